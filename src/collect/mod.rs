@@ -1,0 +1,6 @@
+//! Fills a snapshot from sources: the Kubernetes API, metrics backends, bundles. Redacts on the way in.
+//!
+//! Every source gives the same thing, [`material::Material`]: what a bundle holds, in memory. So what works on a
+//! recorded incident works on a live cluster, and the other way round.
+
+pub mod material;
