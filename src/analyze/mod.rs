@@ -1,1 +1,13 @@
-//! Rules, traffic, hypotheses and remedies: a pure function from a snapshot to a diagnosis.
+//! Rules, hypotheses and remedies: a pure function from a snapshot to a diagnosis.
+//!
+//! ```text
+//! snapshot ──> rules ──> findings ──> hypotheses ──> diagnosis
+//! ```
+
+pub mod diagnosis;
+pub mod finding;
+pub mod hypothesis;
+pub mod registry;
+pub mod remedy;
+pub mod rule;
+pub mod rules;

@@ -3,4 +3,5 @@
 //! Every source gives the same thing, [`material::Material`]: what a bundle holds, in memory. So what works on a
 //! recorded incident works on a live cluster, and the other way round.
 
+pub mod assemble;
 pub mod material;

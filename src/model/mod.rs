@@ -2,8 +2,20 @@
 //!
 //! Nothing here does I/O, reads a clock or draws a random number; time comes in with the snapshot.
 
+pub mod access_log;
+pub mod change;
+pub mod event;
 pub mod fields;
 pub mod gap;
+pub mod graph;
+pub mod log;
+pub mod mesh;
+pub mod network;
 pub mod object;
+pub mod proxy;
 pub mod selector;
+pub mod series;
+pub mod snapshot;
 pub mod time;
+pub mod traffic;
+pub mod workload;

@@ -1,0 +1,74 @@
+//! The list of all rules, ordered by code.
+
+use super::rule::Rule;
+use super::rules::istio;
+
+/// All rules. A new one is a file under `rules/` and a line here.
+#[rustfmt::skip]
+pub const RULES: &[&dyn Rule] = &[
+    // What applications say themselves.
+
+    // Configuration that pods take in.
+
+    // Envoy's response flags.
+
+    // The Gateway API.
+
+    // Istio.
+    &istio::subset_without_pods::SubsetWithoutPods,
+
+    // Network policies and DNS.
+
+    // Quotas, budgets, autoscalers, nodes.
+
+    // Pods.
+
+    // Rollouts.
+
+    // Services and endpoints.
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analyze::rule::Meta;
+
+    #[test]
+    fn codes_are_unique_and_sorted() {
+        let codes: Vec<_> = RULES.iter().map(|rule| rule.meta().code).collect();
+        let mut sorted = codes.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+        assert_eq!(codes, sorted);
+    }
+
+    #[test]
+    fn names_are_unique_and_in_kebab_case() {
+        let mut names: Vec<_> = RULES.iter().map(|rule| rule.meta().name).collect();
+        for name in &names {
+            assert!(name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'), "{name}");
+        }
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), RULES.len());
+    }
+
+    #[test]
+    fn docs_have_every_heading_in_order_with_text_below() {
+        for rule in RULES {
+            let meta = rule.meta();
+            let mut rest = meta.docs;
+            for heading in Meta::HEADINGS {
+                let (_, after) = rest
+                    .split_once(&format!("## {heading}\n"))
+                    .unwrap_or_else(|| panic!("{}: no heading {heading:?} in its place", meta.code));
+                assert!(
+                    after.trim_start().starts_with(|c: char| c != '#'),
+                    "{}: nothing under {heading:?}",
+                    meta.code
+                );
+                rest = after;
+            }
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Istio: what its configuration does to requests.
+
+pub mod subset_without_pods;

@@ -1,0 +1,488 @@
+//! Istio's objects: the fields that routing and policy follow from. What is not here stands in the object's body.
+
+use serde_json::Value;
+
+use crate::model::fields::Fields;
+use crate::model::object::{Object, ObjectRef};
+use crate::model::selector::{Labels, Selector};
+
+/// The domain of a cluster. Istio's default; a cluster that changed it has full names in its own domain everywhere.
+pub const CLUSTER_DOMAIN: &str = "cluster.local";
+
+/// The full name of a host as Istio reads it in an object of `namespace`: a name without a dot is a Service beside it.
+pub fn full_host(host: &str, namespace: &str) -> String {
+    if host.contains('.') || host.contains('*') || namespace.is_empty() {
+        host.to_owned()
+    } else {
+        format!("{host}.{namespace}.svc.{CLUSTER_DOMAIN}")
+    }
+}
+
+/// The Service that a full host names: `a.b.svc.cluster.local`, `a.b.svc` and `a.b` name Service `b/a`.
+pub fn service_of_host(host: &str) -> Option<(String, String)> {
+    let mut parts = host.split('.');
+    let (name, namespace) = (parts.next()?, parts.next()?);
+    let rest: Vec<&str> = parts.collect();
+    let inside = rest.is_empty() || rest.first() == Some(&"svc");
+    (inside && !name.is_empty() && !name.contains('*')).then(|| (namespace.to_owned(), name.to_owned()))
+}
+
+/// Whether a host pattern covers a host: equal, `*`, or `*.suffix`.
+pub fn host_matches(pattern: &str, host: &str) -> bool {
+    match pattern.strip_prefix('*') {
+        Some(suffix) => host.ends_with(suffix) && (suffix.is_empty() || host.len() > suffix.len()),
+        None => pattern.eq_ignore_ascii_case(host),
+    }
+}
+
+/// Whether two host patterns have a host in common.
+pub fn hosts_overlap(a: &str, b: &str) -> bool {
+    match (a.strip_prefix('*'), b.strip_prefix('*')) {
+        (Some(x), Some(y)) => x.ends_with(y) || y.ends_with(x),
+        (Some(_), None) => host_matches(a, b),
+        (None, Some(_)) => host_matches(b, a),
+        (None, None) => a.eq_ignore_ascii_case(b),
+    }
+}
+
+/// Where a route sends requests.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Destination {
+    /// The host as it is written.
+    pub host: String,
+    /// The subset; empty where none is named.
+    pub subset: String,
+    /// The port, where one is named.
+    pub port: Option<i64>,
+    /// Its weight; `None` where none is written.
+    pub weight: Option<i64>,
+    /// Where it stands: `spec.http[0].route[1].destination`.
+    pub path: String,
+}
+
+/// One route of a VirtualService.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// `http`, `tls` or `tcp`.
+    pub protocol: &'static str,
+    /// Its name; empty where it has none.
+    pub name: String,
+    /// Its conditions; empty matches everything.
+    pub matches: Vec<Value>,
+    /// Where it sends requests.
+    pub destinations: Vec<Destination>,
+    /// Its time-out in seconds.
+    pub timeout: Option<f64>,
+    /// Where it stands: `spec.http[0]`.
+    pub path: String,
+    /// All of it.
+    pub body: Value,
+}
+
+/// A VirtualService.
+#[derive(Debug, Clone)]
+pub struct VirtualService {
+    /// What names it, who edited it, when it was made.
+    pub object: Object,
+    /// The hosts it speaks for, as they are written.
+    pub hosts: Vec<String>,
+    /// The gateways it is bound to; `mesh` alone where it names none.
+    pub gateways: Vec<String>,
+    /// `spec.exportTo`.
+    pub export_to: Vec<String>,
+    /// Its routes, in order.
+    pub routes: Vec<Route>,
+}
+
+impl VirtualService {
+    /// Reads a VirtualService.
+    pub fn read(object: Object) -> Self {
+        let body = &object.body;
+        let mut routes = vec![];
+        for protocol in ["http", "tls", "tcp"] {
+            for (index, entry) in body.list(&format!("spec.{protocol}")).iter().enumerate() {
+                let path = format!("spec.{protocol}[{index}]");
+                let destinations = entry.list("route").iter().enumerate().map(|(at, route)| Destination {
+                    host: route.string("destination.host"),
+                    subset: route.string("destination.subset"),
+                    port: route.int("destination.port.number"),
+                    weight: route.int("weight"),
+                    path: format!("{path}.route[{at}].destination"),
+                });
+                routes.push(Route {
+                    protocol,
+                    name: entry.string("name"),
+                    matches: entry.list("match").to_vec(),
+                    destinations: destinations.collect(),
+                    timeout: entry.seconds("timeout"),
+                    path,
+                    body: entry.clone(),
+                });
+            }
+        }
+        let mut gateways = body.texts("spec.gateways");
+        if gateways.is_empty() {
+            gateways.push("mesh".to_owned());
+        }
+        VirtualService {
+            hosts: body.texts("spec.hosts"),
+            gateways,
+            export_to: body.texts("spec.exportTo"),
+            routes,
+            object,
+        }
+    }
+
+    /// What names it.
+    pub fn reference(&self) -> &ObjectRef {
+        &self.object.reference
+    }
+
+    /// Whether it speaks, inside the mesh or at a gateway, for this full host.
+    pub fn covers(&self, full: &str) -> bool {
+        self.hosts.iter().any(|host| host_matches(&full_host(host, self.object.namespace()), full))
+    }
+
+    /// All destinations with the route they stand in.
+    pub fn destinations(&self) -> impl Iterator<Item = (&Route, &Destination)> {
+        self.routes
+            .iter()
+            .flat_map(|route| route.destinations.iter().map(move |destination| (route, destination)))
+    }
+}
+
+/// A subset of a DestinationRule.
+#[derive(Debug, Clone)]
+pub struct Subset {
+    /// Its name.
+    pub name: String,
+    /// Labels that its pods carry, besides being behind the host.
+    pub labels: Labels,
+    /// Where it stands: `spec.subsets[0]`.
+    pub path: String,
+    /// All of it.
+    pub body: Value,
+}
+
+/// A DestinationRule.
+#[derive(Debug, Clone)]
+pub struct DestinationRule {
+    /// What names it, who edited it, when it was made.
+    pub object: Object,
+    /// The host as it is written.
+    pub host: String,
+    /// Its subsets.
+    pub subsets: Vec<Subset>,
+    /// `spec.exportTo`.
+    pub export_to: Vec<String>,
+}
+
+impl DestinationRule {
+    /// Reads a DestinationRule.
+    pub fn read(object: Object) -> Self {
+        let subsets = object.body.list("spec.subsets").iter().enumerate().map(|(index, entry)| Subset {
+            name: entry.string("name"),
+            labels: entry.text_map("labels"),
+            path: format!("spec.subsets[{index}]"),
+            body: entry.clone(),
+        });
+        DestinationRule {
+            host: object.body.string("spec.host"),
+            subsets: subsets.collect(),
+            export_to: object.body.texts("spec.exportTo"),
+            object,
+        }
+    }
+
+    /// What names it.
+    pub fn reference(&self) -> &ObjectRef {
+        &self.object.reference
+    }
+
+    /// Its host in full.
+    pub fn full_host(&self) -> String {
+        full_host(&self.host, self.object.namespace())
+    }
+
+    /// The part of the traffic policy at `path` (`tls.mode`, `connectionPool`) that counts for a port, with where it
+    /// stands. A port's own settings replace the general ones as a whole.
+    pub fn policy(&self, port: Option<i64>, path: &str) -> Option<(String, &Value)> {
+        for (index, entry) in self.object.body.list("spec.trafficPolicy.portLevelSettings").iter().enumerate()
+        {
+            if port.is_some() && entry.int("port.number") == port {
+                return Some((
+                    format!("spec.trafficPolicy.portLevelSettings[{index}].{path}"),
+                    entry.at(path)?,
+                ));
+            }
+        }
+        let value = self.object.body.at(&format!("spec.trafficPolicy.{path}"))?;
+        Some((format!("spec.trafficPolicy.{path}"), value))
+    }
+}
+
+/// One server of a Gateway.
+#[derive(Debug, Clone)]
+pub struct GatewayServer {
+    /// The port it listens on.
+    pub port: i64,
+    /// `HTTP`, `HTTPS`, `TLS`, `TCP`, …
+    pub protocol: String,
+    /// Hosts as they are written: `*`, `a.example.com`, `ns/*.example.com`.
+    pub hosts: Vec<String>,
+    /// Where it stands: `spec.servers[0]`.
+    pub path: String,
+    /// All of it.
+    pub body: Value,
+}
+
+/// An Istio Gateway.
+#[derive(Debug, Clone)]
+pub struct Gateway {
+    /// What names it, who edited it, when it was made.
+    pub object: Object,
+    /// Labels of the pods that serve it, in any namespace.
+    pub selector: Labels,
+    /// Its servers.
+    pub servers: Vec<GatewayServer>,
+}
+
+impl Gateway {
+    /// Reads an Istio Gateway.
+    pub fn read(object: Object) -> Self {
+        let servers =
+            object.body.list("spec.servers").iter().enumerate().map(|(index, entry)| GatewayServer {
+                port: entry.int("port.number").unwrap_or(0),
+                protocol: entry.string("port.protocol"),
+                hosts: entry.texts("hosts"),
+                path: format!("spec.servers[{index}]"),
+                body: entry.clone(),
+            });
+        Gateway { selector: object.body.text_map("spec.selector"), servers: servers.collect(), object }
+    }
+}
+
+/// A ServiceEntry.
+#[derive(Debug, Clone)]
+pub struct ServiceEntry {
+    /// What names it, who edited it, when it was made.
+    pub object: Object,
+    /// Its hosts.
+    pub hosts: Vec<String>,
+    /// Port numbers and protocols.
+    pub ports: Vec<(i64, String)>,
+    /// `spec.exportTo`.
+    pub export_to: Vec<String>,
+}
+
+impl ServiceEntry {
+    /// Reads a ServiceEntry.
+    pub fn read(object: Object) -> Self {
+        let ports = object
+            .body
+            .list("spec.ports")
+            .iter()
+            .filter_map(|p| Some((p.int("number")?, p.string("protocol"))));
+        ServiceEntry {
+            hosts: object.body.texts("spec.hosts"),
+            ports: ports.collect(),
+            export_to: object.body.texts("spec.exportTo"),
+            object,
+        }
+    }
+}
+
+/// An object that applies to workloads by a selector: a PeerAuthentication, an AuthorizationPolicy, a Sidecar,
+/// an EnvoyFilter, a RequestAuthentication, a Telemetry. Its rules are read where they are evaluated.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// What names it, who edited it, when it was made.
+    pub object: Object,
+    /// The workloads it applies to: empty means all of its namespace, and all of the mesh in the root namespace.
+    pub selector: Selector,
+    /// `spec.targetRefs` or `spec.targetRef`: what it is attached to instead.
+    pub targets: Vec<Value>,
+}
+
+impl Policy {
+    /// Reads any of them. Sidecar and EnvoyFilter call their selector `workloadSelector`.
+    pub fn read(object: Object) -> Self {
+        let body = &object.body;
+        let labels = [
+            "spec.selector.matchLabels",
+            "spec.workloadSelector.labels",
+            "spec.workloadSelector.matchLabels",
+        ]
+        .iter()
+        .map(|path| body.text_map(path))
+        .find(|labels| !labels.is_empty())
+        .unwrap_or_default();
+        let mut targets = body.list("spec.targetRefs").to_vec();
+        targets.extend(body.at("spec.targetRef").cloned());
+        Policy { selector: Selector::labels(labels), targets, object }
+    }
+
+    /// Whether it applies to pods with these labels in this namespace.
+    pub fn applies_to(&self, namespace: &str, labels: &Labels, root_namespace: &str) -> bool {
+        self.targets.is_empty()
+            && (self.object.namespace() == namespace || self.object.namespace() == root_namespace)
+            && self.selector.matches(labels)
+    }
+}
+
+/// All of Istio's objects that were seen.
+#[derive(Debug, Clone, Default)]
+pub struct Istio {
+    /// Whether anything of Istio was seen: a control plane, one of its objects, a proxy.
+    pub present: bool,
+    /// The root namespace.
+    pub root_namespace: String,
+    /// MeshConfig, as far as it is known.
+    pub mesh_config: Value,
+    /// VirtualServices.
+    pub virtual_services: Vec<VirtualService>,
+    /// DestinationRules.
+    pub destination_rules: Vec<DestinationRule>,
+    /// Gateways.
+    pub gateways: Vec<Gateway>,
+    /// ServiceEntries.
+    pub service_entries: Vec<ServiceEntry>,
+    /// PeerAuthentications.
+    pub peer_authentications: Vec<Policy>,
+    /// AuthorizationPolicies.
+    pub authorization_policies: Vec<Policy>,
+    /// RequestAuthentications.
+    pub request_authentications: Vec<Policy>,
+    /// Sidecars.
+    pub sidecars: Vec<Policy>,
+    /// EnvoyFilters.
+    pub envoy_filters: Vec<Policy>,
+}
+
+impl Istio {
+    /// The DestinationRules that decide for a host when a workload of `client` calls it: Istio looks in the client's
+    /// namespace, then in the service's, then in the root namespace, and takes the first namespace that has one. Within it
+    /// rules for the same host are merged; the most specific host wins.
+    pub fn destination_rules_for(&self, full: &str, client: &str) -> Vec<&DestinationRule> {
+        let service = service_of_host(full).map(|(namespace, _)| namespace).unwrap_or_default();
+        for namespace in [client, service.as_str(), self.root_namespace.as_str()] {
+            let mut found: Vec<&DestinationRule> = self
+                .destination_rules
+                .iter()
+                .filter(|rule| rule.object.namespace() == namespace && host_matches(&rule.full_host(), full))
+                .collect();
+            let longest = found.iter().map(|rule| specificity(&rule.full_host())).max();
+            found.retain(|rule| Some(specificity(&rule.full_host())) == longest);
+            if !found.is_empty() {
+                return found;
+            }
+        }
+        vec![]
+    }
+
+    /// The effective PeerAuthentication mode (`STRICT`, `PERMISSIVE`, `DISABLE`) of pods with these labels for a port of
+    /// theirs, and the object and field that say so. Narrower wins: port, workload, namespace, mesh; of several at one
+    /// level the oldest wins. `PERMISSIVE` where none says anything.
+    pub fn peer_mode(
+        &self,
+        namespace: &str,
+        labels: &Labels,
+        port: Option<i64>,
+    ) -> (String, Option<ObjectRef>) {
+        let mut levels: Vec<(u8, &Policy)> = self
+            .peer_authentications
+            .iter()
+            .filter(|policy| policy.applies_to(namespace, labels, &self.root_namespace))
+            .filter_map(|policy| {
+                let level = match (policy.selector.is_empty(), policy.object.namespace() == namespace) {
+                    (false, true) => 0,
+                    // A selector in the root namespace reaches only the root namespace's own workloads.
+                    (false, false) => return None,
+                    (true, true) => 1,
+                    (true, false) => 2,
+                };
+                Some((level, policy))
+            })
+            .collect();
+        levels
+            .sort_by_key(|(level, policy)| (*level, policy.object.created, policy.object.reference.clone()));
+        for (level, policy) in levels {
+            let body = &policy.object.body;
+            if level == 0
+                && let Some(port) = port
+                && let Some(entry) =
+                    body.at("spec.portLevelMtls").and_then(|ports| ports.child(&port.to_string()))
+                && let Some(mode) = entry.text("mode").filter(|mode| *mode != "UNSET")
+            {
+                let field = format!("spec.portLevelMtls.{port}.mode");
+                return (mode.to_owned(), Some(policy.object.reference.field(field)));
+            }
+            if let Some(mode) = body.text("spec.mtls.mode").filter(|mode| *mode != "UNSET") {
+                return (mode.to_owned(), Some(policy.object.reference.field("spec.mtls.mode")));
+            }
+        }
+        ("PERMISSIVE".to_owned(), None)
+    }
+}
+
+/// An exact host before a wildcard, a longer wildcard before a shorter one.
+fn specificity(host: &str) -> (bool, usize) {
+    (!host.starts_with('*'), host.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn hosts() {
+        assert_eq!(full_host("a", "n"), "a.n.svc.cluster.local");
+        assert_eq!(full_host("a.example.com", "n"), "a.example.com");
+        assert_eq!(service_of_host("a.n.svc.cluster.local"), Some(("n".into(), "a".into())));
+        assert_eq!(service_of_host("api.example.com"), None);
+        assert!(host_matches("*.example.com", "a.example.com"));
+        assert!(!host_matches("*.example.com", ".example.com"));
+        assert!(hosts_overlap("*.example.com", "*.a.example.com"));
+        assert!(!hosts_overlap("*.example.com", "example.com"));
+    }
+
+    fn peer(namespace: &str, name: &str, spec: Value) -> Policy {
+        Policy::read(Object::read(json!({"kind": "PeerAuthentication", "metadata": {"name": name, "namespace": namespace}, "spec": spec})).unwrap())
+    }
+
+    #[test]
+    fn the_narrower_peer_authentication_wins() {
+        let labels: Labels = [("app".to_owned(), "a".to_owned())].into();
+        let istio = Istio {
+            root_namespace: "root".into(),
+            peer_authentications: vec![
+                peer("root", "mesh", json!({"mtls": {"mode": "STRICT"}})),
+                peer(
+                    "n",
+                    "one",
+                    json!({"selector": {"matchLabels": {"app": "a"}}, "mtls": {"mode": "UNSET"},
+                    "portLevelMtls": {"8080": {"mode": "DISABLE"}}}),
+                ),
+            ],
+            ..Istio::default()
+        };
+        assert_eq!(istio.peer_mode("n", &labels, Some(8080)).0, "DISABLE");
+        assert_eq!(istio.peer_mode("n", &labels, Some(9090)).0, "STRICT");
+        assert_eq!(istio.peer_mode("other", &labels, None).1.unwrap().name, "mesh");
+    }
+
+    #[test]
+    fn a_rule_in_the_clients_namespace_hides_the_services_own() {
+        let rule = |namespace: &str, host: &str| {
+            DestinationRule::read(Object::read(json!({"kind": "DestinationRule", "metadata": {"name": "d", "namespace": namespace}, "spec": {"host": host}})).unwrap())
+        };
+        let istio = Istio {
+            destination_rules: vec![rule("server", "a"), rule("client", "a.server.svc.cluster.local")],
+            ..Istio::default()
+        };
+        let found = istio.destination_rules_for("a.server.svc.cluster.local", "client");
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].object.namespace(), "client");
+    }
+}

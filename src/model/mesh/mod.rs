@@ -1,0 +1,4 @@
+//! The mesh's configuration as typed facts, one file for each vocabulary.
+
+pub mod gateway_api;
+pub mod istio;
