@@ -4,4 +4,7 @@
 //! recorded incident works on a live cluster, and the other way round.
 
 pub mod assemble;
+pub mod budget;
 pub mod material;
+pub mod outcome;
+pub mod plan;
