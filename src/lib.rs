@@ -10,5 +10,6 @@
 //! `tests/architecture.rs` reads every `use` and fails on an edge that its table lacks.
 
 pub mod analyze;
+pub mod api;
 pub mod collect;
 pub mod model;

@@ -1,0 +1,8 @@
+//! Version `v1alpha1` of the API. Changes are additive from the first release on.
+
+pub mod common;
+pub mod session;
+pub mod status;
+
+pub use session::{DebugSession, DebugSessionSpec};
+pub use status::DebugSessionStatus;
