@@ -36,6 +36,11 @@ pub struct Manifest {
     pub gaps: Vec<Gap>,
 }
 
+impl Manifest {
+    /// The newest version of the format that this program reads, and the one it writes.
+    pub const VERSION: u32 = 1;
+}
+
 /// `target` of a manifest.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]

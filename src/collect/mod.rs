@@ -5,6 +5,7 @@
 
 pub mod assemble;
 pub mod budget;
+pub mod bundle;
 pub mod material;
 pub mod outcome;
 pub mod plan;

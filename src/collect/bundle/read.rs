@@ -1,0 +1,355 @@
+//! Reading a bundle into [`Material`].
+
+use serde_json::Value;
+use std::collections::HashMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use super::entries::{self, Sink, read_error};
+use super::objects::{self, Fault};
+use super::place::{Place, is_document, place};
+use super::{BundleError, MAX_ENTRY_BYTES, MAX_GAPS, MAX_OBJECTS, STDIN};
+use crate::collect::material::{ControlPlaneFile, LogFile, Manifest, Material, MetricFile, ProxyFile};
+use crate::model::fields::Fields;
+use crate::model::gap::{Gap, GapReason};
+
+/// Reads one or several paths as one bundle. A path is a folder, an archive, a YAML or JSON file, or `-` for standard
+/// input. An object that stands in several files (same kind and uid) is kept once, in its newest version.
+///
+/// # Errors
+/// A path that cannot be opened, an entry that is a link or leaves the folder, a bound that was reached, a manifest that
+/// cannot be read, or nothing readable in any of the paths. One unreadable file among others is a gap.
+pub fn read(paths: &[PathBuf]) -> Result<Material, BundleError> {
+    let mut reader = Reader::default();
+    for path in paths {
+        reader.root = shown(path);
+        if path.as_os_str() == STDIN {
+            entries::stream(&shown(path), std::io::stdin().lock(), &mut reader)?;
+        } else {
+            entries::walk(path, &mut reader)?;
+        }
+    }
+    let names: Vec<String> = paths.iter().map(|path| shown(path)).collect();
+    reader.finish(&names.join(", "))
+}
+
+/// Reads an archive or a document file from a stream; `name` stands for it in messages.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_stream(name: &str, content: impl Read) -> Result<Material, BundleError> {
+    let mut reader = Reader { root: name.to_owned(), ..Reader::default() };
+    entries::stream(name, content, &mut reader)?;
+    reader.finish(name)
+}
+
+fn shown(path: &Path) -> String {
+    if path.as_os_str() == STDIN { "standard input".to_owned() } else { path.display().to_string() }
+}
+
+#[derive(Default)]
+struct Reader {
+    material: Material,
+    /// The path that is being read, for messages.
+    root: String,
+    has_manifest: bool,
+    /// Documents that were read, objects or not.
+    documents: usize,
+    /// Faults beyond those that became gaps.
+    more_faults: usize,
+    first_fault: Option<String>,
+    /// Where the object of this kind and uid stands.
+    seen: HashMap<(String, String), usize>,
+}
+
+impl Sink for Reader {
+    fn wants(&mut self, path: &str) -> bool {
+        let wanted = place(path) != Place::Unknown;
+        self.material.ignored += usize::from(!wanted);
+        wanted
+    }
+
+    fn file(&mut self, path: &str, content: &mut dyn Read) -> Result<(), BundleError> {
+        let (bytes, cut) = self.bytes(path, content)?;
+        let place = place(path);
+        if cut && !matches!(place, Place::Log { .. } | Place::DumpedLogs { .. }) {
+            self.too_large(path);
+            return Ok(());
+        }
+        match place {
+            Place::Unknown => {}
+            Place::Manifest => self.manifest(path, &bytes)?,
+            Place::Objects => self.objects(path, &bytes),
+            Place::Log { namespace, pod, container, previous } => {
+                self.log(namespace, pod, container, previous, bytes, cut);
+            }
+            Place::DumpedLogs { namespace, pod } => self.dumped_logs(namespace, pod, &bytes, cut),
+            Place::Metrics { name } => self.metrics(path, name, &bytes),
+            Place::Traces { name } => self.traces(path, name, &bytes),
+            Place::Proxy { namespace, pod, file } => self.material.proxies.push(ProxyFile {
+                namespace: namespace.to_owned(),
+                pod: pod.to_owned(),
+                file: file.to_owned(),
+                bytes,
+            }),
+            Place::ControlPlane { pod, file } => {
+                if let Some(body) = self.json(path, &bytes) {
+                    self.material.control_plane.push(ControlPlaneFile {
+                        pod: pod.to_owned(),
+                        file: file.to_owned(),
+                        body,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn single(&mut self, name: &str, content: &mut dyn Read) -> Result<(), BundleError> {
+        let (bytes, cut) = self.bytes(name, content)?;
+        if cut {
+            self.too_large(name);
+            return Ok(());
+        }
+        let file = Path::new(name).file_name().map(|file| file.to_string_lossy().into_owned());
+        if file.as_deref() == Some("meshscope.json") {
+            return self.manifest(name, &bytes);
+        }
+        let first = bytes.iter().copied().find(|byte| !byte.is_ascii_whitespace());
+        if first.is_none() {
+            self.first_fault.get_or_insert_with(|| format!("{name} is empty"));
+        } else if bytes.contains(&0) {
+            let what = "is neither text nor an archive (.tar, .tar.gz, .tar.zst)";
+            self.fault(name, &Fault { line: 1, message: what.to_owned() });
+        } else {
+            self.objects(name, &bytes);
+        }
+        Ok(())
+    }
+}
+
+impl Reader {
+    /// The content, and whether it was cut at the bound for one file.
+    fn bytes(&self, path: &str, content: &mut dyn Read) -> Result<(Vec<u8>, bool), BundleError> {
+        let mut bytes = vec![];
+        let failed = |source| match read_error(&self.root, source) {
+            BundleError::Read { source, .. } => read_error(&self.name(path), source),
+            other => other,
+        };
+        content.take(MAX_ENTRY_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+        let cut = bytes.len() as u64 > MAX_ENTRY_BYTES;
+        bytes.truncate(MAX_ENTRY_BYTES as usize);
+        Ok((bytes, cut))
+    }
+
+    /// The file as a message names it.
+    fn name(&self, path: &str) -> String {
+        if self.root.is_empty() || self.root == path {
+            return path.to_owned();
+        }
+        format!("{}/{path}", self.root.trim_end_matches('/'))
+    }
+
+    fn gap(&mut self, what: String, reason: GapReason, hint: &str) {
+        self.first_fault.get_or_insert_with(|| what.clone());
+        if self.material.gaps.len() < MAX_GAPS {
+            self.material.gaps.push(Gap::new("Bundle", what, reason).hint(hint));
+        } else {
+            self.more_faults += 1;
+        }
+    }
+
+    fn too_large(&mut self, path: &str) {
+        let what = format!("{}: larger than {} MiB, left out", self.name(path), MAX_ENTRY_BYTES >> 20);
+        self.gap(what, GapReason::Truncated, "split the file, one kind or namespace each");
+    }
+
+    fn fault(&mut self, path: &str, fault: &Fault) {
+        // Messages quote the file, which may hold anything.
+        let message: String = fault.message.chars().filter(|c| !c.is_control()).take(200).collect();
+        let what = format!("{}, line {}: {message}", self.name(path), fault.line);
+        self.gap(what, GapReason::Failed, "correct that document; the others of the file were read");
+    }
+
+    fn json(&mut self, path: &str, bytes: &[u8]) -> Option<Value> {
+        match serde_json::from_slice(bytes) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                let message = error.to_string();
+                let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(what, _)| what);
+                self.fault(path, &Fault { line: error.line(), message: message.to_owned() });
+                None
+            }
+        }
+    }
+
+    fn manifest(&mut self, path: &str, bytes: &[u8]) -> Result<(), BundleError> {
+        let wrong = |message: String| BundleError::Manifest { path: self.name(path), message };
+        let body: Value = serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))?;
+        if !body.is_object() {
+            return Err(wrong("it is no JSON object".to_owned()));
+        }
+        let manifest: Manifest = serde_json::from_value(body).map_err(|error| wrong(error.to_string()))?;
+        if manifest.version > Manifest::VERSION {
+            return Err(wrong(format!(
+                "it is of format {}, and this meshscope reads up to {}; take a newer one",
+                manifest.version,
+                Manifest::VERSION
+            )));
+        }
+        if !self.has_manifest {
+            self.material.manifest = manifest;
+        } else {
+            // Of several bundles the first one's word counts, and nothing that any of them knows is lost.
+            let ours = &mut self.material.manifest;
+            ours.captured_at = ours.captured_at.or(manifest.captured_at);
+            ours.window = ours.window.or(manifest.window);
+            ours.onset = ours.onset.or(manifest.onset);
+            ours.target = ours.target.take().or(manifest.target);
+            ours.istio = ours.istio.take().or(manifest.istio);
+            ours.edges.extend(manifest.edges);
+            ours.gaps.extend(manifest.gaps);
+        }
+        self.has_manifest = true;
+        Ok(())
+    }
+
+    fn objects(&mut self, path: &str, bytes: &[u8]) {
+        let documents = objects::parse(bytes);
+        for fault in &documents.faults {
+            self.fault(path, fault);
+        }
+        // A file of comments is read too: there was nothing wrong with it.
+        self.documents += documents.values.len() + usize::from(documents.faults.is_empty());
+        let before = self.material.objects.len();
+        let mut found = 0;
+        for value in documents.values {
+            found += objects::unroll(value, &mut self.material.objects);
+        }
+        if found == 0 && is_document(path) {
+            self.material.ignored += 1;
+        }
+        if self.material.objects.len() >= MAX_OBJECTS {
+            let what = format!("{}: more than {MAX_OBJECTS} objects, the rest left out", self.name(path));
+            self.gap(what, GapReason::Truncated, "capture fewer namespaces");
+        }
+        self.merge(before);
+    }
+
+    /// Of objects from `from` on, those that are there already replace the older version.
+    fn merge(&mut self, from: usize) {
+        let objects = &mut self.material.objects;
+        let version = |object: &Value| object.int("metadata.resourceVersion").unwrap_or_default();
+        let fresh = objects.split_off(from);
+        for object in fresh {
+            let uid = object.string("metadata.uid");
+            if uid.is_empty() {
+                objects.push(object);
+                continue;
+            }
+            match self.seen.entry((object.string("kind"), uid)) {
+                std::collections::hash_map::Entry::Vacant(slot) => {
+                    slot.insert(objects.len());
+                    objects.push(object);
+                }
+                std::collections::hash_map::Entry::Occupied(slot) => {
+                    if let Some(known) = objects.get_mut(*slot.get())
+                        && version(known) < version(&object)
+                    {
+                        *known = object;
+                    }
+                }
+            }
+        }
+    }
+
+    fn log(
+        &mut self,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+        previous: bool,
+        bytes: Vec<u8>,
+        cut: bool,
+    ) {
+        self.material.logs.push(LogFile {
+            namespace: namespace.to_owned(),
+            pod: pod.to_owned(),
+            container: container.to_owned(),
+            previous,
+            bytes,
+            truncated: cut,
+        });
+    }
+
+    /// `==== START logs for container C of pod NS/POD ====` … `==== END logs for container C of pod NS/POD ====`
+    fn dumped_logs(&mut self, namespace: &str, pod: &str, bytes: &[u8], cut: bool) {
+        let mut current: Option<(String, Vec<u8>)> = None;
+        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let container = |mark: &str| {
+                let rest = std::str::from_utf8(line).ok()?.strip_prefix(mark)?;
+                Some(rest.split_once(" of pod ")?.0.to_owned())
+            };
+            if let Some(name) = container("==== START logs for container ") {
+                current = Some((name, vec![]));
+            } else if container("==== END logs for container ").is_some() {
+                if let Some((name, bytes)) = current.take() {
+                    self.log(namespace, pod, &name, false, bytes, false);
+                }
+            } else if let Some((_, bytes)) = &mut current {
+                bytes.extend_from_slice(line);
+            }
+        }
+        if let Some((name, bytes)) = current {
+            self.log(namespace, pod, &name, false, bytes, cut);
+        }
+    }
+
+    fn metrics(&mut self, path: &str, name: &str, bytes: &[u8]) {
+        let Some(body) = self.json(path, bytes) else { return };
+        if body.at("data.result").is_some() {
+            self.material.metrics.push(MetricFile { name: name.to_owned(), body });
+        } else {
+            self.objects(path, bytes);
+        }
+    }
+
+    fn traces(&mut self, path: &str, name: &str, bytes: &[u8]) {
+        let Some(body) = self.json(path, bytes) else { return };
+        // OTLP and Jaeger are objects, Zipkin is a list of spans; whatever has a kind is a Kubernetes object.
+        if body.child("kind").is_some_and(Value::is_string) {
+            self.objects(path, bytes);
+        } else {
+            self.material.traces.push((name.to_owned(), body));
+        }
+    }
+
+    fn finish(mut self, names: &str) -> Result<Material, BundleError> {
+        let material = &self.material;
+        let nothing = material.objects.is_empty()
+            && material.logs.is_empty()
+            && material.metrics.is_empty()
+            && material.traces.is_empty()
+            && material.proxies.is_empty()
+            && material.control_plane.is_empty()
+            && self.documents == 0
+            && !self.has_manifest;
+        if nothing {
+            let detail = self.first_fault.take().unwrap_or_else(|| match material.ignored {
+                0 => "it is empty".to_owned(),
+                1 => "1 file, of a sort that no bundle holds".to_owned(),
+                count => format!("{count} files, all of a sort that no bundle holds"),
+            });
+            return Err(BundleError::Empty { path: names.to_owned(), detail });
+        }
+        if self.more_faults > 0 {
+            let what = format!("{} more documents or files that could not be read", self.more_faults);
+            self.material.gaps.push(Gap::new("Bundle", what, GapReason::Failed));
+        }
+        self.material.manifest.version = Manifest::VERSION;
+        Ok(self.material)
+    }
+}
+
+#[cfg(test)]
+mod tests;
