@@ -86,7 +86,8 @@ impl Folder<'_> {
                 self.sink.wants("");
                 continue;
             }
-            let kind = entry.file_type().map_err(|source| BundleError::Open { path: shown(&path), source })?;
+            let kind =
+                entry.file_type().map_err(|source| BundleError::Open { path: shown(&path), source })?;
             if kind.is_dir() {
                 self.walk(&path, &inside, depth + 1)?;
                 continue;

@@ -58,7 +58,9 @@ pub enum BundleError {
         source: io::Error,
     },
     /// An entry is a link, a device, a socket or a pipe.
-    #[error("failed to read {path}: it is {what}, which a bundle must not hold; remove it or pack the file itself")]
+    #[error(
+        "failed to read {path}: it is {what}, which a bundle must not hold; remove it or pack the file itself"
+    )]
     Refused {
         /// The path, and the entry in it.
         path: String,
@@ -66,13 +68,17 @@ pub enum BundleError {
         what: &'static str,
     },
     /// The name of an entry leaves the folder.
-    #[error("failed to read {path}: its name leaves the bundle's folder; pack it with relative names and without \"..\"")]
+    #[error(
+        "failed to read {path}: its name leaves the bundle's folder; pack it with relative names and without \"..\""
+    )]
     Outside {
         /// The path, and the entry in it.
         path: String,
     },
     /// A bound was reached.
-    #[error("failed to read {path}: more than {limit}; take a smaller part of it, one namespace or a shorter window")]
+    #[error(
+        "failed to read {path}: more than {limit}; take a smaller part of it, one namespace or a shorter window"
+    )]
     TooLarge {
         /// The path.
         path: String,

@@ -214,7 +214,8 @@ pub(crate) fn strip_secret(object: &mut Value) {
     for (field, encoded) in [("data", true), ("stringData", false)] {
         let Some(entries) = object.get_mut(field).and_then(Value::as_object_mut) else { continue };
         for (key, value) in entries {
-            let public = certificates && CERTIFICATE_KEYS.contains(&key.as_str()) && is_public(value, encoded);
+            let public =
+                certificates && CERTIFICATE_KEYS.contains(&key.as_str()) && is_public(value, encoded);
             if !public {
                 *value = Value::String(String::new());
             }
@@ -272,8 +273,10 @@ mod tests {
         let text = "a: yes\nb: Off\nc: 'on'\nd: 0644\ne: 9007199254740993\nf: 1e3\ng: ~\nh: 12:30\ni: 0x1F\nj: 1.20\na2: 1\na2: 2\n";
         assert_eq!(
             parse(text.as_bytes()).values,
-            [json!({"a": true, "b": false, "c": "on", "d": 420, "e": 9007199254740993_u64, "f": 1000.0, "g": null,
-                    "h": "12:30", "i": 31, "j": 1.2, "a2": 2})]
+            [
+                json!({"a": true, "b": false, "c": "on", "d": 420, "e": 9007199254740993_u64, "f": 1000.0, "g": null,
+                    "h": "12:30", "i": 31, "j": 1.2, "a2": 2})
+            ]
         );
     }
 
@@ -320,7 +323,10 @@ mod tests {
             "data": {"tls.crt": certificate, "tls.key": "c2VjcmV0", "ca.crt": key, "number": 7},
             "stringData": {"password": "hunter2"}});
         strip_secret(&mut secret);
-        assert_eq!(secret["data"], json!({"tls.crt": certificate, "tls.key": "", "ca.crt": "", "number": ""}));
+        assert_eq!(
+            secret["data"],
+            json!({"tls.crt": certificate, "tls.key": "", "ca.crt": "", "number": ""})
+        );
         assert_eq!(secret["stringData"], json!({"password": ""}));
         assert_eq!(secret["metadata"]["annotations"], json!({"a": "b"}));
         let mut token = json!({"kind": "Secret", "type": "kubernetes.io/service-account-token", "data": {"ca.crt": certificate}});

@@ -129,7 +129,10 @@ mod tests {
         assert_eq!(place("resources/shop/pods.json"), Place::Objects);
         assert_eq!(place("metrics/up.json"), Place::Metrics { name: "up" });
         assert_eq!(place("x/traces/a.json"), Place::Traces { name: "a" });
-        assert_eq!(place("istiod/pod-1/syncz.json"), Place::ControlPlane { pod: "pod-1", file: "syncz.json" });
+        assert_eq!(
+            place("istiod/pod-1/syncz.json"),
+            Place::ControlPlane { pod: "pod-1", file: "syncz.json" }
+        );
         assert_eq!(
             place("logs/shop/pod-1/app.previous.log"),
             Place::Log { namespace: "shop", pod: "pod-1", container: "app", previous: true }

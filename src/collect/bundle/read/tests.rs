@@ -45,7 +45,10 @@ fn stream(bytes: &[u8]) -> Result<Material, BundleError> {
 #[test]
 fn everything_the_format_names_is_read() {
     let files: &[(&str, &[u8])] = &[
-        ("i/meshscope.json", br#"{"version": 1, "capturedAt": "2026-11-21T10:00:00Z", "edges": [["a", "b"]]}"#),
+        (
+            "i/meshscope.json",
+            br#"{"version": 1, "capturedAt": "2026-11-21T10:00:00Z", "edges": [["a", "b"]]}"#,
+        ),
         ("i/resources/shop/pods.yaml", POD.as_bytes()),
         ("i/logs/shop/a/app.log", b"now \xff\n"),
         ("i/logs/shop/a/app.previous.log", b"then\n"),
@@ -176,7 +179,8 @@ fn logs_of_a_cluster_dump_are_told_apart_by_container() {
     let text = b"==== START logs for container a of pod shop/p ====\none\n==== END logs for container a of pod shop/p ====\n\
                  ==== START logs for container b of pod shop/p ====\ntwo\n";
     let material = stream(&tar_of(&[("dump/shop/p/logs.txt", text)])).unwrap();
-    let logs: Vec<_> = material.logs.iter().map(|log| (log.container.as_str(), log.bytes.as_slice())).collect();
+    let logs: Vec<_> =
+        material.logs.iter().map(|log| (log.container.as_str(), log.bytes.as_slice())).collect();
     assert_eq!(logs, [("a", b"one\n".as_slice()), ("b", b"two\n".as_slice())]);
 }
 
