@@ -4,9 +4,11 @@
 //! snapshot ──> rules ──> findings ──> hypotheses ──> diagnosis
 //! ```
 
+pub mod causal;
 pub mod diagnosis;
 pub mod finding;
 pub mod hypothesis;
+pub mod narrative;
 pub mod registry;
 pub mod remedy;
 pub mod rule;

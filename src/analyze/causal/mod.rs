@@ -1,0 +1,4 @@
+//! What explains what: effects of causes against effects that were seen, over the service graph and in time.
+
+pub mod explain;
+pub mod timing;
