@@ -7,8 +7,10 @@ mod entries;
 mod objects;
 mod place;
 mod read;
+mod write;
 
 pub use read::{read, read_stream};
+pub use write::{Format, write, write_archive};
 
 use std::io;
 
@@ -93,6 +95,20 @@ pub enum BundleError {
         /// What is wrong and what to do.
         message: String,
     },
+    /// The bundle could not be written.
+    #[error("failed to write {path}")]
+    Write {
+        /// The path, and the entry in it.
+        path: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The folder to write holds something already.
+    #[error("failed to write {path}: the folder is not empty; name a new one")]
+    NotEmpty {
+        /// The folder.
+        path: String,
+    },
     /// There is nothing in it that Meshscope can read.
     #[error(
         "failed to find anything in {path}: {detail}; expected Kubernetes YAML or JSON, or a folder or archive with \
@@ -114,6 +130,7 @@ impl BundleError {
             BundleError::Read { .. } => "read",
             BundleError::Refused { .. } | BundleError::Outside { .. } => "refused",
             BundleError::TooLarge { .. } => "too-large",
+            BundleError::Write { .. } | BundleError::NotEmpty { .. } => "write",
             BundleError::Manifest { .. } => "manifest",
             BundleError::Empty { .. } => "empty",
         }

@@ -72,7 +72,9 @@ fn parse_yaml(text: &str) -> Documents {
             Err(error) => {
                 let inside = error.location().map_or(1, |at| at.line().max(1) as usize);
                 let message = error.without_snippet().to_string();
+                // The parser counts lines from where the document begins.
                 let message = message.lines().next().unwrap_or_default();
+                let message = message.rsplit_once(" at line ").map_or(message, |(what, _)| what);
                 out.faults.push(Fault { line: line + inside - 1, message: message.to_owned() });
             }
         }
@@ -112,21 +114,25 @@ pub(super) fn parse_document(text: &str) -> Result<Value, serde_saphyr::Error> {
 /// The documents of a YAML stream, each with the line it begins at. Blank ones are left out.
 fn split(text: &str) -> Vec<(usize, &str)> {
     let mut out = vec![];
-    let (mut start, mut start_line, mut blank) = (0, 1, true);
+    let (mut start, mut start_line, mut blank, mut opened) = (0, 1, true, false);
     let (mut offset, mut line_number) = (0, 1);
     for line in text.split_inclusive('\n') {
-        let ends = marker(line, "...");
-        if (ends || marker(line, "---")) && !blank {
+        let (ends, begins) = (marker(line, "..."), marker(line, "---"));
+        if (ends || begins) && !blank {
             out.push((start_line, text.get(start..offset).unwrap_or_default()));
+        }
+        // What stands before the first marker are comments and directives of the document that it begins.
+        if begins && (opened || !blank) {
             (start, start_line, blank) = (offset, line_number, true);
         }
+        opened |= begins;
         offset += line.len();
         line_number += 1;
         if ends {
-            (start, start_line, blank) = (offset, line_number, true);
+            (start, start_line, blank, opened) = (offset, line_number, true, false);
             continue;
         }
-        let content = line.strip_prefix("---").filter(|_| marker(line, "---")).unwrap_or(line).trim();
+        let content = line.strip_prefix("---").filter(|_| begins).unwrap_or(line).trim();
         // A directive stays with the document that follows it.
         blank &= content.is_empty() || content.starts_with('#') || line.starts_with('%');
     }
@@ -264,6 +270,7 @@ mod tests {
     fn comments_and_markers_are_no_documents() {
         assert!(parse(b"# only a comment\n---\n# and another\n--- # third\n...\n").values.is_empty());
         assert_eq!(parse(b"%YAML 1.2\n---\na: 1\n").values, [json!({"a": 1})]);
+        assert_eq!(parse(b"a: 1\n---\n---\nb: 2\n---\n# c\n---\n").values.len(), 2);
         assert_eq!(parse(b"--- {a: 1}\n---\nb: |\n  ---\n  x\n").values.len(), 2);
         assert_eq!(parse(b"\xef\xbb\xbfa: 1\r\n---\r\nb: 2\r\n").values.len(), 2);
     }
