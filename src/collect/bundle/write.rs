@@ -291,8 +291,12 @@ mod tests {
         objects.sort();
         let mut logs = material.logs.clone();
         logs.sort_by_key(|log| (log.namespace.clone(), log.pod.clone(), log.container.clone(), log.previous));
-        let rest =
-            (material.metrics.clone(), material.traces.clone(), material.proxies.clone(), material.control_plane.clone());
+        let rest = (
+            material.metrics.clone(),
+            material.traces.clone(),
+            material.proxies.clone(),
+            material.control_plane.clone(),
+        );
         (material.manifest.clone(), objects, logs, rest, material.gaps.clone(), material.ignored)
     }
 
@@ -349,7 +353,9 @@ mod tests {
     #[test]
     fn secrets_are_not_written() {
         let mut material = full();
-        material.objects.push(json!({"kind": "Secret", "metadata": {"name": "s"}, "data": {"k": "aHVudGVyMg=="}}));
+        material
+            .objects
+            .push(json!({"kind": "Secret", "metadata": {"name": "s"}, "data": {"k": "aHVudGVyMg=="}}));
         let mut bytes = vec![];
         write_archive(&material, &mut bytes, Format::Tar).unwrap();
         assert!(memchr::memmem::find(&bytes, b"aHVudGVyMg").is_none());
