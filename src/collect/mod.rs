@@ -8,4 +8,5 @@ pub mod budget;
 pub mod bundle;
 pub mod material;
 pub mod outcome;
+pub mod permissions;
 pub mod plan;

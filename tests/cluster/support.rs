@@ -1,0 +1,97 @@
+//! The cluster under test, and the tools that a user drives it with.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long anything may take that a test waits for. Long enough for a machine that is busy with other work: a
+/// test that succeeds never waits for it.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A running API server.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The administrator's kubeconfig.
+    pub kubeconfig: PathBuf,
+    tools: PathBuf,
+}
+
+impl Cluster {
+    /// The cluster that the environment names; `None` where there is none, after having said so once.
+    pub fn get() -> Option<&'static Self> {
+        static CLUSTER: OnceLock<Option<Cluster>> = OnceLock::new();
+        CLUSTER
+            .get_or_init(|| {
+                let found = Option::zip(
+                    std::env::var_os("MESHSCOPE_TEST_KUBECONFIG"),
+                    std::env::var_os("MESHSCOPE_TEST_TOOLS"),
+                );
+                if found.is_none() {
+                    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "CI has to test on an API server: run ./test");
+                    // Not `eprintln!`: what a passing test prints that way is not shown.
+                    let _ = writeln!(std::io::stderr(), "No API server was named: the tests of this binary are left out. ./test starts one.");
+                }
+                found.map(|(kubeconfig, tools)| Self { kubeconfig: kubeconfig.into(), tools: tools.into() })
+            })
+            .as_ref()
+    }
+
+    /// Makes a namespace of its own for a test. Nobody removes it: the cluster does not outlive the tests.
+    pub fn namespace(&self, about: &str) -> String {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("{about}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        self.kubectl(&["create", "namespace", &name]);
+        name
+    }
+
+    /// What kubectl prints, run as the administrator; panics with its message when it fails.
+    pub fn kubectl(&self, args: &[&str]) -> String {
+        self.try_kubectl(args).unwrap_or_else(|message| panic!("kubectl {}: {message}", args.join(" ")))
+    }
+
+    /// What kubectl prints, or its message when it fails.
+    pub fn try_kubectl(&self, args: &[&str]) -> Result<String, String> {
+        self.tool("kubectl", args, "")
+    }
+
+    /// What kubectl prints, or its message when it fails; given something to read.
+    pub fn try_kubectl_with(&self, args: &[&str], input: &str) -> Result<String, String> {
+        self.tool("kubectl", args, input)
+    }
+
+    /// What helm prints, or its message when it fails.
+    pub fn try_helm(&self, args: &[&str]) -> Result<String, String> {
+        self.tool("helm", args, "")
+    }
+
+    fn tool(&self, name: &str, args: &[&str], input: &str) -> Result<String, String> {
+        let mut child = Command::new(self.tools.join(name))
+            .args(args)
+            .env("KUBECONFIG", &self.kubeconfig)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name} did not start: {error}"));
+        // What is written fits into a pipe's buffer or is read as it comes; a tool that reads nothing closes it.
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+        let output = child.wait_with_output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+
+    /// Asks again until there is an answer, for as long as [`PATIENCE`] lasts.
+    pub fn eventually<T>(&self, what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(answer) = ask() {
+                return answer;
+            }
+            assert!(Instant::now() < deadline, "no {what} within {PATIENCE:?}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
