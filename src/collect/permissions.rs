@@ -55,7 +55,11 @@ const fn read(group: &'static str, resources: &'static [&'static str], why: &'st
     Permission { role: RoleKind::Namespaced, group, resources, verbs: READ, why }
 }
 
-const fn read_cluster(group: &'static str, resources: &'static [&'static str], why: &'static str) -> Permission {
+const fn read_cluster(
+    group: &'static str,
+    resources: &'static [&'static str],
+    why: &'static str,
+) -> Permission {
     Permission { role: RoleKind::ClusterScoped, group, resources, verbs: READ, why }
 }
 
@@ -72,10 +76,21 @@ const fn control(
 pub const PERMISSIONS: &[Permission] = &[
     read(
         "",
-        &["pods", "services", "events", "replicationcontrollers", "serviceaccounts", "persistentvolumeclaims"],
+        &[
+            "pods",
+            "services",
+            "events",
+            "replicationcontrollers",
+            "serviceaccounts",
+            "persistentvolumeclaims",
+        ],
         "the targets and their neighbours, what happened to them, and who they are to the mesh",
     ),
-    read("", &["configmaps"], "which ConfigMaps and keys exist, and the mesh's own configuration; no other value is kept"),
+    read(
+        "",
+        &["configmaps"],
+        "which ConfigMaps and keys exist, and the mesh's own configuration; no other value is kept",
+    ),
     read("", &["resourcequotas", "limitranges"], "why a pod was not admitted"),
     read(
         "apps",
@@ -83,7 +98,11 @@ pub const PERMISSIONS: &[Permission] = &[
         "workloads, and the history of their rollouts",
     ),
     read("batch", &["jobs", "cronjobs"], "workloads that end"),
-    read("autoscaling", &["horizontalpodautoscalers"], "who scaled a workload, and what kept it from scaling"),
+    read(
+        "autoscaling",
+        &["horizontalpodautoscalers"],
+        "who scaled a workload, and what kept it from scaling",
+    ),
     read("policy", &["poddisruptionbudgets"], "what holds up a drain or a rollout"),
     read("networking.k8s.io", &["networkpolicies", "ingresses"], "who may connect, and how traffic comes in"),
     read("discovery.k8s.io", &["endpointslices"], "where a Service really sends traffic"),
@@ -145,12 +164,20 @@ pub const PERMISSIONS: &[Permission] = &[
     ),
     control("events.k8s.io", &["events"], &["create", "patch"], "what `kubectl describe` shows of a session"),
     read_cluster("", &["nodes"], "pressure, taints and readiness of where pods run"),
-    read_cluster("", &["namespaces"], "labels of namespaces: sidecar injection, network policies, pod security"),
+    read_cluster(
+        "",
+        &["namespaces"],
+        "labels of namespaces: sidecar injection, network policies, pod security",
+    ),
     read_cluster("", &["persistentvolumes"], "why a claim is not bound, or bound to another zone"),
     read_cluster("storage.k8s.io", &["storageclasses"], "why a claim is not bound"),
     read_cluster("networking.k8s.io", &["ingressclasses"], "which controller serves an Ingress"),
     read_cluster("gateway.networking.k8s.io", &["gatewayclasses"], "which controller serves a Gateway"),
-    read_cluster("apiextensions.k8s.io", &["customresourcedefinitions"], "which meshes are installed, in which versions"),
+    read_cluster(
+        "apiextensions.k8s.io",
+        &["customresourcedefinitions"],
+        "which meshes are installed, in which versions",
+    ),
     read_cluster(
         "admissionregistration.k8s.io",
         &["mutatingwebhookconfigurations", "validatingwebhookconfigurations"],
@@ -213,7 +240,8 @@ pub fn rules_yaml(role: RoleKind) -> String {
 mod tests {
     use super::*;
 
-    const WRITES: &[&str] = &["create", "update", "patch", "delete", "deletecollection", "bind", "escalate", "impersonate"];
+    const WRITES: &[&str] =
+        &["create", "update", "patch", "delete", "deletecollection", "bind", "escalate", "impersonate"];
 
     #[test]
     fn no_row_reads_secrets_or_uses_a_wildcard() {
@@ -224,8 +252,15 @@ mod tests {
             }
             for resource in permission.resources {
                 let (name, subresource) = resource.split_once('/').unwrap_or((resource, ""));
-                assert!(!["exec", "attach", "portforward", "proxy", "ephemeralcontainers", "token"].contains(&subresource));
-                assert_eq!(name == "pods" && subresource == "log", permission.role == RoleKind::Logs, "{permission:?}");
+                assert!(
+                    !["exec", "attach", "portforward", "proxy", "ephemeralcontainers", "token"]
+                        .contains(&subresource)
+                );
+                assert_eq!(
+                    name == "pods" && subresource == "log",
+                    permission.role == RoleKind::Logs,
+                    "{permission:?}"
+                );
             }
         }
     }
@@ -256,7 +291,11 @@ mod tests {
         for permission in PERMISSIONS {
             for resource in permission.resources {
                 for verb in permission.verbs {
-                    assert!(seen.insert((permission.group, resource, verb)), "{} {resource} {verb}", permission.group);
+                    assert!(
+                        seen.insert((permission.group, resource, verb)),
+                        "{} {resource} {verb}",
+                        permission.group
+                    );
                 }
             }
         }
@@ -267,7 +306,11 @@ mod tests {
         let roles: Vec<RoleKind> = PERMISSIONS.iter().map(|permission| permission.role).collect();
         assert!(roles.is_sorted(), "rows of one role stand together");
         for permission in PERMISSIONS {
-            assert!(!permission.why.is_empty() && !permission.why.contains('\n') && !permission.why.ends_with('.'));
+            assert!(
+                !permission.why.is_empty()
+                    && !permission.why.contains('\n')
+                    && !permission.why.ends_with('.')
+            );
         }
     }
 

@@ -7,21 +7,23 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 /// How long anything may take that a test waits for. Long enough for a machine that is busy with other work: a
 /// test that succeeds never waits for it.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A running API server.
 #[derive(Debug)]
-pub struct Cluster {
+pub(crate) struct Cluster {
     /// The administrator's kubeconfig.
-    pub kubeconfig: PathBuf,
+    kubeconfig: PathBuf,
     tools: PathBuf,
 }
 
 impl Cluster {
     /// The cluster that the environment names; `None` where there is none, after having said so once.
-    pub fn get() -> Option<&'static Self> {
+    pub(crate) fn get() -> Option<&'static Self> {
         static CLUSTER: OnceLock<Option<Cluster>> = OnceLock::new();
         CLUSTER
             .get_or_init(|| {
@@ -30,9 +32,15 @@ impl Cluster {
                     std::env::var_os("MESHSCOPE_TEST_TOOLS"),
                 );
                 if found.is_none() {
-                    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "CI has to test on an API server: run ./test");
+                    assert!(
+                        std::env::var_os("CI").is_none_or(|ci| ci != "true"),
+                        "CI has to test on an API server: run ./test"
+                    );
                     // Not `eprintln!`: what a passing test prints that way is not shown.
-                    let _ = writeln!(std::io::stderr(), "No API server was named: the tests of this binary are left out. ./test starts one.");
+                    let _ = writeln!(
+                        std::io::stderr(),
+                        "No API server was named: the tests of this binary are left out. ./test starts one."
+                    );
                 }
                 found.map(|(kubeconfig, tools)| Self { kubeconfig: kubeconfig.into(), tools: tools.into() })
             })
@@ -40,7 +48,7 @@ impl Cluster {
     }
 
     /// Makes a namespace of its own for a test. Nobody removes it: the cluster does not outlive the tests.
-    pub fn namespace(&self, about: &str) -> String {
+    pub(crate) fn namespace(&self, about: &str) -> String {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("{about}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         self.kubectl(&["create", "namespace", &name]);
@@ -48,23 +56,30 @@ impl Cluster {
     }
 
     /// What kubectl prints, run as the administrator; panics with its message when it fails.
-    pub fn kubectl(&self, args: &[&str]) -> String {
+    pub(crate) fn kubectl(&self, args: &[&str]) -> String {
         self.try_kubectl(args).unwrap_or_else(|message| panic!("kubectl {}: {message}", args.join(" ")))
     }
 
     /// What kubectl prints, or its message when it fails.
-    pub fn try_kubectl(&self, args: &[&str]) -> Result<String, String> {
+    pub(crate) fn try_kubectl(&self, args: &[&str]) -> Result<String, String> {
         self.tool("kubectl", args, "")
     }
 
     /// What kubectl prints, or its message when it fails; given something to read.
-    pub fn try_kubectl_with(&self, args: &[&str], input: &str) -> Result<String, String> {
+    pub(crate) fn try_kubectl_with(&self, args: &[&str], input: &str) -> Result<String, String> {
         self.tool("kubectl", args, input)
     }
 
-    /// What helm prints, or its message when it fails.
-    pub fn try_helm(&self, args: &[&str]) -> Result<String, String> {
-        self.tool("helm", args, "")
+    /// Applies a manifest as the administrator.
+    pub(crate) fn apply(&self, manifest: &str) {
+        self.try_kubectl_with(&["apply", "--server-side", "--filename", "-"], manifest)
+            .unwrap_or_else(|message| panic!("{manifest}\n{message}"));
+    }
+
+    /// What `kubectl get` finds, as JSON.
+    pub(crate) fn get_json(&self, what: &[&str]) -> Value {
+        let text = self.kubectl(&[&["get", "--output", "json"], what].concat());
+        serde_json::from_str(&text).unwrap()
     }
 
     fn tool(&self, name: &str, args: &[&str], input: &str) -> Result<String, String> {
@@ -84,7 +99,7 @@ impl Cluster {
     }
 
     /// Asks again until there is an answer, for as long as [`PATIENCE`] lasts.
-    pub fn eventually<T>(&self, what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    pub(crate) fn eventually<T>(&self, what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(answer) = ask() {
