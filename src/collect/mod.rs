@@ -6,7 +6,10 @@
 pub mod assemble;
 pub mod budget;
 pub mod bundle;
+pub mod kubernetes;
 pub mod material;
 pub mod outcome;
 pub mod permissions;
 pub mod plan;
+#[cfg(test)]
+pub(crate) mod testing;
