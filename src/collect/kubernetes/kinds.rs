@@ -166,7 +166,10 @@ mod tests {
         let read = |cluster: bool| -> BTreeSet<(&str, &str)> {
             let kinds = KINDS.iter().filter(|kind| (kind.place == Place::Cluster) == cluster);
             // The core group's events are the same ones.
-            kinds.map(|kind| (kind.group, kind.resource)).filter(|(group, _)| *group != "events.k8s.io").collect()
+            kinds
+                .map(|kind| (kind.group, kind.resource))
+                .filter(|(group, _)| *group != "events.k8s.io")
+                .collect()
         };
         assert_eq!(granted(RoleKind::Namespaced), read(false));
         assert_eq!(granted(RoleKind::ClusterScoped), read(true));

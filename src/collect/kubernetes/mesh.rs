@@ -11,14 +11,16 @@ pub const DEFAULT_NAMESPACE: &str = "istio-system";
 
 /// The namespaces of Istio's control planes, by the webhooks that inject its proxies.
 pub fn control_planes(objects: &[Value]) -> BTreeSet<String> {
-    let webhooks = objects.iter().filter(|object| object.text("kind") == Some("MutatingWebhookConfiguration"));
+    let webhooks =
+        objects.iter().filter(|object| object.text("kind") == Some("MutatingWebhookConfiguration"));
     let services = webhooks.flat_map(|object| object.list("webhooks")).filter_map(|hook| {
         let name = hook.text("clientConfig.service.name")?;
         let path = hook.text("clientConfig.service.path").unwrap_or_default();
         let injects = name.starts_with("istiod") || path.starts_with("/inject");
         let namespace = hook.text("clientConfig.service.namespace")?;
         // The name goes into a path.
-        (injects && hook.string("name").contains("istio.io") && is_label(namespace)).then(|| namespace.to_owned())
+        (injects && hook.string("name").contains("istio.io") && is_label(namespace))
+            .then(|| namespace.to_owned())
     });
     services.collect()
 }

@@ -31,7 +31,12 @@ pub type Mentions = BTreeMap<(String, String), BTreeSet<ServiceName>>;
 
 /// Draws the neighbourhood. `namespaces` are the names of those that exist, as far as known: a word such as `pay.example`
 /// is a Service only if there is such a namespace.
-pub fn neighbourhood(snapshot: &Snapshot, plan: &Plan, mentions: &Mentions, namespaces: &BTreeSet<String>) -> Neighbourhood {
+pub fn neighbourhood(
+    snapshot: &Snapshot,
+    plan: &Plan,
+    mentions: &Mentions,
+    namespaces: &BTreeSet<String>,
+) -> Neighbourhood {
     let mut found = Neighbourhood::default();
     let (services, workloads) = target(snapshot, plan);
     let mut edge: BTreeSet<ServiceName> = services;
@@ -57,13 +62,14 @@ pub fn neighbourhood(snapshot: &Snapshot, plan: &Plan, mentions: &Mentions, name
                 }
             }
         }
-        let callees: Vec<ServiceName> = edge_workloads.iter().flat_map(|w| snapshot.graph.callees(w)).cloned().collect();
+        let callees: Vec<ServiceName> =
+            edge_workloads.iter().flat_map(|w| snapshot.graph.callees(w)).cloned().collect();
         let callers: Vec<ObjectRef> = edge.iter().flat_map(|s| snapshot.graph.callers(s)).cloned().collect();
         let allowed = allowed_callers(snapshot, &edge_workloads);
         edge = callees.into_iter().collect();
         edge_workloads = callers.into_iter().chain(allowed).collect();
     }
-    for (service, _) in &found.services {
+    for service in found.services.keys() {
         note(&mut found.elsewhere, service);
     }
     for workload in found.workloads.keys() {
@@ -84,8 +90,12 @@ fn target(snapshot: &Snapshot, plan: &Plan) -> (BTreeSet<ServiceName>, BTreeSet<
     let here = |namespace: &str| namespace == plan.namespace;
     match &plan.target {
         Target::Namespace => {
-            let services = snapshot.services.iter().filter(|s| here(s.object.namespace())).map(|s| s.service_name());
-            let workloads = snapshot.workloads.iter().filter(|w| here(w.object.namespace()) && w.object.owners.is_empty());
+            let services =
+                snapshot.services.iter().filter(|s| here(s.object.namespace())).map(|s| s.service_name());
+            let workloads = snapshot
+                .workloads
+                .iter()
+                .filter(|w| here(w.object.namespace()) && w.object.owners.is_empty());
             (services.collect(), workloads.map(|w| w.reference().clone()).collect())
         }
         Target::Services(names) => {
@@ -96,17 +106,27 @@ fn target(snapshot: &Snapshot, plan: &Plan) -> (BTreeSet<ServiceName>, BTreeSet<
                 let r = w.reference();
                 here(&r.namespace) && wanted.iter().any(|(kind, name)| *kind == r.kind && *name == r.name)
             };
-            (BTreeSet::new(), snapshot.workloads.iter().filter(named).map(|w| w.reference().clone()).collect())
+            (
+                BTreeSet::new(),
+                snapshot.workloads.iter().filter(named).map(|w| w.reference().clone()).collect(),
+            )
         }
         Target::Pods(selector) => {
-            let pods = snapshot.pods.iter().filter(|p| here(p.object.namespace()) && selector.matches(&p.object.labels));
+            let pods = snapshot
+                .pods
+                .iter()
+                .filter(|p| here(p.object.namespace()) && selector.matches(&p.object.labels));
             (BTreeSet::new(), pods.map(|pod| snapshot.owner(pod)).collect())
         }
     }
 }
 
 /// Services in other namespaces that a workload's environment, arguments or ConfigMaps name.
-fn named_elsewhere(workload: &Workload, mentions: &Mentions, namespaces: &BTreeSet<String>) -> BTreeSet<ServiceName> {
+fn named_elsewhere(
+    workload: &Workload,
+    mentions: &Mentions,
+    namespaces: &BTreeSet<String>,
+) -> BTreeSet<ServiceName> {
     let namespace = workload.object.namespace();
     let mut found = BTreeSet::new();
     let mut read = |text: &str| {
@@ -131,7 +151,8 @@ fn named_elsewhere(workload: &Workload, mentions: &Mentions, namespaces: &BTreeS
 }
 
 fn config_maps(template: &PodTemplate) -> BTreeSet<String> {
-    let references = template.config_references().into_iter().filter(|reference| reference.kind == "ConfigMap");
+    let references =
+        template.config_references().into_iter().filter(|reference| reference.kind == "ConfigMap");
     references.map(|reference| reference.name).collect()
 }
 
@@ -143,7 +164,9 @@ pub fn mentioned_calls(snapshot: &Snapshot, mentions: &Mentions) -> Vec<(String,
         let namespace = workload.object.namespace();
         for name in config_maps(&workload.template) {
             for callee in mentions.get(&(namespace.to_owned(), name)).into_iter().flatten() {
-                for caller in snapshot.graph.services_of(workload.reference()).filter(|caller| *caller != callee) {
+                for caller in
+                    snapshot.graph.services_of(workload.reference()).filter(|caller| *caller != callee)
+                {
                     calls.insert((caller.to_string(), callee.to_string()));
                 }
             }
@@ -157,7 +180,8 @@ fn allowed_callers(snapshot: &Snapshot, callees: &BTreeSet<ObjectRef>) -> BTreeS
     let mut found = BTreeSet::new();
     for policy in snapshot.network_policies.iter().filter(|policy| policy.ingress) {
         let namespace = policy.object.namespace();
-        let selects = |w: &&Workload| w.object.namespace() == namespace && policy.selector.matches(&w.template.labels);
+        let selects =
+            |w: &&Workload| w.object.namespace() == namespace && policy.selector.matches(&w.template.labels);
         let about = snapshot.workloads.iter().filter(selects).any(|w| callees.contains(w.reference()));
         if !about {
             continue;
@@ -168,7 +192,9 @@ fn allowed_callers(snapshot: &Snapshot, callees: &BTreeSet<ObjectRef>) -> BTreeS
                 continue;
             }
             let callers = snapshot.workloads.iter().filter(|w| {
-                w.object.owners.is_empty() && w.object.namespace() == namespace && selector.matches(&w.template.labels)
+                w.object.owners.is_empty()
+                    && w.object.namespace() == namespace
+                    && selector.matches(&w.template.labels)
             });
             found.extend(callers.map(|w| w.reference().clone()));
         }
@@ -217,7 +243,8 @@ fn referred(
 
 /// The label selectors of the named Services among `services`: what to ask pods for.
 pub fn selectors(services: &[Value], names: &BTreeSet<String>) -> Vec<Labels> {
-    let named = services.iter().filter(|service| names.contains(service.text("metadata.name").unwrap_or_default()));
+    let named =
+        services.iter().filter(|service| names.contains(service.text("metadata.name").unwrap_or_default()));
     named.map(|service| service.text_map("spec.selector")).filter(|selector| !selector.is_empty()).collect()
 }
 
@@ -284,7 +311,12 @@ mod tests {
     }
 
     fn chain() -> Vec<Value> {
-        let env = [("web", "http://cart:80"), ("cart", "http://pay"), ("pay", "bank.money.svc.cluster.local:443"), ("other", "")];
+        let env = [
+            ("web", "http://cart:80"),
+            ("cart", "http://pay"),
+            ("pay", "bank.money.svc.cluster.local:443"),
+            ("other", ""),
+        ];
         env.iter().flat_map(|(name, url)| [deployment("shop", name, url), service("shop", name)]).collect()
     }
 
@@ -326,12 +358,16 @@ mod tests {
     #[test]
     fn a_config_map_names_neighbours_elsewhere() {
         let mentions: Mentions =
-            [(("shop".to_owned(), "other-config".to_owned()), [ServiceName::new("money", "mint")].into())].into();
+            [(("shop".to_owned(), "other-config".to_owned()), [ServiceName::new("money", "mint")].into())]
+                .into();
         let other = Target::Services(vec!["other".into()]);
         let found = found(chain(), other, 1, &mentions);
         assert_eq!(found.elsewhere, [("money".to_owned(), ["mint".to_owned()].into())].into());
         let snapshot = assemble(Material { objects: chain(), ..Material::default() });
-        assert_eq!(mentioned_calls(&snapshot, &mentions), [("shop/other".to_owned(), "money/mint".to_owned())]);
+        assert_eq!(
+            mentioned_calls(&snapshot, &mentions),
+            [("shop/other".to_owned(), "money/mint".to_owned())]
+        );
     }
 
     #[test]
@@ -344,13 +380,15 @@ mod tests {
             "spec": {"parentRefs": [{"name": "g", "namespace": "edge"}], "rules": [{"backendRefs": [{"name": "b", "namespace": "back"}]}]}}));
         let found = found(objects, Target::Services(vec!["cart".into()]), 0, &Mentions::new());
         let expected = [("back", vec!["b"]), ("edge", vec![]), ("ingress", vec![]), ("money", vec!["mint"])];
-        let expected = expected.map(|(ns, names)| (ns.to_owned(), names.into_iter().map(str::to_owned).collect()));
+        let expected =
+            expected.map(|(ns, names)| (ns.to_owned(), names.into_iter().map(str::to_owned).collect()));
         assert_eq!(found.elsewhere, expected.into());
     }
 
     #[test]
     fn of_a_neighbour_only_what_belongs_to_its_service_stays() {
-        let mut objects = vec![deployment("money", "bank", ""), deployment("money", "till", ""), service("money", "bank")];
+        let mut objects =
+            vec![deployment("money", "bank", ""), deployment("money", "till", ""), service("money", "bank")];
         let names: BTreeSet<String> = ["bank".to_owned()].into();
         objects.push(json!({"kind": "HorizontalPodAutoscaler", "metadata": {"name": "h"}, "spec": {"scaleTargetRef": {"kind": "Deployment", "name": "till"}}}));
         objects.push(json!({"kind": "PodDisruptionBudget", "metadata": {"name": "p"}, "spec": {"selector": {"matchLabels": {"app": "bank"}}}}));
