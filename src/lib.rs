@@ -11,5 +11,7 @@
 
 pub mod analyze;
 pub mod api;
+pub mod cli;
 pub mod collect;
 pub mod model;
+pub mod report;

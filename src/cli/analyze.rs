@@ -1,0 +1,177 @@
+//! `meshscope analyze`: a diagnosis of a bundle or of plain YAML, without a cluster.
+
+use anyhow::Context;
+use clap::ValueEnum;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::analyze::diagnosis::{Diagnosis, Options, analyze};
+use crate::analyze::finding::Severity;
+use crate::analyze::registry::RULES;
+use crate::collect::assemble::assemble;
+use crate::collect::bundle;
+use crate::collect::material::{ManifestTarget, Material};
+use crate::report::{json, markdown, terminal};
+
+/// Say why a service fails, from a bundle or from plain Kubernetes YAML
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Bundles: folders, archives or YAML and JSON files, read as one; `-` is standard input
+    #[arg(value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// The same as PATH, as kubectl calls it
+    #[arg(short = 'f', long = "filename", value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Look at this namespace only
+    #[arg(short, long, value_name = "NS")]
+    namespace: Option<String>,
+    /// Ask about this Service; may be given several times
+    #[arg(long, value_name = "NAME")]
+    service: Vec<String>,
+    /// Ask what this DebugSession asks (its target), from its YAML
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["namespace", "service"])]
+    session: Option<PathBuf>,
+    /// How to print the diagnosis
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+    /// Run only these rules: codes or names, joined by commas
+    #[arg(long, value_name = "CODES", value_delimiter = ',')]
+    rules: Vec<String>,
+    /// Leave out these rules
+    #[arg(long, value_name = "CODES", value_delimiter = ',')]
+    skip_rules: Vec<String>,
+    /// Leave out findings below this severity
+    #[arg(long, value_enum, value_name = "S")]
+    min_severity: Option<Level>,
+    /// Exit with status 1 if there is a finding of this severity or above
+    #[arg(long, value_enum, value_name = "S")]
+    fail_on: Option<Level>,
+}
+
+/// How to print a diagnosis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For a terminal
+    Text,
+    /// The stable, versioned document
+    Json,
+    /// The same document as YAML
+    Yaml,
+    /// For tickets and chats
+    Markdown,
+}
+
+/// A severity on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Level {
+    Critical,
+    Error,
+    Warning,
+    Info,
+}
+
+impl From<Level> for Severity {
+    fn from(level: Level) -> Self {
+        match level {
+            Level::Critical => Severity::Critical,
+            Level::Error => Severity::Error,
+            Level::Warning => Severity::Warning,
+            Level::Info => Severity::Info,
+        }
+    }
+}
+
+impl Args {
+    /// Reads, analyses, prints.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let paths: Vec<PathBuf> = self.paths.iter().chain(&self.files).cloned().collect();
+        anyhow::ensure!(
+            !paths.is_empty(),
+            "nothing to read: name a bundle, a folder of YAML, or - for standard input (meshscope analyze incident.tar.zst)"
+        );
+        for code in self.rules.iter().chain(&self.skip_rules) {
+            let known = RULES
+                .iter()
+                .any(|rule| rule.meta().code.eq_ignore_ascii_case(code) || rule.meta().name == code);
+            anyhow::ensure!(known, "there is no rule {code:?}: `meshscope rules` lists them");
+        }
+        let mut material = bundle::read(&paths)?;
+        self.aim(&mut material)?;
+        let name = name(&material, &paths);
+        let diagnosis = analyze(
+            &assemble(material),
+            &Options { rules: self.rules.clone(), skip: self.skip_rules.clone() },
+        );
+        let reached =
+            |level: Level| diagnosis.findings.iter().any(|finding| finding.severity >= level.into());
+        let failed = self.fail_on.is_some_and(reached);
+        super::print(&self.render(&diagnosis, &name)?)?;
+        Ok(if failed { ExitCode::from(super::FOUND) } else { ExitCode::SUCCESS })
+    }
+
+    /// Sets what is asked about.
+    fn aim(&self, material: &mut Material) -> anyhow::Result<()> {
+        if let Some(path) = &self.session {
+            let session = bundle::read(std::slice::from_ref(path))?;
+            material.manifest.target =
+                Some(target_of_session(&session).with_context(|| path.display().to_string())?);
+            return Ok(());
+        }
+        if self.namespace.is_none() && self.service.is_empty() {
+            return Ok(());
+        }
+        let mut target = material.manifest.target.clone().unwrap_or_default();
+        if let Some(namespace) = &self.namespace
+            && *namespace != target.namespace
+        {
+            target = ManifestTarget { namespace: namespace.clone(), services: vec![] };
+        }
+        if !self.service.is_empty() {
+            target.services.clone_from(&self.service);
+        }
+        material.manifest.target = Some(target);
+        Ok(())
+    }
+
+    fn render(&self, diagnosis: &Diagnosis, name: &str) -> anyhow::Result<String> {
+        let mut document = json::document(diagnosis);
+        if let Some(level) = self.min_severity {
+            let kept: Vec<String> = diagnosis
+                .findings
+                .iter()
+                .filter(|f| f.severity >= level.into())
+                .map(|f| f.id.clone())
+                .collect();
+            document.findings.retain(|finding| kept.contains(&finding.id));
+        }
+        Ok(match self.output {
+            Output::Text => terminal::render(diagnosis, name, super::colour()),
+            Output::Markdown => markdown::render(diagnosis, name),
+            Output::Json => format!("{}\n", serde_json::to_string_pretty(&document)?),
+            Output::Yaml => serde_saphyr::to_string(&document)?,
+        })
+    }
+}
+
+/// The target of the DebugSession in a file.
+fn target_of_session(material: &Material) -> anyhow::Result<ManifestTarget> {
+    use crate::model::fields::Fields;
+    let session = material.objects.iter().find(|object| object.text("kind") == Some("DebugSession"));
+    let session = session.context("holds no DebugSession: write one as in examples/sessions")?;
+    let own = session.text("metadata.namespace").unwrap_or("default");
+    Ok(ManifestTarget {
+        namespace: session.text("spec.target.namespace").unwrap_or(own).to_owned(),
+        services: session.texts("spec.target.services"),
+    })
+}
+
+/// What the answer is about, for its first line.
+fn name(material: &Material, paths: &[PathBuf]) -> String {
+    match &material.manifest.target {
+        Some(target) if !target.services.is_empty() => {
+            format!("{}/{}", target.namespace, target.services.join(","))
+        }
+        Some(target) if !target.namespace.is_empty() => target.namespace.clone(),
+        _ => paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" "),
+    }
+}

@@ -1,0 +1,9 @@
+//! A diagnosis shown to somebody: JSON, terminal, Markdown, status.
+//!
+//! [`answer`] puts the facts into their order once; every renderer follows it.
+
+pub mod answer;
+pub mod json;
+pub mod markdown;
+pub mod rule_docs;
+pub mod terminal;
