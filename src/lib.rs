@@ -13,5 +13,7 @@ pub mod analyze;
 pub mod api;
 pub mod cli;
 pub mod collect;
+pub mod controller;
 pub mod model;
 pub mod report;
+pub mod telemetry;

@@ -310,13 +310,13 @@ pub enum SourceKind {
 #[derive(KubeSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LogOptions {
-    /// The newest lines of each container, 10 to 100000; 2000 where it is left out.
+    /// The newest lines of each container, 10 to 20000; 2000 where it is left out.
     #[serde(default = "default_tail_lines")]
-    #[schemars(range(min = 10, max = 100_000))]
+    #[schemars(range(min = 10, max = 20_000))]
     pub tail_lines: i64,
-    /// The newest bytes of each container, 4 KiB to 16 MiB; 1 MiB where it is left out.
+    /// The newest bytes of each container, 4 KiB to 4 MiB; 1 MiB where it is left out.
     #[serde(default = "default_limit_bytes")]
-    #[schemars(range(min = 4096, max = 16_777_216))]
+    #[schemars(range(min = 4096, max = 4_194_304))]
     pub limit_bytes_per_container: i64,
     /// Whether the instance before a restart is read too; true where it is left out.
     #[serde(default = "default_true")]

@@ -85,8 +85,6 @@ pub struct DebugSessionStatus {
 pub enum Phase {
     /// Seen, not started.
     Pending,
-    /// Whether it may look at its target is being decided.
-    Authorizing,
     /// Evidence is being gathered.
     Collecting,
     /// Evidence is being analysed.
@@ -104,7 +102,6 @@ impl Phase {
     pub fn as_str(self) -> &'static str {
         match self {
             Phase::Pending => "Pending",
-            Phase::Authorizing => "Authorizing",
             Phase::Collecting => "Collecting",
             Phase::Analyzing => "Analyzing",
             Phase::Completed => "Completed",
@@ -262,12 +259,12 @@ pub mod condition {
 pub enum Verdict {
     /// One candidate explains what was seen.
     RootCauseFound,
-    /// There are findings, and none of them earns to be called the root cause.
-    Issues,
-    /// Everything was looked at and nothing was found.
-    Healthy,
-    /// What could be seen does not decide it.
+    /// Something fails, and no candidate earns to be called the root cause.
     Inconclusive,
+    /// Nothing fails; there are findings that will hurt some day.
+    IssuesFound,
+    /// Looked, and nothing was found at Warning or above.
+    Healthy,
 }
 
 impl Verdict {
@@ -275,7 +272,7 @@ impl Verdict {
     pub fn as_str(self) -> &'static str {
         match self {
             Verdict::RootCauseFound => "RootCauseFound",
-            Verdict::Issues => "Issues",
+            Verdict::IssuesFound => "IssuesFound",
             Verdict::Healthy => "Healthy",
             Verdict::Inconclusive => "Inconclusive",
         }
@@ -339,18 +336,25 @@ pub struct RootCause {
     #[schemars(length(max = 32))]
     pub cause: String,
     /// Such as `Mesh` or `Workload`.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 32))]
     pub category: String,
+    /// What happens, in the words of the field.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 160))]
+    pub mechanism: String,
     /// One sentence.
     #[schemars(length(max = 160))]
     pub title: String,
-    /// How it brings about what is seen.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    #[schemars(length(max = 512))]
-    pub mechanism: String,
     /// The object that it lies in.
     pub subject: TargetRef,
+    /// The Service that it lies in, as `namespace/name`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 320))]
+    pub service: String,
+    /// What somebody changed, where that brought it about.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 512))]
+    pub change: String,
     /// Identifiers of the findings that it explains.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(max = 32)))]
@@ -359,6 +363,32 @@ pub struct RootCause {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), inner(length(max = 256)))]
     pub chain: Vec<String>,
+    /// What speaks for it and against it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 12))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub tests: Vec<CauseTest>,
+}
+
+/// Something that was tested about a candidate.
+#[derive(KubeSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CauseTest {
+    /// What was tested and what came out.
+    #[schemars(length(max = 256))]
+    pub test: String,
+    /// What it says about the candidate.
+    pub verdict: TestVerdict,
+}
+
+/// What a test says about a candidate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum TestVerdict {
+    /// It speaks for it.
+    Supported,
+    /// It speaks against it.
+    Refuted,
+    /// What it needs was not seen.
+    NotEvaluated,
 }
 
 /// One statement by one rule about one subject.
@@ -378,18 +408,20 @@ pub struct Finding {
     pub severity: Severity,
     /// How much the evidence carries it.
     pub confidence: Confidence,
+    /// What it is to the question why.
+    pub role: Role,
     /// Compared with the run before.
     pub state: FindingState,
     /// When a run of this session first found it.
     pub first_seen: Moment,
     /// When a run of this session last found it.
     pub last_seen: Moment,
-    /// What it is about.
+    /// The object, and the field, that somebody would change.
     pub subject: TargetRef,
     /// One sentence.
     #[schemars(length(max = 160))]
     pub title: String,
-    /// What it means, with names and numbers.
+    /// What follows from what, with names and numbers.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 1024))]
     pub message: String,
@@ -398,20 +430,27 @@ pub struct Finding {
     #[schemars(length(max = 5))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub evidence: Vec<EvidenceItem>,
-    /// What to do, the best first.
+    /// What to do and how to take it back, the best first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 5))]
+    #[schemars(length(max = 3))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
-    pub remediation: Vec<Step>,
-    /// How to take it back.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 5))]
-    #[x_kube(merge_strategy = ListMerge::Atomic)]
-    pub rollback: Vec<Step>,
+    pub remediation: Vec<Remedy>,
     /// What keeps it from coming back.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 5), inner(length(max = 512)))]
-    pub prevention: Vec<String>,
+    #[schemars(length(max = 3))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub prevention: Vec<Prevention>,
+}
+
+/// What a finding is to the question why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Role {
+    /// It can be the root cause: somebody can change it, and the trouble ends.
+    Cause,
+    /// It is what somebody feels or sees.
+    Symptom,
+    /// Good to know; it breaks nothing by itself.
+    Context,
 }
 
 /// A finding compared with the run before.
@@ -427,42 +466,73 @@ pub enum FindingState {
 
 /// Something that was seen. `excerpt` is text of the cluster and may say anything; all else is ours.
 #[derive(KubeSchema, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub struct EvidenceItem {
-    /// Where it comes from, such as `Logs`.
+    /// Where it comes from, such as `Log`.
     #[schemars(length(max = 32))]
     pub source: String,
-    /// What it says, in our words.
+    /// Where it stands, such as `Pod shop/checkout-1, container app`.
+    #[serde(rename = "ref")]
     #[schemars(length(max = 512))]
-    pub summary: String,
-    /// The object it was seen on, as `Kind namespace/name`.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reference: String,
+    /// What it says, in our words, with its numbers.
     #[schemars(length(max = 512))]
-    pub subject: String,
-    /// The query that gave it, as it was sent.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    #[schemars(length(max = 1024))]
-    pub query: String,
+    pub value: String,
     /// When it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<Moment>,
-    /// The text itself, redacted and without control characters. Untrusted.
+    /// What it says word for word, redacted and without control characters. Untrusted.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 512))]
     pub excerpt: String,
 }
 
-/// One step of a fix or of its rollback.
-#[derive(KubeSchema, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// One fix, and how to take it back.
+#[derive(KubeSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Step {
-    /// What to do.
+pub struct Remedy {
+    /// What it does.
     #[schemars(length(max = 512))]
     pub summary: String,
-    /// The command that does it, ready to paste; absent where there is none.
+    /// How much can go wrong.
+    pub risk: Risk,
+    /// Commands that do it, ready to paste.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 5), inner(length(max = 2048)))]
+    pub commands: Vec<String>,
+    /// Commands that take it back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 5), inner(length(max = 2048)))]
+    pub rollback: Vec<String>,
+    /// Whether its commands are too long to stand here; the report has them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub commands_in_report: bool,
+}
+
+/// How much can go wrong with a fix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Risk {
+    /// It touches only what is broken.
+    Low,
+    /// It touches traffic or pods that are well.
+    Medium,
+    /// It loosens a protection, or may lose something.
+    High,
+}
+
+/// A way to keep a finding from coming back.
+#[derive(KubeSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prevention {
+    /// `Alert`, `Policy`, `Probe`, `Test` or `Setting`.
+    #[serde(rename = "type")]
+    #[schemars(length(max = 32))]
+    pub kind: String,
+    /// What to set up.
+    #[schemars(length(max = 512))]
+    pub summary: String,
+    /// A PromQL expression or a piece of configuration.
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    #[schemars(length(max = 2048))]
-    pub command: String,
+    #[schemars(length(max = 1024))]
+    pub snippet: String,
 }
 
 /// Something that happened.
@@ -470,27 +540,23 @@ pub struct Step {
 pub struct TimelineEntry {
     /// When.
     pub time: Moment,
-    /// Such as `Change`, `Onset`, `Event`.
+    /// `Change`, `Onset`, `Finding` or `Event`.
     #[schemars(length(max = 32))]
     pub kind: String,
-    /// What it happened to, as `Kind namespace/name`.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    #[schemars(length(max = 384))]
-    pub subject: String,
     /// What, in one sentence.
-    #[schemars(length(max = 256))]
-    pub what: String,
+    #[schemars(length(max = 512))]
+    pub text: String,
 }
 
-/// A cause that was looked for, and why it is not the one.
+/// Something that was looked for and is not the cause.
 #[derive(KubeSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuledOut {
     /// What it is not.
     #[schemars(length(max = 160))]
     pub what: String,
-    /// Why.
-    #[schemars(length(max = 256))]
-    pub reason: String,
+    /// Why not, with the numbers.
+    #[schemars(length(max = 512))]
+    pub why: String,
 }
 
 /// What one source gave.
@@ -539,17 +605,29 @@ pub enum CollectorState {
 #[derive(KubeSchema, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReportRef {
-    /// ConfigMaps of the session's namespace, in order; joined, their data is one gzip stream.
-    #[schemars(length(max = 64), inner(length(max = 253)))]
+    /// ConfigMaps of the session's namespace, in order. The parts of a file stand under its name in their `binaryData`.
+    #[schemars(length(max = 16), inner(length(max = 253)))]
     pub config_maps: Vec<String>,
-    /// Of the gzip stream, in hexadecimal.
-    #[schemars(length(max = 64))]
-    pub sha256: String,
-    /// Bytes of the gzip stream.
-    pub bytes: i64,
-    /// Whether parts were left out since it would have been too large.
+    /// The files in them.
+    #[schemars(length(max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub files: Vec<ReportFile>,
+    /// Whether files were left out since the report would have been too large.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub truncated: bool,
+}
+
+/// One file of a report.
+#[derive(KubeSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportFile {
+    /// Such as `report.md.gz`.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+    /// Its size in bytes, compressed.
+    pub bytes: i64,
+    /// The SHA-256 of the compressed bytes, in hexadecimal.
+    #[schemars(length(max = 64))]
+    pub sha256: String,
 }
 
 /// What did not fit into the status.
