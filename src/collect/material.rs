@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::redact::Counts;
 use crate::model::gap::Gap;
 use crate::model::time::Window;
 
@@ -135,4 +136,6 @@ pub struct Material {
     pub gaps: Vec<Gap>,
     /// Files or entries that no rule of the format names.
     pub ignored: usize,
+    /// What was masked on the way in.
+    pub redacted: Counts,
 }

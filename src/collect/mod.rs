@@ -11,5 +11,6 @@ pub mod material;
 pub mod outcome;
 pub mod permissions;
 pub mod plan;
+pub mod redact;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -1,6 +1,7 @@
 //! Reading a bundle into [`Material`].
 
 use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use super::objects::{self, Fault};
 use super::place::{Place, is_document, place};
 use super::{BundleError, MAX_ENTRY_BYTES, MAX_GAPS, MAX_OBJECTS, STDIN};
 use crate::collect::material::{ControlPlaneFile, LogFile, Manifest, Material, MetricFile, ProxyFile};
+use crate::collect::redact::{redact_all, redact_bytes, redact_object};
 use crate::model::fields::Fields;
 use crate::model::gap::{Gap, GapReason};
 
@@ -238,10 +240,11 @@ impl Reader {
 
     /// Of objects from `from` on, those that are there already replace the older version.
     fn merge(&mut self, from: usize) {
-        let objects = &mut self.material.objects;
+        let Material { objects, redacted, .. } = &mut self.material;
         let version = |object: &Value| object.int("metadata.resourceVersion").unwrap_or_default();
         let fresh = objects.split_off(from);
-        for object in fresh {
+        for mut object in fresh {
+            redact_object(&mut object, redacted);
             let uid = object.string("metadata.uid");
             if uid.is_empty() {
                 objects.push(object);
@@ -272,6 +275,10 @@ impl Reader {
         bytes: Vec<u8>,
         cut: bool,
     ) {
+        let bytes = match redact_bytes(&bytes, &mut self.material.redacted) {
+            Cow::Borrowed(_) => bytes,
+            Cow::Owned(redacted) => redacted,
+        };
         self.material.logs.push(LogFile {
             namespace: namespace.to_owned(),
             pod: pod.to_owned(),
@@ -315,11 +322,12 @@ impl Reader {
     }
 
     fn traces(&mut self, path: &str, name: &str, bytes: &[u8]) {
-        let Some(body) = self.json(path, bytes) else { return };
+        let Some(mut body) = self.json(path, bytes) else { return };
         // OTLP and Jaeger are objects, Zipkin is a list of spans; whatever has a kind is a Kubernetes object.
         if body.child("kind").is_some_and(Value::is_string) {
             self.objects(path, bytes);
         } else {
+            redact_all(&mut body, &mut self.material.redacted);
             self.material.traces.push((name.to_owned(), body));
         }
     }
