@@ -2,6 +2,16 @@
 //! kubectl and helm are in `MESHSCOPE_TEST_TOOLS`. Without them every test here passes without having looked at
 //! anything, and one line says so; with `CI=true` that is a failure.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    missing_docs,
+    reason = "what goes wrong here is to stop here"
+)]
+
 mod support;
 
 mod schema;

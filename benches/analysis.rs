@@ -1,0 +1,116 @@
+//! How fast is it, against a limit that the same run measures.
+//!
+//! - `access_log/*`: Envoy access-log lines, against a scan for their line ends (the limit) and against a regular expression
+//!   of the same format (the peer).
+//! - `mesh_objects/*`: 10,000 objects of a mesh: parsing their JSON (the limit), normalising them, running all rules.
+//!
+//! `cargo bench --bench analysis`
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    missing_docs,
+    reason = "what goes wrong here is to stop here"
+)]
+
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use meshscope::analyze::diagnosis::{Options, analyze};
+use meshscope::collect::assemble::assemble;
+use meshscope::collect::material::Material;
+use meshscope::model::log::LogStream;
+use serde_json::{Value, json};
+use std::hint::black_box;
+
+const LINES: usize = 10_000;
+
+fn access_log() -> Vec<u8> {
+    let mut out = String::new();
+    for i in 0..LINES {
+        let (code, details) =
+            if i % 7 == 0 { ("503 UH", "no_healthy_upstream") } else { ("200 -", "via_upstream") };
+        out.push_str(&format!(
+            "2026-11-22T03:04:{:02}.048231890Z [2026-11-22T03:04:12.766Z] \"GET /rewards/{i} HTTP/1.1\" {code} {details} - \"-\" 0 45 25 25 \"-\" \"shop/v2\" \
+             \"ac6d851e-b092-4dba-a681-bd5ed380592b\" \"checkout\" \"10.244.4.170:8080\" outbound|80|v1|checkout.shop.svc.cluster.local 10.244.4.1:42404 \
+             10.96.4.170:80 10.244.4.174:42922 - default\n",
+            i % 60
+        ));
+    }
+    out.into_bytes()
+}
+
+/// The expression that describes the same format, field by field.
+fn expression() -> regex::bytes::Regex {
+    regex::bytes::Regex::new(
+        r#"^(\S+) \[([^\]]+)\] "(\S+) (.*?) ([^" ]+)" (\d+) (\S+) (\S+) (\S+) "([^"]*)" (\d+) (\d+) (\d+) (\S+) "([^"]*)" "([^"]*)" "([^"]*)" "([^"]*)" "([^"]*)" (\S+) (\S+) (\S+) (\S+) (\S+) (\S+)"#,
+    )
+    .expect("the expression is valid")
+}
+
+fn access_logs(criterion: &mut Criterion) {
+    let log = access_log();
+    let mut group = criterion.benchmark_group("access_log");
+    group.throughput(Throughput::Elements(LINES as u64));
+    group.bench_function("limit: find the line ends", |b| {
+        b.iter(|| memchr::memchr_iter(b'\n', black_box(&log)).count())
+    });
+    let expression = expression();
+    group.bench_function("peer: regular expression", |b| {
+        b.iter(|| {
+            log.split(|byte| *byte == b'\n')
+                .filter_map(|line| expression.captures(line))
+                .map(|c| c.len())
+                .sum::<usize>()
+        });
+    });
+    group.bench_function("meshscope", |b| {
+        b.iter(|| LogStream::read("shop", "a", "istio-proxy", false, black_box(&log), false).access.len())
+    });
+    group.finish();
+}
+
+/// 10,000 objects: Services, their pods, routes and subsets, in 20 namespaces.
+fn objects() -> Vec<Value> {
+    let mut out = vec![];
+    for i in 0..2_000 {
+        let (namespace, name) = (format!("team-{}", i % 20), format!("service-{i}"));
+        let host = format!("{name}.{namespace}.svc.cluster.local");
+        let meta = |suffix: &str| json!({"name": format!("{name}{suffix}"), "namespace": namespace, "labels": {"app": name, "version": "v1"}});
+        out.push(json!({"apiVersion": "v1", "kind": "Service", "metadata": meta(""), "spec": {"selector": {"app": name}, "ports": [{"name": "http", "port": 80, "targetPort": 8080}]}}));
+        out.push(json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta(""), "spec": {"replicas": 1, "selector": {"matchLabels": {"app": name}},
+            "template": {"metadata": {"labels": {"app": name, "version": "v1"}}, "spec": {"containers": [{"name": "app", "image": "a:1", "ports": [{"containerPort": 8080}]}]}}}}));
+        out.push(json!({"apiVersion": "v1", "kind": "Pod", "metadata": meta("-0"), "spec": {"containers": [{"name": "app", "image": "a:1", "ports": [{"containerPort": 8080}]}]},
+            "status": {"phase": "Running", "podIP": format!("10.{}.{}.{}", i / 65536, i / 256 % 256, i % 256), "conditions": [{"type": "Ready", "status": "True"}],
+                "containerStatuses": [{"name": "app", "ready": true, "restartCount": 0, "state": {"running": {}}}]}}));
+        out.push(json!({"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", "metadata": meta(""), "spec": {"host": host, "subsets": [{"name": "v1", "labels": {"version": "v1"}}]}}));
+        out.push(json!({"apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": meta(""), "spec": {"hosts": [host], "http": [{"route": [{"destination": {"host": host, "subset": "v1"}}]}]}}));
+    }
+    out
+}
+
+fn mesh_objects(criterion: &mut Criterion) {
+    let text = serde_json::to_vec(&Value::Array(objects())).expect("JSON");
+    let mut group = criterion.benchmark_group("mesh_objects");
+    group.sample_size(10);
+    group.throughput(Throughput::Elements(10_000));
+    group.bench_function("limit: parse their JSON", |b| {
+        b.iter(|| serde_json::from_slice::<Value>(black_box(&text)).expect("JSON"))
+    });
+    group.bench_function("normalise", |b| {
+        b.iter_batched(
+            || Material { objects: objects(), ..Material::default() },
+            assemble,
+            BatchSize::LargeInput,
+        );
+    });
+    let snapshot = assemble(Material { objects: objects(), ..Material::default() });
+    group.bench_function("analyze with all rules", |b| {
+        b.iter(|| analyze(black_box(&snapshot), &Options::default()))
+    });
+    group.finish();
+}
+
+criterion_group!(benches, access_logs, mesh_objects);
+criterion_main!(benches);
