@@ -7,10 +7,12 @@ pub mod assemble;
 pub mod budget;
 pub mod bundle;
 pub mod kubernetes;
+pub mod logs;
 pub mod material;
 pub mod outcome;
 pub mod permissions;
 pub mod plan;
+pub mod prometheus;
 pub mod redact;
 #[cfg(test)]
 pub(crate) mod testing;
