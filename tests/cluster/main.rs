@@ -14,5 +14,7 @@
 
 mod support;
 
+mod chart;
+mod policies;
 mod schema;
 mod server;

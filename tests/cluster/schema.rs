@@ -4,22 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::support::{Cluster, PATIENCE};
-
-/// The CRD, applied as a user would, once for all tests.
-pub(crate) fn installed(cluster: &Cluster) {
-    static APPLIED: std::sync::Once = std::sync::Once::new();
-    APPLIED.call_once(|| {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/crds");
-        // Server-side, or the whole schema would be copied into an annotation, which has a size limit.
-        cluster.kubectl(&["apply", "--server-side", "--filename", folder]);
-        let timeout = format!("--timeout={}s", PATIENCE.as_secs());
-        cluster.kubectl(&["wait", "--for=condition=Established", "--filename", folder, &timeout]);
-        cluster.eventually("kind DebugSession in discovery", || {
-            cluster.try_kubectl(&["get", "debugsessions", "--namespace", "default"]).ok()
-        });
-    });
-}
+use crate::chart::installed;
+use crate::support::Cluster;
 
 /// A session as JSON, which kubectl takes for YAML.
 pub(crate) fn session(namespace: &str, name: &str, spec: &Value) -> String {

@@ -70,6 +70,11 @@ impl Cluster {
         self.tool("kubectl", args, input)
     }
 
+    /// What helm prints, or its message when it fails.
+    pub(crate) fn try_helm(&self, args: &[&str]) -> Result<String, String> {
+        self.tool("helm", args, "")
+    }
+
     /// Applies a manifest as the administrator.
     pub(crate) fn apply(&self, manifest: &str) {
         self.try_kubectl_with(&["apply", "--server-side", "--filename", "-"], manifest)

@@ -10,6 +10,7 @@
     reason = "what goes wrong here is to stop here"
 )]
 
+mod chart;
 mod crd;
 mod generated;
 mod locked;
