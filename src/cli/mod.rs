@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 pub mod analyze;
 pub mod explain;
+pub mod rbac;
 pub mod rules;
 
 /// Exit status: something at or above `--fail-on` was found.
@@ -31,6 +32,7 @@ enum Command {
     Analyze(analyze::Args),
     Rules(rules::Args),
     Explain(explain::Args),
+    Rbac(rbac::Args),
     /// Print the completion script of a shell
     Completions {
         /// bash, zsh, fish, elvish or powershell
@@ -47,6 +49,7 @@ pub fn main() -> ExitCode {
         Command::Analyze(args) => args.run(),
         Command::Rules(args) => args.run(),
         Command::Explain(args) => args.run(),
+        Command::Rbac(args) => args.run(),
         Command::Completions { shell } => completions(shell),
         Command::Version => print(&format!("meshscope {}\n", env!("CARGO_PKG_VERSION"))),
     };

@@ -1,9 +1,8 @@
-//! What the chart carries is what its sources say: roles, custom resources, the table of values. With `UPDATE=1`
+//! What the chart carries is what its sources say: roles and the table of values. With `UPDATE=1`
 //! the files are written instead of compared. What helm makes of it is tested in `tests/cluster`.
 
 use std::collections::BTreeSet;
 
-use meshscope::api::manifest;
 use meshscope::collect::permissions::{RoleKind, rules_yaml};
 use serde_json::Value;
 
@@ -26,12 +25,6 @@ fn the_rules_of_its_roles_are_current() {
         let text = format!("# Generated from src/collect/permissions.rs.\n{}", rules_yaml(role));
         is_current(&format!("files/rules/{}.yaml", role.name()), &text);
     }
-}
-
-#[test]
-fn its_custom_resources_are_current() {
-    let file = format!("files/crds/{}.yaml", manifest::DEBUG_SESSIONS);
-    is_current(&file, &manifest::crd_yaml().unwrap());
 }
 
 #[test]
