@@ -9,6 +9,7 @@ pub mod fields;
 pub mod gap;
 pub mod graph;
 pub mod log;
+pub mod memo;
 pub mod mesh;
 pub mod network;
 pub mod object;

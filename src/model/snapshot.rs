@@ -10,6 +10,7 @@ use super::fields::Fields;
 use super::gap::Gap;
 use super::graph::{Graph, Provenance};
 use super::log::LogStream;
+use super::memo::{Derived, Memo};
 use super::mesh::gateway_api::{self, GatewayApi};
 use super::mesh::istio::{self, Istio, Policy};
 use super::network::{EndpointSlice, NetworkPolicy, Service, ServiceName};
@@ -75,6 +76,7 @@ pub struct Snapshot {
     pub gaps: Vec<Gap>,
     owner_of_pod: BTreeMap<(String, String), ObjectRef>,
     pod_of_ip: BTreeMap<String, usize>,
+    memo: Memo,
 }
 
 /// Namespaces of the platform itself: nobody asks why *they* fail unless they name them.
@@ -92,6 +94,11 @@ pub fn is_system_namespace(namespace: &str) -> bool {
 }
 
 impl Snapshot {
+    /// Something that follows from all of it, computed at the first call and kept.
+    pub fn derived<T: Derived>(&self) -> std::sync::Arc<T> {
+        self.memo.get(self)
+    }
+
     /// An object by kind, namespace and name, whatever its version. Kinds that two APIs share (`Gateway`) are told apart by
     /// their typed lists.
     pub fn object(&self, kind: &str, namespace: &str, name: &str) -> Option<&Object> {

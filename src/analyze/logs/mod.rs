@@ -1,0 +1,18 @@
+//! What applications' logs say: lines become entries, entries records, records outcomes.
+//!
+//! ```text
+//! lines ─join─> entries ─record─> level, message, fields ─┬─http─────────> requests served, load as users felt it
+//!                                                         ├─client_error─> calls that failed
+//!                                                         └─template─────> errors by shape
+//! ```
+//! [`digest`] sums it all up once for each workload. Everything here is bounded: a log is hostile until read.
+
+pub mod client_error;
+pub mod digest;
+pub mod exception;
+pub mod failure_text;
+pub mod http;
+pub mod join;
+pub mod record;
+pub mod target;
+pub mod template;
