@@ -11,10 +11,12 @@ use jiff::Timestamp;
 use super::causal::explain::Explainer;
 use super::causal::timing::{self, History, RECENT};
 use super::diagnosis::{Diagnosis, NotEvaluated, RootCause, Test, TestVerdict, Verdict};
-use super::finding::{Confidence, Finding, Role, Severity};
+use super::finding::{Confidence, Effect, Finding, Role, Severity};
 use super::narrative;
 use crate::model::change::Change;
 use crate::model::gap::Gap;
+use crate::model::network::ServiceName;
+use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
 
 /// The prior of "something that no rule knows", against which every hypothesis stands.
@@ -129,10 +131,12 @@ fn weight(severity: Severity) -> f64 {
 
 fn candidates(snapshot: &Snapshot, findings: &[Finding], onset: Option<Timestamp>) -> Vec<Candidate> {
     let explainer = Explainer::new(&snapshot.graph);
-    let symptoms: Vec<usize> =
-        (0..findings.len()).filter(|at| findings.get(*at).is_some_and(is_symptom)).collect();
+    let asked = |finding: &Finding| concerns(snapshot, &explainer, finding);
+    let symptoms: Vec<usize> = (0..findings.len())
+        .filter(|at| findings.get(*at).is_some_and(|f| is_symptom(f) && asked(f)))
+        .collect();
     let mut out = vec![];
-    for (index, finding) in findings.iter().enumerate().filter(|(_, f)| is_candidate(f)) {
+    for (index, finding) in findings.iter().enumerate().filter(|(_, f)| is_candidate(f) && asked(f)) {
         let explains: Vec<(usize, f64)> = symptoms
             .iter()
             .filter_map(|at| Some((*at, explainer.explains(finding, findings.get(*at)?))))
@@ -150,6 +154,27 @@ fn candidates(snapshot: &Snapshot, findings: &[Finding], onset: Option<Timestamp
         out.push(candidate);
     }
     out
+}
+
+/// Whether a finding concerns what was asked about: a Service of the target, or one that it depends on. A finding that names
+/// neither Service nor effect concerns everybody.
+fn concerns(snapshot: &Snapshot, explainer: &Explainer<'_>, finding: &Finding) -> bool {
+    let Some(target) = snapshot.target.as_ref().filter(|target| !target.services.is_empty()) else {
+        return true;
+    };
+    let asked = |service: &ServiceName| {
+        target.services.iter().any(|name| {
+            let own = ServiceName::new(&target.namespace, name);
+            own == *service || explainer.depends_on(&own, service)
+        })
+    };
+    let behind = |workload: &ObjectRef| snapshot.graph.services_of(workload).any(asked);
+    let touched = |effect: &Effect| match effect {
+        Effect::Requests { service, .. } => asked(service),
+        Effect::Pods { workload } | Effect::Calls { workload } => behind(workload),
+    };
+    let nameless = finding.service.is_none() && finding.effects.is_empty();
+    nameless || finding.service.as_ref().is_some_and(asked) || finding.effects.iter().any(touched)
 }
 
 fn test(verdict: TestVerdict, log_odds: f64, text: impl Into<String>) -> Test {
@@ -363,5 +388,104 @@ fn verdict(findings: &[Finding], root_causes: &[RootCause]) -> Verdict {
         (true, false, _) => Verdict::Inconclusive,
         (false, false, Some(severity)) if severity >= Severity::Warning => Verdict::IssuesFound,
         _ => Verdict::Healthy,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analyze::registry::RULES;
+    use crate::model::snapshot::{Builder, Target};
+    use serde_json::{Value, json};
+
+    /// front → middle → back, each a Deployment behind a Service of its name; `edits` are (Deployment, time) pairs.
+    fn snapshot(target: Option<&str>, edits: &[(&str, &str)]) -> Snapshot {
+        let mut builder = Builder::new();
+        for (name, calls) in [("front", "middle"), ("middle", "back"), ("back", "")] {
+            let edited: Vec<Value> = edits
+                .iter()
+                .filter(|(which, _)| *which == name)
+                .map(|(_, time)| json!({"manager": "kubectl-edit", "operation": "Update", "time": time, "fieldsV1": {"f:spec": {}}}))
+                .collect();
+            builder.object(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "n"}, "spec": {"selector": {"app": name}}}));
+            builder.object(json!({"apiVersion": "apps/v1", "kind": "Deployment",
+                "metadata": {"name": name, "namespace": "n", "creationTimestamp": "2026-11-21T08:00:00Z", "managedFields": edited},
+                "spec": {"template": {"metadata": {"labels": {"app": name}},
+                    "spec": {"containers": [{"name": "c", "env": [{"name": "UPSTREAM", "value": format!("http://{calls}")}]}]}}}}));
+        }
+        builder.target(
+            target.map(|service| Target { namespace: "n".to_owned(), services: vec![service.to_owned()] }),
+        );
+        builder.finish()
+    }
+
+    fn finding(role: Role, severity: Severity, confidence: Confidence, name: &str) -> Finding {
+        let service = ServiceName::new("n", name);
+        Finding::new(RULES[0].meta(), ObjectRef::new("Deployment", "n", name), &[&format!("{role:?}")])
+            .title(format!("{role:?} {name}"))
+            .role(role, confidence)
+            .severity(severity)
+            .service(Some(service.clone()))
+            .effect(Effect::requests(&service, &[]))
+            .onset("2026-11-21T10:00:00Z".parse().ok())
+    }
+
+    fn conclude_all(snapshot: &Snapshot, findings: Vec<Finding>) -> Diagnosis {
+        conclude(snapshot, findings, vec![], 1, vec![])
+    }
+
+    #[test]
+    fn the_deep_cause_comes_first_and_its_symptoms_are_explained_away() {
+        let snapshot = snapshot(None, &[]);
+        let felt = |name: &str| finding(Role::Symptom, Severity::Error, Confidence::Observed, name);
+        let cause = finding(Role::Cause, Severity::Error, Confidence::Observed, "back");
+        let diagnosis = conclude_all(&snapshot, vec![felt("front"), felt("middle"), felt("back"), cause]);
+        assert_eq!(diagnosis.verdict, Verdict::RootCauseFound);
+        assert_eq!(diagnosis.root_causes[0].subject.name, "back");
+        assert_eq!(diagnosis.root_causes[0].explains.len(), 4);
+        assert!(
+            diagnosis.root_causes.iter().skip(1).all(|cause| cause.probability < 0.2),
+            "{:#?}",
+            diagnosis.root_causes
+        );
+    }
+
+    #[test]
+    fn of_two_equal_causes_the_one_changed_just_before_wins_and_one_changed_after_loses() {
+        let felt = || finding(Role::Symptom, Severity::Error, Confidence::Observed, "front");
+        let cause = |name: &str| finding(Role::Cause, Severity::Error, Confidence::Configured, name);
+        let before = snapshot(None, &[("back", "2026-11-21T09:59:50Z"), ("middle", "2026-11-21T10:02:00Z")]);
+        let diagnosis = conclude_all(&before, vec![felt(), cause("middle"), cause("back")]);
+        assert_eq!(diagnosis.root_causes[0].subject.name, "back");
+        assert!(diagnosis.root_causes[0].change.is_some());
+        let refuted = diagnosis.root_causes.iter().find(|cause| cause.subject.name == "middle");
+        assert!(
+            refuted.is_none_or(|cause| cause.tests.iter().any(|test| test.verdict == TestVerdict::Refuted))
+        );
+    }
+
+    #[test]
+    fn a_symptom_that_nothing_explains_is_inconclusive() {
+        let diagnosis = conclude_all(
+            &snapshot(None, &[]),
+            vec![finding(Role::Symptom, Severity::Error, Confidence::Observed, "middle")],
+        );
+        assert_eq!(diagnosis.verdict, Verdict::Inconclusive);
+    }
+
+    #[test]
+    fn advice_is_no_root_cause() {
+        let diagnosis = conclude_all(
+            &snapshot(None, &[]),
+            vec![finding(Role::Cause, Severity::Warning, Confidence::Configured, "middle")],
+        );
+        assert_eq!((diagnosis.verdict, diagnosis.root_causes.len()), (Verdict::IssuesFound, 0));
+    }
+
+    #[test]
+    fn what_the_target_does_not_depend_on_is_not_its_cause() {
+        let snapshot = snapshot(Some("back"), &[]);
+        let cause = finding(Role::Cause, Severity::Error, Confidence::Observed, "front");
+        assert!(conclude_all(&snapshot, vec![cause]).root_causes.is_empty());
     }
 }
