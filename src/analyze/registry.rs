@@ -1,7 +1,7 @@
 //! The list of all rules, ordered by code.
 
 use super::rule::Rule;
-use super::rules::istio;
+use super::rules::{istio, service};
 
 /// All rules. A new one is a file under `rules/` and a line here.
 #[rustfmt::skip]
@@ -26,6 +26,12 @@ pub const RULES: &[&dyn Rule] = &[
     // Rollouts.
 
     // Services and endpoints.
+    &service::selector_matches_nothing::SelectorMatchesNothing,
+    &service::no_ready_endpoints::NoReadyEndpoints,
+    &service::target_port_not_served::TargetPortNotServed,
+    &service::named_port_missing::NamedPortMissing,
+    &service::external_name_unresolvable::ExternalNameUnresolvable,
+    &service::app_listens_on_localhost::AppListensOnLocalhost,
 ];
 
 #[cfg(test)]

@@ -1,3 +1,6 @@
 //! The rules: one folder for each family, one file for each rule.
 
 pub mod istio;
+pub mod near;
+pub mod seen;
+pub mod service;
