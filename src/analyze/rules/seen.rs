@@ -225,9 +225,23 @@ fn called(text: &str, at: usize, known: &dyn Fn(&str) -> Option<ServiceName>) ->
         let port = tail.strip_prefix(':').is_some_and(|t| t.starts_with(|c: char| c.is_ascii_digit()));
         let told = port
             || word.contains('.')
-            || ["://", "lookup ", "getaddrinfo ", "ENOTFOUND ", "EAI_AGAIN ", "Exception: ", "host ", "host \"", "host '", "host=", "host: ", "at \"", "resolve "]
-                .iter()
-                .any(|word| lead.ends_with(word));
+            || [
+                "://",
+                "lookup ",
+                "getaddrinfo ",
+                "ENOTFOUND ",
+                "EAI_AGAIN ",
+                "Exception: ",
+                "host ",
+                "host \"",
+                "host '",
+                "host=",
+                "host: ",
+                "at \"",
+                "resolve ",
+            ]
+            .iter()
+            .any(|word| lead.ends_with(word));
         if !told {
             continue;
         }

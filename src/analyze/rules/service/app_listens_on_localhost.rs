@@ -166,7 +166,8 @@ fn number(port: &ServicePort, workload: &Workload) -> Option<i64> {
 /// Whether a text is the loopback address, alone or before a port.
 fn loopback(text: &str) -> Option<&'static str> {
     let bare = text.trim().trim_start_matches("http://").trim_start_matches("tcp://");
-    for (word, all) in [("127.0.0.1", "0.0.0.0"), ("localhost", "0.0.0.0"), ("[::1]", "[::]"), ("::1", "::")] {
+    for (word, all) in [("127.0.0.1", "0.0.0.0"), ("localhost", "0.0.0.0"), ("[::1]", "[::]"), ("::1", "::")]
+    {
         if let Some(rest) = bare.strip_prefix(word)
             && (rest.is_empty() || rest.strip_prefix(':').is_some_and(|p| p.parse::<u16>().is_ok()))
         {
@@ -212,7 +213,10 @@ fn argument(container: &Container, base: &str) -> Option<Setting> {
         words.iter().enumerate().find_map(|(index, word)| {
             let (name, value) = match word.split_once('=') {
                 Some((name, value)) => (name.to_owned(), value),
-                None => (index.checked_sub(1).and_then(|i| words.get(i)).cloned().unwrap_or_default(), word.as_str()),
+                None => (
+                    index.checked_sub(1).and_then(|i| words.get(i)).cloned().unwrap_or_default(),
+                    word.as_str(),
+                ),
             };
             let flag = name.trim_start_matches('-');
             let all = loopback(value).filter(|_| names_listener(flag))?;
@@ -245,7 +249,9 @@ fn listening(snapshot: &Snapshot, workload: &Workload, port: i64) -> Option<Evid
             continue;
         }
         for line in &log.lines {
-            let listens = ["isten", "bind", "Bind", "erving", "tarted", "unning on"].iter().any(|w| line.text.contains(w));
+            let listens = ["isten", "bind", "Bind", "erving", "tarted", "unning on"]
+                .iter()
+                .any(|w| line.text.contains(w));
             if !listens {
                 continue;
             }

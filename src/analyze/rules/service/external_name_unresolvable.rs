@@ -54,9 +54,9 @@ impl Check for ExternalNameUnresolvable {
             return vec![];
         }
         let mut errors = seen::call_errors(snapshot, CallFailure::Unresolved);
-        let facts = external.into_iter().filter_map(|service| {
-            Some(Fact { service, callers: errors.remove(&service.service_name())? })
-        });
+        let facts = external
+            .into_iter()
+            .filter_map(|service| Some(Fact { service, callers: errors.remove(&service.service_name())? }));
         facts.collect()
     }
 

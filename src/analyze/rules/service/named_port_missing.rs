@@ -146,8 +146,7 @@ fn correct(fact: &Fact<'_>, path: &str) -> Option<Remedy> {
     });
     let near = || nearest(fact.wanted, fact.declared.iter().map(|(name, _)| name.as_str()));
     let alike = || fact.declared.iter().find(|(_, n)| *n == fact.port.number).map(|(name, _)| name.as_str());
-    let only =
-        || fact.declared.first().filter(|_| fact.declared.len() == 1).map(|(name, _)| name.as_str());
+    let only = || fact.declared.first().filter(|_| fact.declared.len() == 1).map(|(name, _)| name.as_str());
     let value = before.or_else(|| near().or_else(alike).or_else(only).map(|name| json!(name)))?;
     Remedy::patch(
         &fact.service.object,

@@ -102,7 +102,10 @@ impl Check for NoReadyEndpoints {
                 "no pod behind it".to_owned(),
             ),
             pods => (
-                format!("{} has no ready endpoint: 0 of {pods} pods of {owners} are ready", fact.service.reference()),
+                format!(
+                    "{} has no ready endpoint: 0 of {pods} pods of {owners} are ready",
+                    fact.service.reference()
+                ),
                 format!("0 of {pods} pods ready"),
             ),
         };

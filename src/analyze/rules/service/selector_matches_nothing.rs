@@ -103,8 +103,7 @@ impl Check for SelectorMatchesNothing {
         let relabelled = relabelled(fact, snapshot);
         let selector_ref = service.field("spec.selector");
         let first_key = fact.differ.first().map(|(key, _, _)| key.as_str()).unwrap_or_default();
-        let labels_ref =
-            workload.field(fact.workload.template_path(&format!("metadata.labels.{first_key}")));
+        let labels_ref = workload.field(fact.workload.template_path(&format!("metadata.labels.{first_key}")));
         let (subject, related) =
             if relabelled { (labels_ref, selector_ref) } else { (selector_ref, labels_ref) };
         let observed = fact.seen.any();
@@ -148,16 +147,22 @@ fn is_common(key: &str) -> bool {
     let word = key.rsplit('/').next().unwrap_or(key);
     matches!(
         word,
-        "part-of" | "managed-by" | "instance" | "release" | "heritage" | "chart" | "environment" | "env" | "tier" | "team"
+        "part-of"
+            | "managed-by"
+            | "instance"
+            | "release"
+            | "heritage"
+            | "chart"
+            | "environment"
+            | "env"
+            | "tier"
+            | "team"
     )
 }
 
 /// The workload that the selector probably means: it shares most labels, and at least one that tells workloads apart; with
 /// none shared, the one with all of the selector's keys that has the Service's own name, or values that differ by a letter.
-fn nearest<'a>(
-    service: &'a Service,
-    beside: &[&'a Workload],
-) -> Option<(&'a Workload, Vec<Difference<'a>>)> {
+fn nearest<'a>(service: &'a Service, beside: &[&'a Workload]) -> Option<(&'a Workload, Vec<Difference<'a>>)> {
     let serving =
         beside.iter().filter(|w| !matches!(w.reference().kind.as_str(), "Job" | "CronJob" | "ReplicaSet"));
     let scored = serving.filter_map(|workload| {
@@ -168,11 +173,8 @@ fn nearest<'a>(
             .filter(|(k, v)| theirs.get(*k) != Some(*v))
             .map(|(k, v)| (k, v, theirs.get(k)))
             .collect();
-        let shared = service
-            .selector
-            .iter()
-            .filter(|(k, v)| !is_common(k) && theirs.get(*k) == Some(*v))
-            .count();
+        let shared =
+            service.selector.iter().filter(|(k, v)| !is_common(k) && theirs.get(*k) == Some(*v)).count();
         let same_name = workload.object.name() == service.object.name();
         let close = differ.iter().all(|(_, wanted, theirs)| {
             theirs.is_some_and(|theirs| same_name || near::nearest(wanted, [theirs.as_str()]).is_some())
@@ -246,4 +248,3 @@ fn relabel(fact: &Fact<'_>) -> Option<Remedy> {
     )
     .map(|remedy| remedy.risk(crate::analyze::remedy::Risk::Medium))
 }
-

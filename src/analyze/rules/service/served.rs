@@ -20,7 +20,11 @@ pub fn is_proxy_port(port: i64) -> bool {
 /// pods' own.
 pub fn templates<'a>(snapshot: &'a Snapshot, service: &'a Service) -> Vec<&'a PodTemplate> {
     let templates: Vec<&PodTemplate> = snapshot.workloads_behind(service).map(|w| &w.template).collect();
-    if templates.is_empty() { snapshot.pods_behind(service).map(|pod| &pod.template).collect() } else { templates }
+    if templates.is_empty() {
+        snapshot.pods_behind(service).map(|pod| &pod.template).collect()
+    } else {
+        templates
+    }
 }
 
 /// The ports that the application containers declare.
@@ -83,7 +87,8 @@ pub fn served(
     inbound: &BTreeMap<i64, (u64, Seen)>,
 ) -> Option<(i64, &'static str)> {
     let declared = declared(templates);
-    let before = applied(&service.object, &format!("spec.ports[{index}].targetPort")).and_then(|old| old.as_i64());
+    let before =
+        applied(&service.object, &format!("spec.ports[{index}].targetPort")).and_then(|old| old.as_i64());
     if let Some(before) = before.filter(|b| *b != wrong && (declared.is_empty() || declared.contains(b))) {
         return Some((before, "it was the target before the last edit"));
     }

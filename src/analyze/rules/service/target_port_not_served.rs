@@ -114,10 +114,17 @@ impl Check for TargetPortNotServed {
         let observed = fact.seen.any();
         let title = match (observed, fact.better) {
             (true, Some((better, _))) => {
-                format!("{service} sends port {} to {}, where no pod listens; they serve {better}", fact.port.number, fact.target)
+                format!(
+                    "{service} sends port {} to {}, where no pod listens; they serve {better}",
+                    fact.port.number, fact.target
+                )
             }
-            (true, None) => format!("{service} sends port {} to {}, where no pod listens", fact.port.number, fact.target),
-            (false, _) => format!("{service} points at port {}; its containers declare {declared}", fact.target),
+            (true, None) => {
+                format!("{service} sends port {} to {}, where no pod listens", fact.port.number, fact.target)
+            }
+            (false, _) => {
+                format!("{service} points at port {}; its containers declare {declared}", fact.target)
+            }
         };
         let refused = if observed {
             format!("{} connections to it were refused", fact.seen.count)
@@ -167,5 +174,9 @@ fn has_target(fact: &Fact<'_>) -> bool {
 fn answers_from_callers(snapshot: &Snapshot, service: &Service, port: &ServicePort) -> u64 {
     let name = service.service_name();
     let edges = snapshot.traffic_to(&name, Reporter::Source).filter(|e| e.cluster.port == Some(port.number));
-    edges.flat_map(|e| &e.outcomes).filter(|o| o.code < 500 && o.details == "via_upstream").map(|o| o.count).sum()
+    edges
+        .flat_map(|e| &e.outcomes)
+        .filter(|o| o.code < 500 && o.details == "via_upstream")
+        .map(|o| o.count)
+        .sum()
 }
