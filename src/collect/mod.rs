@@ -7,6 +7,7 @@ pub mod assemble;
 pub mod budget;
 pub mod bundle;
 pub mod kubernetes;
+pub mod live;
 pub mod logs;
 pub mod material;
 pub mod outcome;

@@ -155,6 +155,12 @@ impl Ledger {
         self.misses.entry(key).or_default().insert(resource.to_owned());
     }
 
+    /// How many things were refused so far.
+    pub fn refusals(&self) -> usize {
+        let gaps = self.tallies.values().flat_map(|tally| &tally.gaps);
+        gaps.filter(|gap| gap.reason == GapReason::Forbidden).count()
+    }
+
     /// Every gap, those of one namespace and reason joined, in a stable order.
     pub fn gaps(&self) -> Vec<Gap> {
         let mut gaps = self.told.clone();

@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod client;
+pub mod gather;
 pub mod kinds;
 pub mod mesh;
 pub mod neighbours;

@@ -1,0 +1,206 @@
+//! Events, logs and series of a run.
+
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::LiveRun;
+use crate::collect::kubernetes::gather::Job;
+use crate::collect::kubernetes::kinds::find;
+use crate::collect::logs::choose::{Choice, PodKey, cheap, deep, pods_around};
+use crate::collect::logs::{self, LogAnswer};
+use crate::collect::plan::Source;
+use crate::collect::prometheus::catalogue::Pass;
+use crate::collect::prometheus::read::{self, Scope};
+use crate::model::fields::Fields;
+use crate::model::gap::{Gap, GapReason};
+use crate::model::snapshot::Snapshot;
+
+/// Pages of events that are read for each event that is kept: the API gives them in no order of time.
+const EVENT_PAGES: usize = 3;
+
+impl LiveRun {
+    /// Reads the events of every namespace that was read; of neighbours, those about objects that are kept.
+    pub(super) async fn read_events(&mut self) {
+        if !self.plan.reads(Source::Events) {
+            self.ledger.skip("Events", "not asked for");
+            return;
+        }
+        let about: BTreeSet<(String, String)> =
+            self.objects.keys().map(|(_, kind, _, name)| (kind.clone(), name.clone())).collect();
+        for namespace in self.read.clone() {
+            let mut events = self.events_of(&namespace, "").await;
+            if events.is_empty() {
+                // A replayed bundle may hold the events of the newer API only.
+                events = self.events_of(&namespace, "events.k8s.io").await;
+            }
+            if namespace != self.plan.namespace {
+                events.retain(|event| {
+                    let of = ["involvedObject", "regarding"].iter().find_map(|field| event.at(field));
+                    of.is_some_and(|of| about.contains(&(of.string("kind"), of.string("name"))))
+                });
+            }
+            let cap = self.reader.budget().events_per_namespace;
+            if events.len() > cap {
+                events.sort_by_key(|event| std::cmp::Reverse(last_seen(event)));
+                events.truncate(cap);
+                let what = format!("older events of namespace {namespace}");
+                self.ledger.gap("Events", Gap::new("Events", what, GapReason::Truncated));
+            }
+            self.keep(events);
+        }
+    }
+
+    async fn events_of(&mut self, namespace: &str, group: &str) -> Vec<Value> {
+        let access = self.access(namespace).await;
+        let newer_denied = group == "events.k8s.io" && access.denies("list", group, "events");
+        let Some(kind) = find(group, "events").filter(|_| !newer_denied) else { return vec![] };
+        if group == "events.k8s.io" && self.catalogue.served(kind).is_none() {
+            return vec![];
+        }
+        let cap = self.reader.budget().events_per_namespace.saturating_mul(EVENT_PAGES);
+        self.batch(Some(namespace), vec![Job::all(kind, Some(namespace), cap)]).await
+    }
+
+    /// The cheap pass over logs.
+    pub(super) async fn read_logs(&mut self) {
+        if !self.plan.reads(Source::Logs) {
+            self.ledger.skip("Logs", "not asked for");
+            return;
+        }
+        let snapshot = self.snapshot();
+        let around = self.around(&snapshot);
+        let choice = cheap(&snapshot, &around, &self.plan, self.reader.budget());
+        self.fetch_logs(choice).await;
+    }
+
+    /// The deep pass over logs.
+    pub(super) async fn deepen_logs(&mut self, snapshot: &Snapshot, implicated: &[PodKey]) {
+        if self.plan.reads(Source::Logs) {
+            let choice = deep(snapshot, implicated, &self.plan, self.reader.budget(), &self.asked_logs);
+            self.fetch_logs(choice).await;
+        }
+    }
+
+    async fn fetch_logs(&mut self, choice: Choice) {
+        if choice.left_out > 0 {
+            let what = format!("logs of {} more pods", choice.left_out);
+            let hint = "name the service or workload that you ask about";
+            self.ledger.gap("Logs", Gap::new("Logs", what, GapReason::Truncated).hint(hint));
+        }
+        let mut requests = vec![];
+        let mut denied = BTreeSet::new();
+        for request in choice.requests {
+            if self.access(&request.namespace).await.denies("get", "", "pods/log") {
+                denied.insert(request.namespace);
+            } else {
+                requests.push(request);
+            }
+        }
+        for namespace in denied {
+            self.ledger.miss("Logs", "Logs", "get", "pods/log", &namespace, GapReason::Forbidden);
+        }
+        self.asked_logs.extend(requests.iter().cloned());
+        for read in logs::read(&self.reader, &self.plan, requests).await {
+            self.redactions.add(&read.redactions);
+            let (namespace, bytes) = (&read.request.namespace, read.bytes);
+            match read.answer {
+                LogAnswer::Log(file) => {
+                    self.ledger.got("Logs", 1, bytes);
+                    // A deeper look at the same log replaces the first one.
+                    self.logs.retain(|known| {
+                        (&known.namespace, &known.pod, &known.container, known.previous)
+                            != (&file.namespace, &file.pod, &file.container, file.previous)
+                    });
+                    self.logs.push(file);
+                }
+                LogAnswer::None => self.ledger.got("Logs", 0, bytes),
+                LogAnswer::NoRoom(_) => {
+                    self.ledger.miss("Logs", "Logs", "get", "pods/log", namespace, GapReason::Truncated);
+                }
+                LogAnswer::Failed(error) => {
+                    tracing::debug!(category = error.category(), "a log could not be read");
+                    self.ledger.miss("Logs", "Logs", "get", "pods/log", namespace, error.gap_reason());
+                }
+            }
+        }
+    }
+
+    /// The cheap pass over metrics: all of the target's namespace, and the pods of neighbours in others.
+    pub(super) async fn read_metrics(&mut self) {
+        if !self.plan.reads(Source::Metrics) {
+            self.ledger.skip("Metrics", "not asked for");
+            return;
+        }
+        if self.sources.metrics.is_none() {
+            let gap =
+                Gap::new("Metrics", "all series: no metrics source is configured", GapReason::NotConfigured);
+            let hint = self.configured_hint();
+            self.ledger.gap("Metrics", gap.hint(hint));
+            return;
+        }
+        let namespace = self.plan.namespace.clone();
+        self.fetch_metrics(Pass::Cheap, &namespace, &Scope::Namespace).await;
+        let snapshot = self.snapshot();
+        let around = self.around(&snapshot);
+        let pods = pods_around(&snapshot, &around, &self.plan)
+            .into_iter()
+            .map(|(pod, _)| (pod.object.namespace().to_owned(), pod.object.name().to_owned()));
+        let elsewhere: Vec<PodKey> = pods.filter(|(of, _)| *of != namespace).collect();
+        for (namespace, scope) in scopes(&snapshot, &elsewhere) {
+            self.fetch_metrics(Pass::Cheap, &namespace, &scope).await;
+        }
+    }
+
+    /// The deep pass over metrics.
+    pub(super) async fn deepen_metrics(&mut self, snapshot: &Snapshot, implicated: &[PodKey]) {
+        if self.plan.reads(Source::Metrics) && self.sources.metrics.is_some() {
+            let reached: Vec<PodKey> =
+                implicated.iter().filter(|(namespace, _)| self.plan.reaches(namespace)).cloned().collect();
+            for (namespace, scope) in scopes(snapshot, &reached) {
+                self.fetch_metrics(Pass::Deep, &namespace, &scope).await;
+            }
+        }
+    }
+
+    async fn fetch_metrics(&mut self, pass: Pass, namespace: &str, scope: &Scope) {
+        let Some(source) = self.sources.metrics.clone() else { return };
+        let gathered = read::read(source.as_ref(), &self.reader, &self.plan, pass, namespace, scope).await;
+        if gathered.answered > 0 {
+            self.ledger.got("Metrics", gathered.series, gathered.bytes);
+        }
+        for gap in gathered.gaps {
+            self.ledger.gap("Metrics", gap);
+        }
+        for file in gathered.files {
+            self.metrics.retain(|known| known.name != file.name);
+            self.metrics.push(file);
+        }
+    }
+}
+
+/// Pods by namespace, each with the workloads that they belong to.
+fn scopes(snapshot: &Snapshot, pods: &[PodKey]) -> BTreeMap<String, Scope> {
+    let mut by_namespace: BTreeMap<String, (BTreeSet<String>, BTreeSet<String>)> = BTreeMap::new();
+    for (namespace, pod) in pods {
+        let (pods, workloads) = by_namespace.entry(namespace.clone()).or_default();
+        pods.insert(pod.clone());
+        workloads.insert(snapshot.owner_by_name(namespace, pod).name);
+    }
+    let scope = |(pods, workloads): (BTreeSet<String>, BTreeSet<String>)| Scope::Of {
+        pods: pods.into_iter().collect(),
+        workloads: workloads.into_iter().collect(),
+    };
+    by_namespace.into_iter().map(|(namespace, of)| (namespace, scope(of))).collect()
+}
+
+/// When an event was last seen, whichever API it came from; empty sorts as the oldest.
+fn last_seen(event: &Value) -> String {
+    const FIELDS: &[&str] = &[
+        "series.lastObservedTime",
+        "lastTimestamp",
+        "deprecatedLastTimestamp",
+        "eventTime",
+        "metadata.creationTimestamp",
+    ];
+    FIELDS.iter().find_map(|field| event.text(field)).unwrap_or_default().to_owned()
+}
