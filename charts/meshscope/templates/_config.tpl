@@ -1,21 +1,24 @@
-{{/* The operator's configuration file. */}}
+{{/* The operator's configuration file, but for its log. */}}
 {{- define "meshscope.config" -}}
 watchNamespaces: {{ toJson .Values.watchNamespaces }}
 limits:
   maxWindow: {{ .Values.limits.maxWindow }}
   concurrentRuns: {{ int .Values.limits.concurrentRuns }}
+  concurrentRunsPerNamespace: {{ int .Values.limits.concurrentRunsPerNamespace }}
+  # Less than terminationGracePeriodSeconds of the pods.
+  shutdownGrace: {{ sub (int .Values.terminationGracePeriodSeconds) 10 }}s
+leaderElection:
+  enabled: true
+  leaseName: {{ include "meshscope.fullname" . }}
+  namespace: {{ .Release.Namespace }}
+server:
+  listen: 0.0.0.0:8080
+{{- with .Values.sources.metrics }}
 sources:
-  {{- if not .Values.sources.metrics }}
-  metrics: []
-  {{- else }}
   metrics:
-  {{- range $index, $source := .Values.sources.metrics }}
+  {{- range $index, $source := . }}
   - name: {{ $source.name }}
     url: {{ $source.url | quote }}
-    {{- with $source.headers }}
-    headers:
-      {{- toYaml . | nindent 6 }}
-    {{- end }}
     {{- if $source.bearerTokenSecret }}
     bearerTokenFile: {{ include "meshscope.sourceFolder" $index }}/token
     {{- else if $source.bearerTokenFile }}
@@ -27,5 +30,5 @@ sources:
     caFile: {{ $source.caFile | quote }}
     {{- end }}
   {{- end }}
-  {{- end }}
+{{- end }}
 {{- end -}}

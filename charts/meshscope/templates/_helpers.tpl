@@ -59,5 +59,5 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{/* Where a credential of a source is mounted: by the source's place in the list, since names need not be file names. */}}
 {{- define "meshscope.sourceFolder" -}}
-/etc/meshscope/sources/{{ . }}
+/var/run/meshscope/sources/{{ . }}
 {{- end -}}
