@@ -14,4 +14,5 @@ mod chart;
 mod crd;
 mod generated;
 mod locked;
+mod random;
 mod rules;
