@@ -354,6 +354,13 @@ impl Finding {
         self
     }
 
+    /// Adds several things to do, the best first.
+    #[must_use]
+    pub fn remedies(mut self, remedies: impl IntoIterator<Item = Remedy>) -> Self {
+        self.remedies.extend(remedies);
+        self
+    }
+
     /// Adds a way to keep it from happening again.
     #[must_use]
     pub fn prevention(mut self, prevention: Prevention) -> Self {

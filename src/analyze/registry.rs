@@ -2,6 +2,7 @@
 
 use super::rule::Rule;
 use super::rules::{istio, service};
+use super::rules::{config, istio, pods};
 
 /// All rules. A new one is a file under `rules/` and a line here.
 #[rustfmt::skip]
@@ -9,6 +10,10 @@ pub const RULES: &[&dyn Rule] = &[
     // What applications say themselves.
 
     // Configuration that pods take in.
+    &config::missing_config_map::MissingConfigMap,
+    &config::missing_config_map_key::MissingConfigMapKey,
+    &config::missing_secret::MissingSecret,
+    &config::setting_missing::SettingMissing,
 
     // Envoy's response flags.
 
@@ -22,6 +27,10 @@ pub const RULES: &[&dyn Rule] = &[
     // Quotas, budgets, autoscalers, nodes.
 
     // Pods.
+    &pods::crash_loop::CrashLoop,
+    &pods::out_of_memory::OutOfMemory,
+    &pods::image_pull::ImagePull,
+    &pods::config_error::ContainerConfigError,
 
     // Rollouts.
 

@@ -1,6 +1,8 @@
 //! The rules: one folder for each family, one file for each rule.
 
+pub mod config;
 pub mod istio;
 pub mod near;
 pub mod seen;
 pub mod service;
+pub mod pods;

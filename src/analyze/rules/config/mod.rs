@@ -1,0 +1,7 @@
+//! Configuration that pods take in: ConfigMaps, Secrets, keys and settings.
+
+pub mod missing_config_map;
+pub mod missing_config_map_key;
+pub mod missing_secret;
+pub mod setting_missing;
+pub(crate) mod source;
