@@ -115,7 +115,7 @@ impl Check for MissingConfigMapKey {
         let services = fact.user.services(snapshot);
         let list: Vec<&str> = source::keys(fact.map).take(12).collect();
         Finding::new(Self::META, subject.clone(), &[&owner.kind, &owner.name])
-            .title(format!("{map} has no key {key}, which {owner} takes from it: {hurts}"))
+            .title(format!("{owner} takes key {key} from ConfigMap {}, which lacks it: {hurts}", map.name))
             .message(message)
             .mechanism("missing ConfigMap key: the pod template takes a key that the ConfigMap lacks")
             .severity(severity)

@@ -115,10 +115,7 @@ impl Check for SettingMissing {
             subject.clone(),
             &[&group.owner.kind, &group.owner.name, container],
         )
-        .title(format!(
-            "{}: container {container} misses setting {setting} and ends at each start; {lacks}",
-            group.owner
-        ))
+        .title(format!("{} ends at each start: setting {setting} is missing in {place}", group.owner))
         .message(message)
         .mechanism("crash loop: missing setting in the configuration (environment variable or ConfigMap key)")
         .severity(if group.all_down() { Severity::Critical } else { Severity::Error })

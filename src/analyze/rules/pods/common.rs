@@ -271,15 +271,6 @@ pub(crate) fn bytes(value: f64) -> String {
     }
 }
 
-/// Cores as Kubernetes writes them: `40m`, `2`.
-pub(crate) fn cores(value: f64) -> String {
-    if (value - value.round()).abs() < 1e-9 && value >= 1.0 {
-        format!("{value:.0}")
-    } else {
-        format!("{:.0}m", value * 1000.0)
-    }
-}
-
 /// Seconds from one instant to another.
 pub(crate) fn seconds_between(from: Timestamp, to: Timestamp) -> f64 {
     (to.as_millisecond() - from.as_millisecond()) as f64 / 1000.0
@@ -508,8 +499,6 @@ mod tests {
     fn figures_are_written_as_kubernetes_has_them() {
         assert_eq!(bytes(96.0 * 1_048_576.0), "96Mi");
         assert_eq!(bytes(1.5 * 1_073_741_824.0), "1.5Gi");
-        assert_eq!(cores(0.04), "40m");
-        assert_eq!(cores(2.0), "2");
         assert_eq!(seconds(0.31), "0.3 s");
     }
 }

@@ -74,7 +74,7 @@ impl Field {
 
     fn meaning(self) -> &'static str {
         match self {
-            Field::Configuration => "a ConfigMap, a Secret or a key that it needs does not exist",
+            Field::Configuration => "a ConfigMap, Secret or key is missing",
             Field::NonRoot => "runAsNonRoot is set and the image runs as root or as a user without a number",
             Field::Command => "neither the template nor the image says which command to run",
             Field::Mount => "a volume cannot be mounted where the template says",
@@ -126,7 +126,7 @@ impl Check for ContainerConfigError {
         let events: Vec<_> = common::container_events(snapshot, pod, container, "Failed").take(2).collect();
         let created = group.cases.iter().filter_map(|(pod, _)| pod.object.created).min();
         let finding = Finding::new(Self::META, group.owner.field(path.trim_end_matches('.')), &[container])
-            .title(format!("{}: container {container} cannot be made ({}): {}", group.owner, case.reason, case.field.meaning()))
+            .title(format!("{}: container cannot be made ({}): {}", group.owner, case.reason, case.field.meaning()))
             .message(format!(
                 "The kubelet cannot make container {container} in {} of {}: {}. It tries again without end and nothing changes until the specification does{}",
                 group.share(),

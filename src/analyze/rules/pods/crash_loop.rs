@@ -147,7 +147,7 @@ impl Check for CrashLoop {
         let named = words.as_ref().filter(|w| w.error).and_then(|w| missing_thing(w.text));
         let code = case.end.map_or_else(String::new, |end| format!(" with exit code {}", end.exit_code));
         let lifetime = case.end.and_then(Termination::lifetime);
-        let after = lifetime.map(|s| format!(" {} after its start", seconds(s))).unwrap_or_default();
+        let after = lifetime.map(|s| format!(", {} after its start", seconds(s))).unwrap_or_default();
         let restarts = case.status.restarts;
         let mut message =
             format!("{} of {} cannot keep container {container} running", group.share(), group.owner);
@@ -184,7 +184,7 @@ impl Check for CrashLoop {
             _ => "crash loop",
         };
         let finding = Finding::new(Self::META, group.owner.field(field), &[container])
-            .title(format!("{}: container {container} ends{code}{after}, {restarts} restarts: crash loop", group.owner))
+            .title(format!("{}: crash loop, {restarts} restarts: container {container} ends{code}{after}", group.owner))
             .message(message)
             .mechanism(mechanism)
             .severity(if group.all_down() { Severity::Critical } else { Severity::Error })

@@ -25,8 +25,6 @@ pub(crate) struct Missing {
 pub(crate) struct Said {
     /// What is missing.
     pub missing: Missing,
-    /// The container that waits; empty for a volume of the pod.
-    pub container: String,
     /// Since when.
     pub since: Option<Timestamp>,
     /// Status and event that say so.
@@ -57,29 +55,29 @@ pub(crate) fn said(snapshot: &Snapshot, pod: &Pod) -> Vec<Said> {
     if pod.ended() || pod.object.deleted.is_some() {
         return out;
     }
-    let mut add = |missing: Missing, container: &str, since: Option<Timestamp>, evidence: Evidence| {
+    let mut add = |missing: Missing, since: Option<Timestamp>, evidence: Evidence| {
         if let Some(known) = out.iter_mut().find(|known| known.missing == missing) {
             known.since = known.since.into_iter().chain(since).min();
             known.evidence.push(evidence);
         } else {
-            out.push(Said { missing, container: container.to_owned(), since, evidence: vec![evidence] });
+            out.push(Said { missing, since, evidence: vec![evidence] });
         }
     };
     let mut waits = false;
-    for (container, status) in pod.containers() {
+    for (_, status) in pod.containers() {
         let ContainerState::Waiting { reason, message } = &status.state else { continue };
         waits = true;
         if reason == "CreateContainerConfigError"
             && let Some(missing) = parse(message)
         {
-            add(missing, &container.name, None, common::container_evidence(pod, status));
+            add(missing, None, common::container_evidence(pod, status));
         }
     }
     // An event about a pod whose containers all run is about the past.
     if waits {
         for event in common::kubelet_words(snapshot, pod, &["Failed", "FailedMount"]) {
             if let Some(missing) = parse(&event.message) {
-                add(missing, &event.container, event.first, common::event_evidence(event));
+                add(missing, event.first, common::event_evidence(event));
             }
         }
     }
