@@ -1,8 +1,8 @@
 //! The list of all rules, ordered by code.
 
 use super::rule::Rule;
-use super::rules::{istio, service};
 use super::rules::{config, istio, pods};
+use super::rules::{istio, service};
 
 /// All rules. A new one is a file under `rules/` and a line here.
 #[rustfmt::skip]

@@ -3,6 +3,6 @@
 pub mod config;
 pub mod istio;
 pub mod near;
+pub mod pods;
 pub mod seen;
 pub mod service;
-pub mod pods;
