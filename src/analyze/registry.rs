@@ -1,7 +1,7 @@
 //! The list of all rules, ordered by code.
 
 use super::rule::Rule;
-use super::rules::{config, istio, pods};
+use super::rules::{config, pods};
 use super::rules::{istio, service};
 
 /// All rules. A new one is a file under `rules/` and a line here.
