@@ -8,6 +8,7 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 pub mod analyze;
+pub mod capture;
 pub mod explain;
 pub mod rbac;
 pub mod rules;
@@ -30,6 +31,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Analyze(analyze::Args),
+    Capture(capture::Args),
     Rules(rules::Args),
     Explain(explain::Args),
     Rbac(rbac::Args),
@@ -47,6 +49,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Analyze(args) => args.run(),
+        Command::Capture(args) => args.run(),
         Command::Rules(args) => args.run(),
         Command::Explain(args) => args.run(),
         Command::Rbac(args) => args.run(),

@@ -19,6 +19,9 @@ pub struct Budget {
     pub request_deadline: Duration,
     /// How long all collecting may take; what has not been asked by then is a gap.
     pub collect_deadline: Duration,
+    /// The longest span that is looked at; of a longer one the newest part: events are kept for an hour as a rule, logs
+    /// for about a day.
+    pub window: Duration,
     /// Bytes read from all sources together.
     pub bytes_total: u64,
     /// Bytes of one JSON answer: a page of 500 pods with managed fields is about 10 MiB.
@@ -67,6 +70,7 @@ impl Default for Budget {
             concurrency: 8,
             request_deadline: Duration::from_secs(20),
             collect_deadline: Duration::from_secs(150),
+            window: Duration::from_secs(24 * 3600),
             bytes_total: 256 << 20,
             bytes_per_answer: 24 << 20,
             page_size: 200,

@@ -2,6 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::budget::Budget;
 use super::material::ManifestTarget;
@@ -143,8 +144,6 @@ impl Question {
 pub const MAX_DEPTH: u8 = 3;
 /// The span that is looked at where none is given.
 pub const DEFAULT_WINDOW: SignedDuration = SignedDuration::from_hours(1);
-/// The longest span that is looked at: events are kept for an hour and logs for about a day.
-pub const MAX_WINDOW: SignedDuration = SignedDuration::from_hours(24);
 /// Prometheus' usual scrape interval in seconds; a finer step shows the same samples twice.
 pub const SCRAPE_SECONDS: u32 = 15;
 
@@ -218,7 +217,7 @@ impl Plan {
             return Err(PlanError::Namespace(namespace));
         }
         check_target(&target)?;
-        let window = clip(window, now)?;
+        let window = clip(window, now, budget.window)?;
         if let Reach::Only(granted) = &mut reach {
             granted.insert(namespace.clone());
         }
@@ -282,17 +281,18 @@ fn check_target(target: &Target) -> Result<(), PlanError> {
     }
 }
 
-/// The window that is looked at: not after now, and not longer than [`MAX_WINDOW`], whose newest part is kept.
-fn clip(window: Option<Window>, now: Timestamp) -> Result<Window, PlanError> {
+/// The window that is looked at: not after now, and not longer than `longest`; of a longer one the newest part.
+fn clip(window: Option<Window>, now: Timestamp, longest: Duration) -> Result<Window, PlanError> {
+    let longest = SignedDuration::try_from(longest).unwrap_or(SignedDuration::MAX);
     let back = |from: Timestamp, by: SignedDuration| from.checked_sub(by).unwrap_or(Timestamp::UNIX_EPOCH);
     let Some(window) = window else {
-        return Ok(Window { start: back(now, DEFAULT_WINDOW), end: now });
+        return Ok(Window { start: back(now, DEFAULT_WINDOW.min(longest)), end: now });
     };
     let end = window.end.min(now);
     if window.start >= end {
         return Err(PlanError::Window { start: window.start, end: window.end });
     }
-    Ok(Window { start: window.start.max(back(end, MAX_WINDOW)), end })
+    Ok(Window { start: window.start.max(back(end, longest)), end })
 }
 
 /// The step, a whole number of scrape intervals, with which a series of the window has no more samples than allowed.

@@ -23,7 +23,7 @@ pub struct Connection {
     pub url: String,
     /// A bearer token.
     pub bearer_token: Option<String>,
-    /// Certificates to trust besides the system's, in PEM.
+    /// Certificates to trust instead of the system's, in PEM.
     pub ca_pem: Option<Vec<u8>>,
 }
 
@@ -59,7 +59,7 @@ impl Prometheus {
             .default_headers(headers);
         if let Some(pem) = &connection.ca_pem {
             let certificates = reqwest::Certificate::from_pem_bundle(pem).map_err(|e| setup(e.into()))?;
-            builder = certificates.into_iter().fold(builder, reqwest::ClientBuilder::add_root_certificate);
+            builder = builder.tls_certs_only(certificates);
         }
         let http = builder.build().map_err(|e| setup(e.into()))?;
         let client = Client::from(http, &connection.url).map_err(|e| setup(e.into()))?;
