@@ -14,3 +14,4 @@ pub mod registry;
 pub mod remedy;
 pub mod rule;
 pub mod rules;
+pub mod traffic;

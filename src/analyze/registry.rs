@@ -1,8 +1,11 @@
 //! The list of all rules, ordered by code.
 
 use super::rule::Rule;
-use super::rules::{config, pods};
-use super::rules::{istio, service};
+use super::rules::config;
+use super::rules::envoy;
+use super::rules::istio;
+use super::rules::pods;
+use super::rules::service;
 
 /// All rules. A new one is a file under `rules/` and a line here.
 #[rustfmt::skip]
@@ -16,6 +19,39 @@ pub const RULES: &[&dyn Rule] = &[
     &config::setting_missing::SettingMissing,
 
     // Envoy's response flags.
+    &envoy::no_healthy_upstream::NoHealthyUpstream,
+    &envoy::connection_refused::ConnectionRefused,
+    &envoy::connection_timeout::ConnectionTimeout,
+    &envoy::tls_to_plaintext::TlsToPlaintext,
+    &envoy::certificate_rejected::CertificateRejected,
+    &envoy::connection_failed::ConnectionFailed,
+    &envoy::overflow::Overflow,
+    &envoy::no_route::NoRoute,
+    &envoy::no_filter_chain::NoFilterChain,
+    &envoy::no_route_configuration::NoRouteConfiguration,
+    &envoy::no_cluster::NoCluster,
+    &envoy::retries_exhausted::RetriesExhausted,
+    &envoy::upstream_timeout::UpstreamTimeout,
+    &envoy::upstream_closed::UpstreamClosed,
+    &envoy::upstream_reset::UpstreamReset,
+    &envoy::client_gave_up::ClientGaveUp,
+    &envoy::abort_injected::AbortInjected,
+    &envoy::delay_injected::DelayInjected,
+    &envoy::rate_limited::RateLimited,
+    &envoy::rate_limit_service::RateLimitService,
+    &envoy::external_authorization::ExternalAuthorization,
+    &envoy::rbac_denied::RbacDenied,
+    &envoy::jwt_denied::JwtDenied,
+    &envoy::upstream_protocol::UpstreamProtocol,
+    &envoy::downstream_protocol::DownstreamProtocol,
+    &envoy::local_reset::LocalReset,
+    &envoy::proxy_overloaded::ProxyOverloaded,
+    &envoy::stream_cut::StreamCut,
+    &envoy::dns_failed::DnsFailed,
+    &envoy::application_errors::ApplicationErrors,
+    &envoy::egress_blocked::EgressBlocked,
+    &envoy::direct_response::DirectResponse,
+    &envoy::other_flag::OtherFlag,
 
     // The Gateway API.
 

@@ -18,6 +18,8 @@ pub enum Signal {
     Logs,
     /// Access logs of proxies.
     AccessLogs,
+    /// Requests as proxies saw them: in access logs, or counted.
+    Requests,
     /// Series.
     Metrics,
     /// Admin ports of proxies.
@@ -37,6 +39,7 @@ impl Signal {
             Signal::Events => "events",
             Signal::Logs => "logs",
             Signal::AccessLogs => "access logs",
+            Signal::Requests => "access logs or counters of requests",
             Signal::Metrics => "metrics",
             Signal::Proxies => "proxies' admin data",
             Signal::Istio => "Istio",
@@ -52,6 +55,13 @@ impl Signal {
             Signal::Events => !snapshot.events.is_empty(),
             Signal::Logs => snapshot.logs.iter().any(|log| !log.lines.is_empty()),
             Signal::AccessLogs => !snapshot.traffic.is_empty(),
+            Signal::Requests => {
+                !snapshot.traffic.is_empty()
+                    || snapshot.series.iter().any(|series| {
+                        series.name == "istio_requests_total"
+                            || series.name.starts_with("envoy_cluster_upstream_")
+                    })
+            }
             Signal::Metrics => !snapshot.series.is_empty(),
             Signal::Proxies => !snapshot.proxies.is_empty(),
             Signal::Istio => snapshot.istio.present,

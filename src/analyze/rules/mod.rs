@@ -1,6 +1,7 @@
 //! The rules: one folder for each family, one file for each rule.
 
 pub mod config;
+pub mod envoy;
 pub mod istio;
 pub mod near;
 pub mod pods;
