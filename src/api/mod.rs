@@ -4,6 +4,7 @@
 //! `crds/` are generated from these types by [`manifest::crd_yaml`].
 
 pub mod manifest;
+pub mod reference;
 pub mod v1alpha1;
 
 /// The API group of every kind.

@@ -12,6 +12,7 @@ fn generated() -> BTreeMap<PathBuf, String> {
         "docs/report.schema.json".into(),
         format!("{}\n", serde_json::to_string_pretty(&json::schema()).unwrap()),
     );
+    files.insert("docs/debugsession.md".into(), meshscope::api::reference::debug_session().unwrap());
     files.insert("docs/rules/README.md".into(), rule_docs::index());
     for rule in RULES {
         files.insert(format!("docs/rules/{}.md", rule.meta().code).into(), rule_docs::page(rule.meta()));
