@@ -28,10 +28,6 @@ pub enum Subject {
 /// A condition on a label, besides the namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Match {
-    /// Equal.
-    Is(&'static str),
-    /// Not equal.
-    Not(&'static str),
     /// Not the query's own namespace.
     NotTheNamespace,
     /// None of these.

@@ -8,6 +8,7 @@ pub mod client;
 pub mod escape;
 pub mod query;
 pub mod read;
+pub mod recorded;
 
 use futures::future::BoxFuture;
 use serde_json::Value;
