@@ -8,6 +8,7 @@ pub mod event;
 pub mod fields;
 pub mod gap;
 pub mod graph;
+pub mod index;
 pub mod log;
 pub mod memo;
 pub mod mesh;

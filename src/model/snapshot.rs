@@ -9,6 +9,7 @@ use super::event::Event;
 use super::fields::Fields;
 use super::gap::Gap;
 use super::graph::{Graph, Provenance};
+use super::index::Index;
 use super::log::LogStream;
 use super::memo::{Derived, Memo};
 use super::mesh::gateway_api::{self, GatewayApi};
@@ -76,6 +77,7 @@ pub struct Snapshot {
     pub gaps: Vec<Gap>,
     owner_of_pod: BTreeMap<(String, String), ObjectRef>,
     pod_of_ip: BTreeMap<String, usize>,
+    index: Index,
     memo: Memo,
 }
 
@@ -141,7 +143,8 @@ impl Snapshot {
 
     /// A workload by what names it.
     pub fn workload(&self, reference: &ObjectRef) -> Option<&Workload> {
-        self.workloads.iter().find(|w| w.reference().same_object(reference))
+        let known = self.index.workload(reference).iter().filter_map(|at| self.workloads.get(*at));
+        known.into_iter().find(|w| w.reference().same_object(reference))
     }
 
     /// What a pod belongs to, at the top: the Deployment and not its ReplicaSet. The pod itself where it has no owner.
@@ -158,39 +161,47 @@ impl Snapshot {
 
     /// The pods of a workload.
     pub fn pods_of<'a>(&'a self, workload: &'a ObjectRef) -> impl Iterator<Item = &'a Pod> {
-        self.pods.iter().filter(move |pod| self.owner(pod).same_object(workload))
+        let own = self.index.pods_of(workload).iter().filter_map(|at| self.pods.get(*at));
+        own.filter(move |pod| self.owner(pod).same_object(workload))
     }
 
     /// The pods that a Service selects and that have not ended.
     pub fn pods_behind<'a>(&'a self, service: &'a Service) -> impl Iterator<Item = &'a Pod> {
-        self.pods.iter().filter(move |pod| service.selects(pod) && !pod.ended())
+        let beside = self.index.pods_in(&self.pods, service.object.namespace());
+        beside.iter().filter(move |pod| service.selects(pod) && !pod.ended())
     }
 
     /// The workloads at the top whose template a Service selects: ReplicaSets of a Deployment stand for nothing here.
     pub fn workloads_behind<'a>(&'a self, service: &'a Service) -> impl Iterator<Item = &'a Workload> {
-        self.workloads.iter().filter(move |w| {
+        let beside = self
+            .index
+            .workloads_in(service.object.namespace())
+            .iter()
+            .filter_map(|at| self.workloads.get(*at));
+        beside.filter(move |w| {
             w.object.owners.is_empty() && service.selects_labels(w.object.namespace(), &w.template.labels)
         })
     }
 
     /// The Services in front of a workload, by its template's labels.
     pub fn services_before<'a>(&'a self, workload: &'a Workload) -> impl Iterator<Item = &'a Service> {
-        self.services
+        let beside = self.index.services_in(&self.services, workload.object.namespace());
+        beside
             .iter()
             .filter(move |s| s.selects_labels(workload.object.namespace(), &workload.template.labels))
     }
 
     /// The Services in front of a pod.
     pub fn services_before_pod<'a>(&'a self, pod: &'a Pod) -> impl Iterator<Item = &'a Service> {
-        self.services.iter().filter(move |s| s.selects(pod))
+        let beside = self.index.services_in(&self.services, pod.object.namespace());
+        beside.iter().filter(move |s| s.selects(pod))
     }
 
     /// Ready addresses and all addresses behind a Service; `None` where nothing says (plain manifests). EndpointSlices
     /// decide where they were seen, the pods' own readiness where not.
     pub fn endpoints(&self, service: &Service) -> Option<(usize, usize)> {
-        let mut slices = self.slices.iter().filter(|slice| {
-            slice.object.namespace() == service.object.namespace() && slice.service == service.object.name()
-        });
+        let own = self.index.slices_of(service.object.namespace(), service.object.name());
+        let mut slices = own.iter().filter_map(|at| self.slices.get(*at));
         if let Some(first) = slices.next() {
             let endpoints: Vec<_> = std::iter::once(first).chain(slices).flat_map(|s| &s.endpoints).collect();
             let distinct = |ready: bool| {
@@ -214,18 +225,16 @@ impl Snapshot {
 
     /// The log of a container, current or previous.
     pub fn log(&self, namespace: &str, pod: &str, container: &str, previous: bool) -> Option<&LogStream> {
-        self.logs.iter().find(|l| {
-            l.namespace == namespace && l.pod == pod && l.container == container && l.previous == previous
-        })
+        let wanted = (namespace, pod, container, previous);
+        let place = |l: &LogStream| {
+            (l.namespace.as_str(), l.pod.as_str(), l.container.as_str(), l.previous).cmp(&wanted)
+        };
+        self.logs.binary_search_by(place).ok().and_then(|at| self.logs.get(at))
     }
 
     /// Events about an object.
     pub fn events_about<'a>(&'a self, object: &'a ObjectRef) -> impl Iterator<Item = &'a Event> {
-        self.events.iter().filter(move |e| {
-            e.about.kind == object.kind
-                && e.about.name == object.name
-                && e.about.namespace == object.namespace
-        })
+        self.index.events_about(object).iter().filter_map(|at| self.events.get(*at))
     }
 
     /// Series of this name.
@@ -377,6 +386,13 @@ impl Builder {
         snapshot.gaps.sort();
         snapshot.gaps.dedup();
         index_pods(&mut snapshot);
+        snapshot.index = Index::new(
+            (&snapshot.pods, &snapshot.services),
+            &snapshot.workloads,
+            &snapshot.slices,
+            &snapshot.events,
+            &|pod| snapshot.owner(pod),
+        );
         snapshot.now = self.captured_at.or_else(|| latest(&snapshot)).unwrap_or_default();
         if snapshot.window.is_none() {
             snapshot.window = evidence_window(&snapshot);

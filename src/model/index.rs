@@ -1,0 +1,109 @@
+//! Where to look: positions in a snapshot's lists by namespace, owner and name, so that no question walks a whole cluster.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use super::event::Event;
+use super::network::{EndpointSlice, Service};
+use super::object::ObjectRef;
+use super::workload::{Pod, Workload};
+
+/// Kind, namespace and name.
+type Key = (String, String, String);
+
+fn key(reference: &ObjectRef) -> Key {
+    (reference.kind.clone(), reference.namespace.clone(), reference.name.clone())
+}
+
+/// Positions in the lists of one snapshot; made when the lists are complete.
+#[derive(Debug, Clone, Default)]
+pub struct Index {
+    pods: BTreeMap<String, Range<usize>>,
+    services: BTreeMap<String, Range<usize>>,
+    workloads: BTreeMap<String, Vec<usize>>,
+    workload: BTreeMap<Key, Vec<usize>>,
+    pods_of: BTreeMap<Key, Vec<usize>>,
+    slices: BTreeMap<(String, String), Vec<usize>>,
+    events: BTreeMap<Key, Vec<usize>>,
+}
+
+/// The runs of equal namespaces in a list that is sorted by them.
+fn runs<'a>(namespaces: impl Iterator<Item = &'a str>) -> BTreeMap<String, Range<usize>> {
+    let mut out: BTreeMap<String, Range<usize>> = BTreeMap::new();
+    for (at, namespace) in namespaces.enumerate() {
+        match out.get_mut(namespace) {
+            Some(range) => range.end = at + 1,
+            None => {
+                out.insert(namespace.to_owned(), at..at + 1);
+            }
+        }
+    }
+    out
+}
+
+impl Index {
+    /// Indexes the lists. Pods and Services are sorted by namespace; `owner` says what a pod belongs to.
+    pub fn new(
+        (pods, services): (&[Pod], &[Service]),
+        workloads: &[Workload],
+        slices: &[EndpointSlice],
+        events: &[Event],
+        owner: &dyn Fn(&Pod) -> ObjectRef,
+    ) -> Self {
+        let mut index = Index {
+            pods: runs(pods.iter().map(|pod| pod.object.namespace())),
+            services: runs(services.iter().map(|service| service.object.namespace())),
+            ..Index::default()
+        };
+        for (at, workload) in workloads.iter().enumerate() {
+            index.workloads.entry(workload.object.namespace().to_owned()).or_default().push(at);
+            index.workload.entry(key(workload.reference())).or_default().push(at);
+        }
+        for (at, pod) in pods.iter().enumerate() {
+            index.pods_of.entry(key(&owner(pod))).or_default().push(at);
+        }
+        for (at, slice) in slices.iter().enumerate() {
+            let key = (slice.object.namespace().to_owned(), slice.service.clone());
+            index.slices.entry(key).or_default().push(at);
+        }
+        for (at, event) in events.iter().enumerate() {
+            index.events.entry(key(&event.about)).or_default().push(at);
+        }
+        index
+    }
+
+    /// The pods of a namespace.
+    pub fn pods_in<'a>(&self, pods: &'a [Pod], namespace: &str) -> &'a [Pod] {
+        self.pods.get(namespace).and_then(|range| pods.get(range.clone())).unwrap_or_default()
+    }
+
+    /// The Services of a namespace.
+    pub fn services_in<'a>(&self, services: &'a [Service], namespace: &str) -> &'a [Service] {
+        self.services.get(namespace).and_then(|range| services.get(range.clone())).unwrap_or_default()
+    }
+
+    /// Positions of the workloads of a namespace.
+    pub fn workloads_in(&self, namespace: &str) -> &[usize] {
+        self.workloads.get(namespace).map_or(&[], Vec::as_slice)
+    }
+
+    /// Positions of the workloads of this kind and name, whatever their group.
+    pub fn workload(&self, reference: &ObjectRef) -> &[usize] {
+        self.workload.get(&key(reference)).map_or(&[], Vec::as_slice)
+    }
+
+    /// Positions of the pods that belong to a workload of this kind and name.
+    pub fn pods_of(&self, workload: &ObjectRef) -> &[usize] {
+        self.pods_of.get(&key(workload)).map_or(&[], Vec::as_slice)
+    }
+
+    /// Positions of the EndpointSlices of a Service.
+    pub fn slices_of(&self, namespace: &str, service: &str) -> &[usize] {
+        self.slices.get(&(namespace.to_owned(), service.to_owned())).map_or(&[], Vec::as_slice)
+    }
+
+    /// Positions of the events about an object.
+    pub fn events_about(&self, object: &ObjectRef) -> &[usize] {
+        self.events.get(&key(object)).map_or(&[], Vec::as_slice)
+    }
+}
