@@ -87,11 +87,10 @@ impl Record<'_> {
 /// Reads one line.
 pub fn parse(line: &str) -> Record<'_> {
     let text = strip_colours(line);
-    let record = match text {
+    match text {
         Cow::Borrowed(text) => parse_clean(text),
         Cow::Owned(ref text) => own(parse_clean(text)),
-    };
-    record
+    }
 }
 
 fn own(record: Record<'_>) -> Record<'static> {
