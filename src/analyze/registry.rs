@@ -6,11 +6,16 @@ use super::rules::envoy;
 use super::rules::istio;
 use super::rules::pods;
 use super::rules::service;
+use super::rules::{application, istio};
 
 /// All rules. A new one is a file under `rules/` and a line here.
 #[rustfmt::skip]
 pub const RULES: &[&dyn Rule] = &[
     // What applications say themselves.
+    &application::calls_fail::CallsFail,
+    &application::requests_answered_with_errors::RequestsAnsweredWithErrors,
+    &application::client_timeout_too_short::ClientTimeoutTooShort,
+    &application::pool_exhausted::PoolExhausted,
 
     // Configuration that pods take in.
     &config::missing_config_map::MissingConfigMap,

@@ -701,17 +701,15 @@ fn named_edges(snapshot: &Snapshot, graph: &mut Graph) {
     }
     for log in snapshot.logs.iter().filter(|log| !is_proxy_container(&log.container)) {
         let caller = snapshot.owner_by_name(&log.namespace, &log.pod);
-        // A URL in a line of a log names who was called; any other word may be anything.
+        // The first URL in a line of a log names who was called; a later one stands in an answer that the callee quotes, and
+        // any other word may be anything.
         for line in &log.lines {
-            let mut rest = line.text.as_str();
-            while let Some(at) = rest.find("://") {
-                rest = rest.get(at + 3..).unwrap_or_default();
-                let end = rest
-                    .find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '.')))
-                    .unwrap_or(rest.len());
-                for callee in named(rest.get(..end).unwrap_or_default(), &log.namespace) {
-                    graph.add(caller.clone(), callee, Provenance::Log, 0, 0);
-                }
+            let Some(rest) = line.text.split_once("://").map(|(_, rest)| rest) else { continue };
+            let end = rest
+                .find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '.')))
+                .unwrap_or(rest.len());
+            for callee in named(rest.get(..end).unwrap_or_default(), &log.namespace) {
+                graph.add(caller.clone(), callee, Provenance::Log, 0, 0);
             }
         }
     }

@@ -48,6 +48,8 @@ pub struct WorkloadLog {
     pub loads: Vec<(Option<Timestamp>, Load)>,
     /// Warnings and errors by shape, the most frequent first.
     pub errors: Vec<ErrorGroup>,
+    /// How many entries its logs have.
+    pub entries: u64,
     /// The first and the last time in its logs.
     pub span: Option<(Timestamp, Timestamp)>,
 }
@@ -284,6 +286,7 @@ struct Builder {
 impl Builder {
     fn read(&mut self, stream: &LogStream, resolver: &Resolver) {
         for entry in entries(&stream.lines) {
+            self.log.entries += 1;
             let record = parse(entry.head());
             let at = entry.time().or_else(|| written_time(&record, entry.head()));
             if let Some(at) = at {

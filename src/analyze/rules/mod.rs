@@ -2,6 +2,7 @@
 
 pub mod config;
 pub mod envoy;
+pub mod application;
 pub mod istio;
 pub mod near;
 pub mod pods;
