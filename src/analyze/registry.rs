@@ -3,10 +3,10 @@
 use super::rule::Rule;
 use super::rules::config;
 use super::rules::envoy;
+use super::rules::application;
 use super::rules::istio;
 use super::rules::pods;
 use super::rules::service;
-use super::rules::{application, istio};
 
 /// All rules. A new one is a file under `rules/` and a line here.
 #[rustfmt::skip]

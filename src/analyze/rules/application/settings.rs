@@ -200,10 +200,8 @@ impl Setting {
         let mut lower = false;
         for c in self.name.chars() {
             let hump = lower && c.is_ascii_uppercase();
-            if !c.is_alphanumeric() || hump {
-                if !word.is_empty() {
-                    words.push(std::mem::take(&mut word));
-                }
+            if (!c.is_alphanumeric() || hump) && !word.is_empty() {
+                words.push(std::mem::take(&mut word));
             }
             if c.is_alphanumeric() {
                 word.extend(c.to_lowercase());
