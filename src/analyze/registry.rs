@@ -1,9 +1,9 @@
 //! The list of all rules, ordered by code.
 
 use super::rule::Rule;
+use super::rules::application;
 use super::rules::config;
 use super::rules::envoy;
-use super::rules::application;
 use super::rules::istio;
 use super::rules::pods;
 use super::rules::service;
