@@ -1,7 +1,7 @@
 //! `meshscope capture`: an incident of a live cluster as a bundle that can be analysed anywhere.
 
 use anyhow::Context;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -98,6 +98,10 @@ impl Args {
         });
         let mut run = LiveRun::new(client, plan, sources, progress, cancel.clone(), budget);
         run.collect().await;
+        if let Some(error) = run.unreachable() {
+            let hint = "check its address and your credentials: kubectl get --raw /apis";
+            anyhow::bail!("{}; {hint}", chain(error));
+        }
         // Nobody can say yet what will be implicated: the analysis comes later, and elsewhere.
         run.deepen(&run.all_pods()).await;
         signal.abort();
@@ -128,15 +132,20 @@ impl Args {
         let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
         let config = match &self.kubeconfig {
             Some(path) => {
-                let kubeconfig = Kubeconfig::read_from(path).with_context(|| path.display().to_string())?;
-                kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?
+                let loaded = Kubeconfig::read_from(path);
+                kube::Config::from_custom_kubeconfig(loaded.map_err(|error| unusable(path, error))?, &options)
+                    .await
             }
-            None if self.context.is_some() => kube::Config::from_kubeconfig(&options).await?,
-            None => kube::Config::infer().await.context(
-                "there is no cluster to record: set $KUBECONFIG or name one with --kubeconfig and --context",
-            )?,
+            None if self.context.is_some() => kube::Config::from_kubeconfig(&options).await,
+            None => {
+                return kube::Config::infer().await.map_err(|error| {
+                    let hint = "set $KUBECONFIG, or name one with --kubeconfig and --context";
+                    anyhow::anyhow!("there is no cluster to record: {hint} ({error})")
+                });
+            }
         };
-        Ok(config)
+        // Its text names its source already.
+        config.map_err(|error| anyhow::anyhow!("{error}"))
     }
 
     fn question(&self, default_namespace: &str) -> anyhow::Result<Question> {
@@ -207,6 +216,31 @@ fn read_token(path: &Path) -> anyhow::Result<String> {
     let token =
         std::fs::read_to_string(path).with_context(|| format!("failed to read {}", path.display()))?;
     Ok(token.trim().to_owned())
+}
+
+/// A kubeconfig that cannot be read. What the parser says is left out: it quotes the lines around, tokens among them.
+fn unusable(path: &Path, error: KubeconfigError) -> anyhow::Error {
+    let path = path.display();
+    match error {
+        KubeconfigError::ReadConfig(source, _) => anyhow::anyhow!("failed to read {path}: {source}"),
+        _ => anyhow::anyhow!(
+            "{path} is no kubeconfig: kubectl config view --kubeconfig {path} says what is wrong"
+        ),
+    }
+}
+
+/// An error and what is behind it, each told once: some of them repeat their source.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        let part = error.to_string();
+        if !text.contains(&part) {
+            text = format!("{text}: {part}");
+        }
+        next = error.source();
+    }
+    text
 }
 
 /// Collecting takes a while: that the result has no place is better said before.

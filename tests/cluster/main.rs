@@ -14,6 +14,7 @@
 
 mod support;
 
+mod capture;
 mod chart;
 mod policies;
 mod schema;

@@ -1,7 +1,7 @@
 //! The cluster under test, and the tools that a user drives it with.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -45,6 +45,11 @@ impl Cluster {
                 found.map(|(kubeconfig, tools)| Self { kubeconfig: kubeconfig.into(), tools: tools.into() })
             })
             .as_ref()
+    }
+
+    /// The administrator's kubeconfig.
+    pub(crate) fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
     }
 
     /// Makes a namespace of its own for a test. Nobody removes it: the cluster does not outlive the tests.

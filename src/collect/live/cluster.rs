@@ -57,11 +57,7 @@ impl LiveRun {
         if self.namespaces.is_empty() || self.namespaces.contains(&self.plan.namespace) {
             return true;
         }
-        let gap = Gap::new(
-            "Objects",
-            format!("namespace {}: it does not exist", self.plan.namespace),
-            GapReason::Absent,
-        );
+        let gap = Gap::new("Objects", format!("namespace {}", self.plan.namespace), GapReason::Absent);
         self.ledger.gap("Cluster", gap.hint("check the name: kubectl get namespaces"));
         false
     }

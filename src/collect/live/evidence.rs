@@ -99,6 +99,9 @@ impl LiveRun {
         for namespace in denied {
             self.ledger.miss("Logs", "Logs", "get", "pods/log", &namespace, GapReason::Forbidden);
         }
+        if requests.is_empty() {
+            self.ledger.skip("Logs", "no container that could be asked has run yet");
+        }
         self.asked_logs.extend(requests.iter().cloned());
         for read in logs::read(&self.reader, &self.plan, requests).await {
             self.redactions.add(&read.redactions);
@@ -132,8 +135,7 @@ impl LiveRun {
             return;
         }
         if self.sources.metrics.is_none() {
-            let gap =
-                Gap::new("Metrics", "all series: no metrics source is configured", GapReason::NotConfigured);
+            let gap = Gap::new("Metrics", "all series", GapReason::NotConfigured);
             let hint = self.configured_hint();
             self.ledger.gap("Metrics", gap.hint(hint));
             return;

@@ -18,7 +18,7 @@ use super::budget::{Budget, Cost, Meter};
 use super::kubernetes::access::Access;
 use super::kubernetes::gather::{self, Batch, Context};
 use super::kubernetes::neighbours::{Mentions, Neighbourhood, mentioned_calls, neighbourhood};
-use super::kubernetes::reader::Reader;
+use super::kubernetes::reader::{ReadError, Reader};
 use super::kubernetes::served::Catalogue;
 use super::logs::choose::{LogRequest, PodKey, pods_around};
 use super::material::{LogFile, Manifest, ManifestIstio, Material, MetricFile};
@@ -83,6 +83,7 @@ pub struct LiveRun {
     metrics: Vec<MetricFile>,
     ledger: Ledger,
     redactions: Counts,
+    unreachable: Option<ReadError>,
 }
 
 /// Collects once, without a closer look.
@@ -131,6 +132,7 @@ impl LiveRun {
             metrics: vec![],
             ledger,
             redactions: Counts::default(),
+            unreachable: None,
         }
     }
 
@@ -143,10 +145,14 @@ impl LiveRun {
                 self.ledger.got("Discovery", 1, 0);
             }
             Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "discovery failed");
-                let gap = Gap::new("Objects", "everything: the API server's discovery", error.gap_reason());
+                let gap = Gap::new(
+                    "Objects",
+                    "everything: the API server did not say what it serves",
+                    error.gap_reason(),
+                );
                 let hint = "check the address and the credentials of the API server: kubectl get --raw /apis";
                 self.ledger.gap("Discovery", gap.hint(hint));
+                self.unreachable = Some(error);
                 return;
             }
         }
@@ -224,6 +230,11 @@ impl LiveRun {
             material.manifest.edges = mentioned_calls(&assemble(objects), &self.mentions);
         }
         material
+    }
+
+    /// Why nothing at all could be read; `None` where the API server answered.
+    pub fn unreachable(&self) -> Option<&ReadError> {
+        self.unreachable.as_ref()
     }
 
     /// One line for each collector.

@@ -206,7 +206,10 @@ async fn a_namespace_that_is_not_there_is_said_at_once() {
     let mut run = run(cluster(), |question| question.namespace = "shoop".into());
     run.collect().await;
     let material = run.material();
-    assert_eq!(material.gaps[0].what, "namespace shoop: it does not exist");
+    assert_eq!(
+        (material.gaps[0].what.as_str(), material.gaps[0].reason),
+        ("namespace shoop", GapReason::Absent)
+    );
     assert!(material.logs.is_empty());
 }
 
@@ -215,6 +218,7 @@ async fn a_server_that_refuses_everything_ends_with_one_gap() {
     let cluster = FakeCluster { denied: vec!["/"], ..cluster() };
     let mut run = run(cluster, |_| ());
     run.collect().await;
+    assert!(matches!(run.unreachable(), Some(ReadError::Forbidden)));
     let (material, outcomes, cost) = run.finish();
     assert_eq!((material.gaps.len(), outcomes.len(), cost.api_requests), (1, 1, 1));
     assert_eq!(outcomes[0].state, CollectorState::Denied);
