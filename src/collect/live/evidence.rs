@@ -67,9 +67,7 @@ impl LiveRun {
             self.ledger.skip("Logs", "not asked for");
             return;
         }
-        let snapshot = self.snapshot();
-        let around = self.around(&snapshot);
-        let choice = cheap(&snapshot, &around, &self.plan, self.reader.budget());
+        let choice = cheap(&self.structure(), &self.around, &self.plan, self.reader.budget());
         self.fetch_logs(choice).await;
     }
 
@@ -142,9 +140,8 @@ impl LiveRun {
         }
         let namespace = self.plan.namespace.clone();
         self.fetch_metrics(Pass::Cheap, &namespace, &Scope::Namespace).await;
-        let snapshot = self.snapshot();
-        let around = self.around(&snapshot);
-        let pods = pods_around(&snapshot, &around, &self.plan)
+        let snapshot = self.structure();
+        let pods = pods_around(&snapshot, &self.around, &self.plan)
             .into_iter()
             .map(|(pod, _)| (pod.object.namespace().to_owned(), pod.object.name().to_owned()));
         let elsewhere: Vec<PodKey> = pods.filter(|(of, _)| *of != namespace).collect();

@@ -78,6 +78,7 @@ pub struct LiveRun {
     istio: Option<ManifestIstio>,
     objects: BTreeMap<ObjectKey, Value>,
     mentions: Mentions,
+    around: Neighbourhood,
     logs: Vec<LogFile>,
     asked_logs: BTreeSet<LogRequest>,
     metrics: Vec<MetricFile>,
@@ -127,6 +128,7 @@ impl LiveRun {
             istio: None,
             objects: BTreeMap::new(),
             mentions: Mentions::new(),
+            around: Neighbourhood::default(),
             logs: vec![],
             asked_logs: BTreeSet::new(),
             metrics: vec![],
@@ -182,7 +184,7 @@ impl LiveRun {
 
     /// The second, deep pass: every log and the raw series of these pods. What may not be looked at is left out.
     pub async fn deepen(&mut self, implicated: &[PodKey]) {
-        let snapshot = self.snapshot();
+        let snapshot = self.structure();
         self.deepen_logs(&snapshot, implicated).await;
         self.deepen_metrics(&snapshot, implicated).await;
     }
@@ -198,9 +200,8 @@ impl LiveRun {
     }
 
     fn pods_within(&self, hops: u8) -> Vec<PodKey> {
-        let snapshot = self.snapshot();
-        let around = self.around(&snapshot);
-        let pods = pods_around(&snapshot, &around, &self.plan).into_iter().filter(|(_, at)| *at <= hops);
+        let snapshot = self.structure();
+        let pods = pods_around(&snapshot, &self.around, &self.plan).into_iter().filter(|(_, at)| *at <= hops);
         pods.map(|(pod, _)| (pod.object.namespace().to_owned(), pod.object.name().to_owned())).collect()
     }
 
@@ -257,12 +258,20 @@ impl LiveRun {
         (self.material(), self.outcomes(), self.cost())
     }
 
-    fn snapshot(&self) -> Snapshot {
-        assemble(self.material())
+    /// The objects so far, indexed: who owns and selects which pods. Cheap, since logs and series are not read.
+    fn structure(&self) -> Snapshot {
+        assemble(Material { objects: self.objects.values().cloned().collect(), ..Material::default() })
     }
 
-    fn around(&self, snapshot: &Snapshot) -> Neighbourhood {
-        neighbourhood(snapshot, &self.plan, &self.mentions, &self.namespaces)
+    /// Looks anew at who matters to the target, by everything that is known so far.
+    async fn look_around(&mut self) {
+        let material = self.material();
+        // Logs and series can take a while to read: other runs go on meanwhile.
+        let Ok(snapshot) = tokio::task::spawn_blocking(move || assemble(material)).await else {
+            tracing::error!("what was collected could not be put together");
+            return;
+        };
+        self.around = neighbourhood(&snapshot, &self.plan, &self.mentions, &self.namespaces);
     }
 
     fn step(&self, done: usize) {

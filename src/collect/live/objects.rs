@@ -29,14 +29,11 @@ impl LiveRun {
     /// Reads the neighbours, hop by hop: what one hop shows leads to the next. Namespaces that were read are not read again.
     pub(super) async fn read_neighbours(&mut self) {
         for _ in 0..=self.plan.depth {
-            let around = self.around(&self.snapshot());
-            let new: Vec<(String, BTreeSet<String>)> = around
-                .elsewhere
-                .into_iter()
-                .filter(|(name, _)| {
-                    is_label(name) && !self.read.contains(name) && !self.beyond.contains(name)
-                })
-                .collect();
+            self.look_around().await;
+            let known = |name: &String| self.read.contains(name) || self.beyond.contains(name);
+            let elsewhere = self.around.elsewhere.iter().filter(|(name, _)| is_label(name) && !known(name));
+            let new: Vec<(String, BTreeSet<String>)> =
+                elsewhere.map(|(name, services)| (name.clone(), services.clone())).collect();
             if new.is_empty() {
                 return;
             }
@@ -44,6 +41,7 @@ impl LiveRun {
                 self.read_neighbour(&namespace, &services).await;
             }
         }
+        self.look_around().await;
     }
 
     async fn read_neighbour(&mut self, namespace: &str, services: &BTreeSet<String>) {
