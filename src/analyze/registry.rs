@@ -62,6 +62,10 @@ pub const RULES: &[&dyn Rule] = &[
 
     // Istio.
     &istio::subset_without_pods::SubsetWithoutPods,
+    &istio::authorization_denies::AuthorizationDenies,
+    &istio::custom_provider_unknown::CustomProviderUnknown,
+    &istio::fault_injection_left_on::FaultInjectionLeftOn,
+    &istio::timeout_too_short::TimeoutTooShort,
 
     // Network policies and DNS.
 

@@ -1,5 +1,6 @@
 //! Failing requests by callee and by the way they fail, from access logs and, where there are none, from counters.
 
+pub mod blame;
 pub mod counters;
 pub mod text;
 pub mod way;
@@ -249,7 +250,9 @@ fn group(
     let in_earnest = first.map(|first| sustained(found.iter().map(|(edge, _)| *edge), first));
     let since = |at: Timestamp| all.iter().map(|edge| edge.requests_since(at)).sum::<u64>();
     let requests = in_earnest.map_or_else(|| all.iter().map(|edge| edge.requests).sum(), since);
-    let codes: BTreeSet<u16> = found.iter().flat_map(|(_, o)| o.iter().map(|o| o.code)).collect();
+    // A counter of successes says nothing of those that were delayed.
+    let codes =
+        found.iter().flat_map(|(_, o)| o.iter().map(|o| o.code)).filter(|code| *code >= 400).collect();
     Failures {
         count: total.min(requests),
         requests,
