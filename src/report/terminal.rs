@@ -94,17 +94,42 @@ fn cause(out: &mut String, paint: &Paint, told: &Told) {
 }
 
 fn section(out: &mut String, paint: &Paint, section: &Section) {
-    for (index, line) in section.lines.iter().enumerate() {
-        let heading = if index == 0 { section.heading } else { "" };
-        let heading = paint.with(Style::new().cyan(), &format!("{heading:<9}"));
-        let text = match line {
-            Line::Text(text) => printable(text),
-            // A command keeps its line breaks: it is pasted as it stands.
-            Line::Command(text) => paint.bold(&text.lines().map(printable).collect::<Vec<_>>().join("\n")),
-            Line::Quote(text) => paint.dim(&format!("│ {}", printable(text))),
+    let mut first = true;
+    for line in &section.lines {
+        let shown: Vec<String> = match line {
+            Line::Text(text) => wrap(&printable(text)),
+            // A command keeps its line breaks and its length: it is pasted as it stands.
+            Line::Command(text) => text.lines().map(|part| paint.bold(&printable(part))).collect(),
+            Line::Quote(text) => {
+                wrap(&printable(text)).iter().map(|part| paint.dim(&format!("│ {part}"))).collect()
+            }
         };
-        let _ = writeln!(out, "  {heading} {text}");
+        for part in shown {
+            let heading = if std::mem::take(&mut first) { section.heading } else { "" };
+            let heading = paint.with(Style::new().cyan(), &format!("{heading:<9}"));
+            let _ = writeln!(out, "  {heading} {part}");
+        }
     }
+}
+
+/// Columns for the text of a section: a terminal of 120 less the headings.
+const WIDTH: usize = 106;
+
+/// Breaks a text between words. A word that is longer than a line keeps its length.
+fn wrap(text: &str) -> Vec<String> {
+    let mut lines = vec![];
+    let mut line = String::new();
+    for word in text.split(' ') {
+        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > WIDTH {
+            lines.push(std::mem::take(&mut line));
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    lines.push(line);
+    lines
 }
 
 /// A line without control characters and without those that turn the direction of writing.
@@ -120,6 +145,14 @@ fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_breaks_between_words_and_long_words_stay_whole() {
+        let long = "x".repeat(200);
+        let lines = wrap(&format!("{} {long} end", "word ".repeat(40).trim_end()));
+        assert!(lines.iter().all(|line| line.chars().count() <= WIDTH || *line == long));
+        assert_eq!(lines.join(" "), format!("{} {long} end", "word ".repeat(40).trim_end()));
+    }
 
     #[test]
     fn nothing_from_a_cluster_steers_a_terminal() {

@@ -83,8 +83,7 @@ impl Check for SubsetWithoutPods {
         let (seen, onset) = seen(fact, snapshot);
         let why = match (fact.unready, fact.pods) {
             (0, (all, ready)) => format!(
-                "{ready} of {all} pods of {} are ready and none of them carries {labels}",
-                fact.service.reference()
+                "{ready} of the {all} pods behind the Service are ready and none of them carries {labels}"
             ),
             (unready, _) => format!("{unready} pods carry {labels} and none of them is ready"),
         };
