@@ -7,6 +7,7 @@ use super::rules::envoy;
 use super::rules::istio;
 use super::rules::pods;
 use super::rules::service;
+use super::rules::{gateway_api, istio, network, service};
 
 /// All rules. A new one is a file under `rules/` and a line here.
 #[rustfmt::skip]
@@ -59,15 +60,33 @@ pub const RULES: &[&dyn Rule] = &[
     &envoy::other_flag::OtherFlag,
 
     // The Gateway API.
+    &gateway_api::backend_not_found::BackendNotFound,
+    &gateway_api::reference_not_granted::ReferenceNotGranted,
+    &gateway_api::no_matching_hostname::NoMatchingHostname,
+    &gateway_api::parent_not_accepted::ParentNotAccepted,
+    &gateway_api::negative_condition::NegativeCondition,
 
     // Istio.
+    &istio::host_not_found::HostNotFound,
+    &istio::destination_port_not_found::DestinationPortNotFound,
+    &istio::subset_undefined::SubsetUndefined,
     &istio::subset_without_pods::SubsetWithoutPods,
     &istio::authorization_denies::AuthorizationDenies,
     &istio::custom_provider_unknown::CustomProviderUnknown,
     &istio::fault_injection_left_on::FaultInjectionLeftOn,
     &istio::timeout_too_short::TimeoutTooShort,
+    &istio::gateway_not_found::GatewayNotFound,
+    &istio::gateway_host_mismatch::GatewayHostMismatch,
+    &istio::gateway_selects_nothing::GatewaySelectsNothing,
+    &istio::route_shadowed::RouteShadowed,
+    &istio::conflicting_hosts::ConflictingHosts,
+    &istio::sidecar_missing::SidecarMissing,
+    &istio::port_protocol_mismatch::PortProtocolMismatch,
+    &istio::egress_host_excluded::EgressHostExcluded,
+    &istio::registry_only_blocks::RegistryOnlyBlocks,
 
     // Network policies and DNS.
+    &network::network_policy_blocks::NetworkPolicyBlocks,
 
     // Quotas, budgets, autoscalers, nodes.
 

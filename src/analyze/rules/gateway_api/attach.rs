@@ -1,0 +1,258 @@
+//! Whether a route attaches to its parents, as the Gateway API decides it from configuration alone.
+
+use serde_json::Value;
+use std::collections::BTreeSet;
+
+use crate::analyze::finding::Effect;
+use crate::analyze::rules::seen::{self, Seen};
+use crate::model::fields::Fields;
+use crate::model::mesh::gateway_api::{Gateway, Reference, Route};
+use crate::model::mesh::istio::hosts_overlap;
+use crate::model::network::ServiceName;
+use crate::model::object::{Object, ObjectRef};
+use crate::model::selector::Selector;
+use crate::model::snapshot::Snapshot;
+use crate::model::traffic::{EdgeTraffic, Outcome};
+
+/// The group of the Gateway API.
+pub const GROUP: &str = "gateway.networking.k8s.io";
+
+/// A listener of a Gateway or of a ListenerSet.
+#[derive(Debug, Clone)]
+pub struct Listener<'a> {
+    /// The object it stands in.
+    pub owner: &'a Object,
+    /// Its name.
+    pub name: String,
+    /// Its hostname; empty takes any.
+    pub hostname: String,
+    /// Its port.
+    pub port: i64,
+    /// Its protocol.
+    pub protocol: String,
+    /// Where it stands.
+    pub path: String,
+    /// All of it.
+    pub body: &'a Value,
+}
+
+/// The listeners of an object that has them in `spec.listeners`.
+pub fn listeners(owner: &Object) -> Vec<Listener<'_>> {
+    let list = owner.body.list("spec.listeners").iter().enumerate();
+    list.map(|(index, body)| Listener {
+        owner,
+        name: body.string("name"),
+        hostname: body.string("hostname"),
+        port: body.int("port").unwrap_or(0),
+        protocol: body.string("protocol"),
+        path: format!("spec.listeners[{index}]"),
+        body,
+    })
+    .collect()
+}
+
+/// What came of one parent reference.
+#[derive(Debug)]
+pub enum Attachment<'a> {
+    /// At least one listener takes the route, or the parent is of a kind that takes any.
+    Accepted,
+    /// Whether it does cannot be told from what was read.
+    Unknown,
+    /// The parent does not exist.
+    NoParent,
+    /// No listener of the parent has this name or port.
+    NoListener(&'a Object),
+    /// Listeners that were asked for take no route of this kind.
+    KindNotAllowed(Listener<'a>),
+    /// A listener takes the hostname and not the route's namespace.
+    NamespaceNotAllowed(Listener<'a>),
+    /// No listener has a hostname in common with the route.
+    NoHostname(Vec<Listener<'a>>),
+}
+
+/// The Gateway of the Gateway API with this name.
+pub fn gateway<'a>(snapshot: &'a Snapshot, namespace: &str, name: &str) -> Option<&'a Gateway> {
+    snapshot
+        .gateway_api
+        .gateways
+        .iter()
+        .find(|g| g.object.namespace() == namespace && g.object.name() == name)
+}
+
+/// Whether a route attaches to one of its parents.
+pub fn attach<'a>(snapshot: &'a Snapshot, route: &Route, parent: &Reference) -> Attachment<'a> {
+    let object = match (parent.group.as_str(), parent.kind.as_str()) {
+        (GROUP, "Gateway") => gateway(snapshot, &parent.namespace, &parent.name).map(|g| &g.object),
+        (_, "ListenerSet" | "XListenerSet") => snapshot.object(&parent.kind, &parent.namespace, &parent.name),
+        ("" | "core", "Service") => {
+            let name = ServiceName::new(&parent.namespace, &parent.name);
+            return match snapshot.service(&name) {
+                Some(service) => match parent.port {
+                    Some(port) if service.port(port).is_none() => Attachment::NoListener(&service.object),
+                    _ => Attachment::Accepted,
+                },
+                None if knows_namespace(snapshot, &parent.namespace) => Attachment::NoParent,
+                None => Attachment::Unknown,
+            };
+        }
+        _ => return Attachment::Unknown,
+    };
+    let Some(object) = object else {
+        let known =
+            parent.namespace == route.object.namespace() || knows_namespace(snapshot, &parent.namespace);
+        return if known { Attachment::NoParent } else { Attachment::Unknown };
+    };
+    let all = listeners(object);
+    let asked: Vec<Listener<'a>> = all
+        .into_iter()
+        .filter(|l| parent.section.is_empty() || l.name == parent.section)
+        .filter(|l| parent.port.is_none_or(|port| l.port == port))
+        .collect();
+    if asked.is_empty() {
+        return Attachment::NoListener(object);
+    }
+    let fits: Vec<Listener<'a>> = asked.iter().filter(|l| kind_allowed(l, route)).cloned().collect();
+    let Some(first) = asked.first().filter(|_| fits.is_empty()).cloned() else {
+        let common: Vec<&Listener<'a>> = fits.iter().filter(|l| hostname_in_common(l, route)).collect();
+        if common.is_empty() {
+            return Attachment::NoHostname(fits);
+        }
+        let refused = common.iter().find(|l| !namespace_allowed(snapshot, l, route.object.namespace()));
+        let all_refused = common.iter().all(|l| !namespace_allowed(snapshot, l, route.object.namespace()));
+        return match refused {
+            Some(listener) if all_refused => Attachment::NamespaceNotAllowed((**listener).clone()),
+            _ => Attachment::Accepted,
+        };
+    };
+    Attachment::KindNotAllowed(first)
+}
+
+/// Whether something of a namespace was read: only then is it certain that an object is not there.
+pub fn knows_namespace(snapshot: &Snapshot, namespace: &str) -> bool {
+    snapshot.services.iter().any(|s| s.object.namespace() == namespace)
+        || snapshot.workloads.iter().any(|w| w.object.namespace() == namespace)
+        || snapshot.gateway_api.gateways.iter().any(|g| g.object.namespace() == namespace)
+}
+
+/// Kinds of routes that a listener takes: those it lists, else those of its protocol. `None` where nothing says.
+fn kinds(listener: &Listener<'_>) -> Option<Vec<String>> {
+    let listed = listener.body.list("allowedRoutes.kinds");
+    if !listed.is_empty() {
+        return Some(listed.iter().map(|k| k.string("kind")).collect());
+    }
+    let kinds: &[&str] = match listener.protocol.as_str() {
+        "HTTP" | "HTTPS" => &["HTTPRoute", "GRPCRoute"],
+        "TLS" => &["TLSRoute", "TCPRoute"],
+        "TCP" => &["TCPRoute"],
+        "UDP" => &["UDPRoute"],
+        _ => return None,
+    };
+    Some(kinds.iter().map(|k| (*k).to_owned()).collect())
+}
+
+fn kind_allowed(listener: &Listener<'_>, route: &Route) -> bool {
+    kinds(listener).is_none_or(|kinds| kinds.contains(&route.object.reference.kind))
+}
+
+/// Whether a listener and a route have a hostname in common; a side without one takes any.
+pub fn hostname_in_common(listener: &Listener<'_>, route: &Route) -> bool {
+    let bare = matches!(route.object.reference.kind.as_str(), "TCPRoute" | "UDPRoute");
+    bare || listener.hostname.is_empty()
+        || route.hostnames.is_empty()
+        || route.hostnames.iter().any(|host| hosts_overlap(&listener.hostname, host))
+}
+
+/// Whether a listener takes routes of a namespace. An unseen Namespace object is given the benefit of the doubt.
+fn namespace_allowed(snapshot: &Snapshot, listener: &Listener<'_>, namespace: &str) -> bool {
+    match listener.body.text("allowedRoutes.namespaces.from").unwrap_or("Same") {
+        "All" => true,
+        "None" => false,
+        "Selector" => {
+            let Some(selector) = listener.body.at("allowedRoutes.namespaces.selector") else { return false };
+            match snapshot.object("Namespace", "", namespace) {
+                Some(object) => {
+                    let mut labels = object.labels.clone();
+                    labels
+                        .entry("kubernetes.io/metadata.name".to_owned())
+                        .or_insert_with(|| namespace.to_owned());
+                    Selector::read(selector).matches(&labels)
+                }
+                None => true,
+            }
+        }
+        _ => listener.owner.namespace() == namespace,
+    }
+}
+
+/// A status condition of a route for one parent: reason and message.
+pub fn parent_condition<'a>(route: &'a Route, parent: &Reference, kind: &str) -> Option<&'a Value> {
+    let mine = route.object.body.list("status.parents").iter().filter(|entry| {
+        entry.text("parentRef.name") == Some(parent.name.as_str())
+            && entry.text("parentRef.namespace").is_none_or(|ns| ns == parent.namespace)
+            && entry.text("parentRef.sectionName").unwrap_or_default() == parent.section
+    });
+    let mut conditions = mine.flat_map(|entry| entry.list("conditions"));
+    conditions.find(|c| c.text("type") == Some(kind))
+}
+
+/// Requests for a route that proxies answered in a way that `accept` picks: by the route's name as proxies have it
+/// (`namespace.name.rule`), or by its hostnames.
+pub fn requests(snapshot: &Snapshot, route: &Route, accept: impl Fn(&Outcome) -> bool) -> Seen {
+    let name = format!("{}.{}.", route.object.namespace(), route.object.name());
+    seen::outcomes(snapshot.traffic.iter(), |edge, outcome| {
+        accept(outcome) && (outcome.route.starts_with(&name) || asks_for(route, edge, outcome))
+    })
+}
+
+fn asks_for(route: &Route, edge: &EdgeTraffic, outcome: &Outcome) -> bool {
+    let hosts = outcome.authorities.keys().map(String::as_str).chain([edge.authority.as_str()]);
+    hosts.filter(|h| !h.is_empty()).any(|host| {
+        let bare = host.rsplit_once(':').map_or(host, |(bare, _)| bare);
+        route.hostnames.iter().any(|own| hosts_overlap(own, bare))
+    })
+}
+
+/// The Services that a route sends requests to and that exist.
+pub fn services(snapshot: &Snapshot, route: &Route) -> BTreeSet<ServiceName> {
+    let backends = route.backends.iter().filter(|b| b.kind == "Service" && b.group.is_empty());
+    let names = backends.map(|b| ServiceName::new(&b.namespace, &b.name));
+    names.filter(|name| snapshot.service(name).is_some()).collect()
+}
+
+/// Services in front of the proxies of a route's Gateways.
+pub fn gateway_services(snapshot: &Snapshot, route: &Route) -> BTreeSet<ServiceName> {
+    let mut out = BTreeSet::new();
+    for parent in route.parents.iter().filter(|p| p.kind == "Gateway") {
+        let Some(gateway) = gateway(snapshot, &parent.namespace, &parent.name) else { continue };
+        for name in [format!("{}-{}", parent.name, gateway.class), parent.name.clone()] {
+            let name = ServiceName::new(&parent.namespace, name);
+            out.extend(snapshot.service(&name).map(|s| s.service_name()));
+        }
+    }
+    out
+}
+
+/// What fails where a route does not work: requests to its Gateways and to its backends.
+pub fn effects(snapshot: &Snapshot, route: &Route, flags: &[&str]) -> Vec<Effect> {
+    let mut all = services(snapshot, route);
+    all.extend(gateway_services(snapshot, route));
+    all.iter().map(|service| Effect::requests(service, flags)).collect()
+}
+
+/// The Service whose users feel it: a backend, else the Gateway's own.
+pub fn service(snapshot: &Snapshot, route: &Route) -> Option<ServiceName> {
+    services(snapshot, route)
+        .into_iter()
+        .next()
+        .or_else(|| gateway_services(snapshot, route).into_iter().next())
+}
+
+/// A parent in a sentence: `Gateway edge/public, listener "web"`.
+pub fn called(parent: &Reference) -> String {
+    let reference = ObjectRef::new(&parent.kind, &parent.namespace, &parent.name);
+    match (parent.section.is_empty(), parent.port) {
+        (false, _) => format!("{reference} listener \"{}\"", parent.section),
+        (true, Some(port)) => format!("{reference} port {port}"),
+        (true, None) => reference.to_string(),
+    }
+}

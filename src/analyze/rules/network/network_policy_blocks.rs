@@ -1,0 +1,349 @@
+//! NET101.
+
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
+use crate::analyze::remedy::{Prevention, Remedy, Risk};
+use crate::analyze::rule::{Check, Declared};
+use crate::analyze::rules::near::applied;
+use crate::analyze::rules::network::policy::{self, Direction, End, Port};
+use crate::analyze::rules::seen::{self, CallFailure, Seen};
+use crate::model::network::{NetworkPolicy, Service, ServiceName, TargetPort};
+use crate::model::object::ObjectRef;
+use crate::model::selector::Labels;
+use crate::model::snapshot::Snapshot;
+use crate::model::traffic::Reporter;
+use crate::model::workload::Workload;
+
+crate::rule! {
+    /// A NetworkPolicy blocks a call that somebody makes.
+    ///
+    /// ## What it detects
+    /// A call of the service graph that the policies isolating the callee (ingress) or the caller (egress) do not let
+    /// through, on every port of the Service; and a workload whose egress policies leave out the cluster's name server.
+    /// ## Why it matters
+    /// Most network plug-ins drop such packets: the caller waits until its connection times out, and no status anywhere says
+    /// why. Without the name server every call by name fails.
+    /// ## Evidence
+    /// The policies that select the pods, the labels of both ends, time-outs in access logs and in callers' logs.
+    /// ## How to confirm
+    /// From a pod of the caller: `nc -vz -w 3 SERVICE PORT` hangs; with the policy deleted it connects.
+    /// ## How to fix
+    /// Add a rule for the caller's labels and the port to the policy; for name resolution UDP and TCP 53 to `kube-system`.
+    /// ## False positives
+    /// Network plug-ins that do not enforce policies: where requests on the edge succeed nothing is reported. Calls that only
+    /// an environment variable names are a warning.
+    /// ## References
+    /// <https://kubernetes.io/docs/concepts/services-networking/network-policies/>
+    NetworkPolicyBlocks {
+        code: "NET101", name: "network-policy-blocks", family: Network, severity: Error,
+        needs: [Objects], aliases: [],
+    }
+}
+
+/// What is called.
+#[derive(Debug)]
+enum Callee<'a> {
+    /// A Service.
+    Service(&'a Service),
+    /// The cluster's name server.
+    Dns,
+}
+
+/// A call that is blocked.
+#[derive(Debug)]
+pub struct Fact<'a> {
+    policy: &'a NetworkPolicy,
+    direction: Direction,
+    caller: &'a Workload,
+    callee: Callee<'a>,
+    /// The pods' port.
+    port: i64,
+    /// Labels of the other end, as the policy would have to name them.
+    other: (String, Labels),
+    seen: Seen,
+}
+
+impl Check for NetworkPolicyBlocks {
+    type Fact<'a> = Fact<'a>;
+
+    fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
+        let mut out = vec![];
+        if snapshot.network_policies.is_empty() {
+            return out;
+        }
+        let mut errors: Option<Errors> = None;
+        for (caller, callee) in snapshot.graph.edges.keys() {
+            let (Some(workload), Some(service)) = (snapshot.workload(caller), snapshot.service(callee))
+            else {
+                continue;
+            };
+            if !seen::wanted(snapshot, &callee.namespace) {
+                continue;
+            }
+            let Some((policy, direction, port, other)) = blocked(snapshot, workload, service) else {
+                continue;
+            };
+            let edges =
+                || snapshot.traffic_to(callee, Reporter::Source).filter(|e| e.workload.same_object(caller));
+            let timed_out = seen::outcomes(edges(), |_, o| {
+                seen::connect_timed_out(o)
+                    || (o.has_flag("UF")
+                        && !seen::refused(o)
+                        && !o.details.contains("TLS")
+                        && !o.transport_failure.contains("TLS"))
+            });
+            let errors = errors.get_or_insert_with(|| Errors::new(snapshot));
+            let seen = timed_out.and(errors.of(callee, caller));
+            let answered = edges().flat_map(|e| &e.outcomes).any(|o| o.details == "via_upstream");
+            if !seen.any() && answered {
+                continue;
+            }
+            out.push(Fact {
+                policy,
+                direction,
+                caller: workload,
+                callee: Callee::Service(service),
+                port,
+                other,
+                seen,
+            });
+        }
+        out.extend(dns(snapshot));
+        out
+    }
+
+    fn describe(&self, fact: &Fact<'_>, _: &Snapshot) -> Finding {
+        let policy = &fact.policy.object.reference;
+        let caller = fact.caller.reference();
+        let field = format!("spec.{}", fact.direction.field());
+        let (callee, service, flags): (String, Option<ServiceName>, &[&str]) = match &fact.callee {
+            Callee::Service(service) => (
+                service.reference().to_string(),
+                Some(service.service_name()),
+                &["UF", "timeout", "refused", "5xx"],
+            ),
+            Callee::Dns => ("the cluster's name server".to_owned(), None, &["dns", "timeout", "5xx"]),
+        };
+        let observed = fact.seen.any();
+        let (isolates, lacks) = match fact.direction {
+            Direction::Ingress => {
+                (&callee, format!("none of its rules admits {caller} on port {}", fact.port))
+            }
+            Direction::Egress => {
+                (&caller.to_string(), format!("none of its rules leads to {callee} on port {}", fact.port))
+            }
+        };
+        let seen_words = if observed {
+            format!(" {} calls on this edge failed for want of an answer.", fact.seen.count)
+        } else {
+            String::new()
+        };
+        let finding = Finding::new(Self::META, policy.field(&field), &[&caller.kind, &caller.name, &callee])
+            .title(format!("{policy} blocks {} of {caller} to {callee}", if matches!(fact.callee, Callee::Dns) { "look-ups" } else { "calls" }))
+            .message(format!("{policy} isolates the pods of {isolates} for {}, and {lacks}; no other policy does either.{seen_words}", fact.direction.field()))
+            .mechanism("NetworkPolicy blocks the connection: connect timeout, packets dropped")
+            .severity(if observed { Severity::Error } else { Severity::Warning })
+            .role(Role::Cause, if observed { Confidence::Observed } else { Confidence::Configured })
+            .evidence(Evidence::object(&policy.field(&field), lacks))
+            .evidence(Evidence::object(caller, format!("pods carry {}", words(&fact.caller.template.labels))))
+            .evidences(fact.seen.evidence.clone())
+            .onset(fact.seen.onset)
+            .maybe_remedy(restore(fact, &field))
+            .maybe_remedy(admit(fact, &field))
+            .prevention(Prevention::of("Test", "In the pipeline: every call that workloads' settings name is let through by the policies (meshscope analyze on the manifests)"))
+            .prevention(Prevention::alert(
+                "Alert on connections that time out",
+                "sum by (source_workload, destination_service) (rate(istio_requests_total{reporter=\"source\",response_flags=~\".*UF.*\"}[5m])) > 0",
+            ));
+        let own = service.iter().map(|s| Effect::requests(s, flags));
+        match fact.callee {
+            Callee::Dns => finding.effect(Effect::calls(caller)),
+            Callee::Service(_) => finding.effects(own),
+        }
+        .service(service)
+    }
+}
+
+/// Calls that applications logged as unanswered, by Service and caller.
+struct Errors(BTreeMap<ServiceName, BTreeMap<ObjectRef, Seen>>);
+
+impl Errors {
+    fn new(snapshot: &Snapshot) -> Self {
+        Errors(seen::call_errors(snapshot, CallFailure::TimedOut))
+    }
+
+    fn of(&self, service: &ServiceName, caller: &ObjectRef) -> Seen {
+        let writers = self.0.get(service).into_iter().flatten();
+        let own = writers.filter(|(writer, _)| writer.same_object(caller));
+        own.map(|(_, seen)| seen.clone()).fold(Seen::default(), Seen::and)
+    }
+}
+
+fn words(labels: &Labels) -> String {
+    labels.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(",")
+}
+
+type Blocked<'a> = (&'a NetworkPolicy, Direction, i64, (String, Labels));
+
+/// The policy that blocks every port of a Service for a caller, with the first of these ports.
+fn blocked<'a>(snapshot: &'a Snapshot, caller: &Workload, service: &'a Service) -> Option<Blocked<'a>> {
+    let callee = snapshot.workloads_behind(service).next()?;
+    let ips_of = |workload: &Workload| -> Vec<String> {
+        snapshot.pods_of(workload.reference()).flat_map(|pod| pod.ips.clone()).collect()
+    };
+    let (from_ips, to_ips) = (ips_of(caller), ips_of(callee));
+    let from = End { namespace: caller.object.namespace(), labels: &caller.template.labels, ips: &from_ips };
+    let to = End { namespace: callee.object.namespace(), labels: &callee.template.labels, ips: &to_ips };
+    let mut found = None;
+    for port in &service.ports {
+        let number = match &port.target {
+            TargetPort::Number(number) => *number,
+            TargetPort::Name(name) => {
+                let mut ports = callee.template.containers.iter().flat_map(|c| &c.ports);
+                ports.find(|p| &p.name == name)?.number
+            }
+        };
+        let called = Port { number, transport: &port.transport, callee: Some(&callee.template) };
+        let ingress = policy::blocking(snapshot, Direction::Ingress, to, from, called);
+        let egress = policy::blocking(snapshot, Direction::Egress, from, to, called);
+        let this = match (ingress.first(), egress.first()) {
+            (Some(policy), _) => {
+                (*policy, Direction::Ingress, number, (from.namespace.to_owned(), from.labels.clone()))
+            }
+            (None, Some(policy)) => {
+                (*policy, Direction::Egress, number, (to.namespace.to_owned(), to.labels.clone()))
+            }
+            // One open port: the call may be meant for it.
+            (None, None) => return None,
+        };
+        found.get_or_insert(this);
+    }
+    found
+}
+
+/// Workloads whose egress leaves out the name server.
+fn dns(snapshot: &Snapshot) -> Vec<Fact<'_>> {
+    let mut out = vec![];
+    let labels: Labels = [("k8s-app".to_owned(), "kube-dns".to_owned())].into();
+    let server = End { namespace: "kube-system", labels: &labels, ips: &[] };
+    for caller in snapshot.workloads.iter().filter(|w| w.object.owners.is_empty()) {
+        let own = End { namespace: caller.object.namespace(), labels: &caller.template.labels, ips: &[] };
+        if !seen::wanted(snapshot, own.namespace) {
+            continue;
+        }
+        let port = Port { number: 53, transport: "UDP", callee: None };
+        let Some(policy) = policy::blocking(snapshot, Direction::Egress, own, server, port).first().copied()
+        else {
+            continue;
+        };
+        let seen = unresolved(snapshot, caller);
+        // Without a call by name it needs no name server.
+        let calls = snapshot.graph.callees(caller.reference()).next().is_some();
+        let answered = snapshot.traffic.iter().any(|e| {
+            e.reporter == Reporter::Source
+                && e.workload.same_object(caller.reference())
+                && e.requests > e.failures()
+        });
+        if !seen.any() && (!calls || answered) {
+            continue;
+        }
+        let other = ("kube-system".to_owned(), Labels::new());
+        out.push(Fact {
+            policy,
+            direction: Direction::Egress,
+            caller,
+            callee: Callee::Dns,
+            port: 53,
+            other,
+            seen,
+        });
+    }
+    out
+}
+
+/// Look-ups without an answer in a workload's own logs.
+fn unresolved(snapshot: &Snapshot, caller: &Workload) -> Seen {
+    let mut seen = Seen::default();
+    let owner = caller.reference();
+    for log in snapshot.logs.iter().filter(|l| l.namespace == owner.namespace) {
+        let ours = caller.template.application_containers().any(|c| c.name == log.container);
+        if !ours || !snapshot.owner_by_name(&log.namespace, &log.pod).same_object(owner) {
+            continue;
+        }
+        for line in &log.lines {
+            let text = line.text.as_str();
+            let lost = text.contains("EAI_AGAIN")
+                || text.contains("emporary failure in name resolution")
+                || (text.contains("lookup ") && text.contains("i/o timeout"));
+            if !lost {
+                continue;
+            }
+            seen.count += 1;
+            seen.onset = seen.onset.into_iter().chain(line.time).min();
+            if seen.evidence.is_empty() {
+                let place = format!("Pod {}/{}, container {}", log.namespace, log.pod, log.container);
+                seen.evidence
+                    .push(Evidence::new("Log", place, "a look-up got no answer").at(line.time).excerpt(text));
+            }
+        }
+    }
+    seen
+}
+
+/// The rules as they were before the last edit.
+fn restore(fact: &Fact<'_>, field: &str) -> Option<Remedy> {
+    let old = applied(&fact.policy.object, field)?;
+    let at = crate::analyze::remedy::pointer(field);
+    let now = fact.policy.object.body.pointer(&at);
+    if now == Some(&old) {
+        return None;
+    }
+    let op = if now.is_some() { "replace" } else { "add" };
+    Remedy::patch(
+        &fact.policy.object,
+        &json!([{"op": op, "path": at, "value": old}]),
+        format!("Restore {field} of {} as it was before the last edit", fact.policy.object.reference),
+    )
+}
+
+/// A rule for this call.
+fn admit(fact: &Fact<'_>, field: &str) -> Option<Remedy> {
+    let (namespace, labels) = &fact.other;
+    let labels: Labels = labels
+        .iter()
+        .filter(|(k, _)| k.as_str() != "pod-template-hash")
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
+    let mut peer = json!({});
+    let map = peer.as_object_mut()?;
+    if namespace != fact.policy.object.namespace() {
+        map.insert(
+            "namespaceSelector".to_owned(),
+            json!({"matchLabels": {"kubernetes.io/metadata.name": namespace}}),
+        );
+    }
+    if !labels.is_empty() || map.is_empty() {
+        map.insert("podSelector".to_owned(), json!({"matchLabels": labels}));
+    }
+    let ports = match fact.callee {
+        Callee::Dns => json!([{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]),
+        Callee::Service(_) => json!([{"port": fact.port, "protocol": "TCP"}]),
+    };
+    let peers = if fact.direction == Direction::Ingress { "from" } else { "to" };
+    let rule: Value = json!({peers: [peer], "ports": ports});
+    let at = crate::analyze::remedy::pointer(field);
+    let has = fact.policy.object.body.pointer(&at).is_some_and(Value::is_array);
+    let operation = if has {
+        json!([{"op": "add", "path": format!("{at}/-"), "value": rule}])
+    } else {
+        json!([{"op": "add", "path": at, "value": [rule]}])
+    };
+    Remedy::patch(
+        &fact.policy.object,
+        &operation,
+        format!("Add a rule for this call to {field} of {}", fact.policy.object.reference),
+    )
+    .map(|remedy| remedy.risk(Risk::Medium))
+}
