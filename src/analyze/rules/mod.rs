@@ -3,12 +3,12 @@
 pub mod application;
 pub mod config;
 pub mod envoy;
-pub mod istio;
-pub mod near;
-pub mod pods;
 pub mod gateway_api;
 pub mod istio;
+pub mod istio;
+pub mod near;
 pub mod near;
 pub mod network;
+pub mod pods;
 pub mod seen;
 pub mod service;
