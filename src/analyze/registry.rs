@@ -4,10 +4,11 @@ use super::rule::Rule;
 use super::rules::application;
 use super::rules::config;
 use super::rules::envoy;
+use super::rules::gateway_api;
 use super::rules::istio;
+use super::rules::network;
 use super::rules::pods;
 use super::rules::service;
-use super::rules::{gateway_api, istio, network, service};
 
 /// All rules. A new one is a file under `rules/` and a line here.
 #[rustfmt::skip]

@@ -5,8 +5,6 @@ pub mod config;
 pub mod envoy;
 pub mod gateway_api;
 pub mod istio;
-pub mod istio;
-pub mod near;
 pub mod near;
 pub mod network;
 pub mod pods;
