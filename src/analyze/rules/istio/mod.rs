@@ -1,18 +1,18 @@
 //! Istio: what its configuration does to requests.
 
 pub mod authorization_denies;
-pub mod custom_provider_unknown;
-pub mod fault_injection_left_on;
-pub mod policy_match;
 pub mod conflicting_hosts;
+pub mod custom_provider_unknown;
 pub mod destination_port_not_found;
 pub mod egress;
 pub mod egress_host_excluded;
+pub mod fault_injection_left_on;
 pub mod gateway_host_mismatch;
 pub mod gateway_not_found;
 pub mod gateway_selects_nothing;
 pub mod host_not_found;
 pub mod hosts;
+pub mod policy_match;
 pub mod port_protocol_mismatch;
 pub mod registry_only_blocks;
 pub mod route_shadowed;
