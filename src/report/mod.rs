@@ -6,4 +6,5 @@ pub mod answer;
 pub mod json;
 pub mod markdown;
 pub mod rule_docs;
+pub mod status;
 pub mod terminal;
