@@ -9,6 +9,34 @@
 
 pub mod backoff;
 pub mod condition;
+pub mod config;
+pub mod context;
 pub mod decide;
+pub mod events;
+pub mod health;
+pub mod investigate;
+pub mod job;
+pub mod jobs;
+pub mod lease;
+pub mod metrics;
+pub mod operator;
 pub mod owner;
+pub mod publish;
+pub mod reconcile;
 pub mod state;
+pub mod watch;
+pub mod write;
+
+use std::error::Error;
+
+/// An error and what caused it, in one line: errors here do not repeat their sources.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

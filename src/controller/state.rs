@@ -10,7 +10,8 @@ use super::decide::NewRun;
 use crate::api::v1alpha1::common::Moment;
 use crate::api::v1alpha1::session::{DebugSession, FailOn};
 use crate::api::v1alpha1::status::{
-    ConditionStatus, DebugSessionStatus, Phase, Progress, Run, Verdict, condition as types,
+    ConditionStatus, DebugSessionStatus, FindingState, HistoryEntry, Phase, Progress, Run, Verdict,
+    condition as types,
 };
 
 /// Reasons of conditions.
@@ -61,6 +62,7 @@ pub fn queued(
     now: Timestamp,
 ) -> DebugSessionStatus {
     let mut status = session.status.clone().unwrap_or_default();
+    remember(&mut status, &run.id);
     if status.observed_run_hash.as_ref() != Some(&run.key.hash) {
         status = DebugSessionStatus {
             conditions: status.conditions,
@@ -90,6 +92,35 @@ pub fn queued(
         .remove(types::SUSPENDED);
     under_way(&mut conditions, reason::QUEUED, message);
     status
+}
+
+/// Earlier runs that are kept; the schema takes no more.
+const MAX_HISTORY: usize = 5;
+/// Findings of an earlier run that are kept, by their identifiers; the schema takes no more.
+const MAX_HISTORY_FINDINGS: usize = 50;
+
+/// Notes the last completed run in the history, unless it is the one that starts again.
+fn remember(status: &mut DebugSessionStatus, starting: &str) {
+    let (Some(run), Some(summary)) = (&status.run, &status.summary) else { return };
+    let Some(completion_time) = run.completion_time.filter(|_| run.id != starting) else { return };
+    if status.history.iter().any(|entry| entry.run_id == run.id) {
+        return;
+    }
+    let entry = HistoryEntry {
+        run_id: run.id.clone(),
+        completion_time,
+        verdict: summary.verdict,
+        highest_severity: summary.highest_severity,
+        finding_ids: status
+            .findings
+            .iter()
+            .filter(|finding| finding.state != FindingState::Resolved)
+            .take(MAX_HISTORY_FINDINGS)
+            .map(|finding| finding.id.clone())
+            .collect(),
+    };
+    status.history.insert(0, entry);
+    status.history.truncate(MAX_HISTORY);
 }
 
 /// What stands in every state in which something is under way.
@@ -211,7 +242,8 @@ pub fn failed(
     status
 }
 
-/// What stands in every terminal state without an answer.
+/// What stands in every terminal state without an answer. Results of an earlier run would look like those of this one:
+/// what is worth keeping of them is in the history.
 fn finish(
     status: &mut DebugSessionStatus,
     session: &DebugSession,
@@ -220,12 +252,22 @@ fn finish(
     message: &str,
     now: Timestamp,
 ) {
+    remember(status, "");
     end_run(status, now);
+    status.summary = None;
+    status.root_causes = vec![];
+    status.findings = vec![];
+    status.timeline = vec![];
+    status.ruled_out = vec![];
+    status.collectors = vec![];
+    status.truncated = None;
     let generation = session.metadata.generation;
     status.observed_generation = generation;
     status.phase = Some(phase);
     let mut conditions = Conditions::new(status, generation, now);
     conditions
+        .remove(types::ISSUES_FOUND)
+        .remove(types::COLLECTION_COMPLETE)
         .set(types::READY, false, why, message)
         .remove(types::RECONCILING)
         .set(types::STALLED, true, why, message)
@@ -449,6 +491,29 @@ mod tests {
         let other = queued(&session, &run(&session), &Versions::default(), now);
         assert!(other.summary.is_none());
         assert!(condition::get(&other, types::ISSUES_FOUND).is_none());
+    }
+
+    #[test]
+    fn earlier_runs_are_remembered_five_of_them_and_failures_show_no_old_answer() {
+        let now = at("2026-11-21T10:00:00Z");
+        let mut session = session();
+        for token in 0..8 {
+            session.metadata.annotations =
+                Some([(crate::api::REQUESTED_AT.to_owned(), token.to_string())].into());
+            let mut status = queued(&session, &run(&session), &Versions::default(), now);
+            status.summary = Some(answer(Severity::Error));
+            session.status = Some(completed(&session, status, now));
+        }
+        let status = session.status.clone().unwrap();
+        let ids: std::collections::BTreeSet<_> = status.history.iter().map(|entry| &entry.run_id).collect();
+        assert_eq!((status.history.len(), ids.len()), (5, 5));
+        assert!(!ids.contains(&status.run.as_ref().unwrap().id), "the last run is no earlier one");
+
+        session.metadata.annotations = Some([(crate::api::REQUESTED_AT.to_owned(), "x".to_owned())].into());
+        let again = queued(&session, &run(&session), &Versions::default(), now);
+        let failure = failed(&session, again, reason::TIMED_OUT, "m", now);
+        assert!(failure.summary.is_none() && condition::get(&failure, types::ISSUES_FOUND).is_none());
+        assert_eq!(failure.history[0].run_id, status.run.unwrap().id);
     }
 
     #[test]
