@@ -16,4 +16,5 @@ pub mod collect;
 pub mod controller;
 pub mod model;
 pub mod report;
+pub mod server;
 pub mod telemetry;

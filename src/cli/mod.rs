@@ -9,9 +9,11 @@ use std::process::ExitCode;
 
 pub mod analyze;
 pub mod capture;
+pub mod crd;
 pub mod explain;
 pub mod rbac;
 pub mod rules;
+pub mod run;
 
 /// Exit status: something at or above `--fail-on` was found.
 pub const FOUND: u8 = 1;
@@ -34,7 +36,9 @@ enum Command {
     Capture(capture::Args),
     Rules(rules::Args),
     Explain(explain::Args),
+    Crd(crd::Args),
     Rbac(rbac::Args),
+    Run(run::Args),
     /// Print the completion script of a shell
     Completions {
         /// bash, zsh, fish, elvish or powershell
@@ -52,7 +56,9 @@ pub fn main() -> ExitCode {
         Command::Capture(args) => args.run(),
         Command::Rules(args) => args.run(),
         Command::Explain(args) => args.run(),
+        Command::Crd(args) => args.run(),
         Command::Rbac(args) => args.run(),
+        Command::Run(args) => args.run(),
         Command::Completions { shell } => completions(shell),
         Command::Version => print(&format!("meshscope {}\n", env!("CARGO_PKG_VERSION"))),
     };

@@ -14,6 +14,9 @@ use crate::telemetry::LogFormat;
 /// The largest configuration file that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
+/// The longest window that collecting takes: events are kept for an hour and logs for about a day.
+const LONGEST_WINDOW: Duration = Duration::from_secs(24 * 3600);
+
 /// The configuration of the operator.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
@@ -241,6 +244,9 @@ impl Config {
                 }
             }
         }
+        if self.limits.max_window > LONGEST_WINDOW {
+            return wrong("limits.maxWindow", "must be 24h or shorter".to_owned());
+        }
         for (field, value) in [
             ("limits.concurrentRuns", self.limits.concurrent_runs),
             ("limits.concurrentRunsPerNamespace", self.limits.concurrent_runs_per_namespace),
@@ -299,6 +305,7 @@ logging: {level: 'info,meshscope=debug', format: console}
             ("limit: {}", "limit"),
             ("limits: {maxWindow: 1d}", "1h30m"),
             ("limits: {maxWindow: 0s}", "longer than 0s"),
+            ("limits: {maxWindow: 48h}", "24h or shorter"),
             ("limits: {concurrentRuns: 0}", "limits.concurrentRuns"),
             ("sources: {metrics: [{name: a, url: 'file:///etc/passwd'}]}", "sources.metrics[].url"),
             ("sources: {metrics: [{name: a, url: 'http://u:p@h'}]}", "bearerTokenFile"),

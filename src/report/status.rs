@@ -396,7 +396,8 @@ pub fn size(status: &DebugSessionStatus) -> usize {
     length(status)
 }
 
-fn length<T: Serialize>(part: &T) -> usize {
+/// The size of a value as JSON, in bytes.
+pub fn length<T: Serialize>(part: &T) -> usize {
     let mut counter = Counter(0);
     // These types hold nothing that JSON cannot, and the counter takes everything.
     let _ = serde_json::to_writer(&mut counter, part);
