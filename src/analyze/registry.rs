@@ -96,6 +96,13 @@ pub const RULES: &[&dyn Rule] = &[
     &pods::out_of_memory::OutOfMemory,
     &pods::image_pull::ImagePull,
     &pods::config_error::ContainerConfigError,
+    &pods::unschedulable::Unschedulable,
+    &pods::evicted::Evicted,
+    &pods::liveness_probe::LivenessProbe,
+    &pods::readiness_probe::ReadinessProbe,
+    &pods::init_stuck::InitStuck,
+    &pods::volume::VolumeNotMounted,
+    &pods::cpu_throttled::CpuThrottled,
 
     // Rollouts.
 

@@ -271,6 +271,15 @@ pub(crate) fn bytes(value: f64) -> String {
     }
 }
 
+/// Cores as Kubernetes writes them: `40m`, `2`.
+pub(crate) fn cores(value: f64) -> String {
+    if (value - value.round()).abs() < 1e-9 && value >= 1.0 {
+        format!("{value:.0}")
+    } else {
+        format!("{:.0}m", value * 1000.0)
+    }
+}
+
 /// Seconds from one instant to another.
 pub(crate) fn seconds_between(from: Timestamp, to: Timestamp) -> f64 {
     (to.as_millisecond() - from.as_millisecond()) as f64 / 1000.0

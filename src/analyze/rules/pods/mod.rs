@@ -2,8 +2,16 @@
 
 pub(crate) mod common;
 pub mod config_error;
+pub mod cpu_throttled;
 pub mod crash_loop;
+pub mod evicted;
 pub mod image_pull;
+pub mod init_stuck;
 pub(crate) mod last_words;
+pub mod liveness_probe;
 pub(crate) mod missing;
 pub mod out_of_memory;
+pub(crate) mod probe;
+pub mod readiness_probe;
+pub mod unschedulable;
+pub mod volume;
