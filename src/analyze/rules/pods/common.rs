@@ -204,7 +204,21 @@ pub(crate) fn operation(op: &str, path: &str, value: &serde_json::Value) -> serd
 
 /// The fields that a rollout changed, the telling ones first: at most three, and how many more.
 pub(crate) fn differences(rollout: &Change) -> String {
-    let mut names: Vec<String> = rollout.differences.iter().map(|d| short_path(&d.path)).collect();
+    // A container that is new differs in everything it has: its name alone says it.
+    let new = |path: &str| {
+        let (at, _) = path.split_once("ontainers[name=")?;
+        let end = path.get(at.len()..)?.find(']')? + at.len() + 1;
+        let prefix = path.get(..end)?;
+        let own = || rollout.differences.iter().filter(|d| d.path.starts_with(prefix));
+        (own().all(|d| d.before.is_empty())
+            && own().any(|d| d.path.ends_with(".name") && d.path.len() == end + 5))
+        .then(|| short_path(prefix))
+    };
+    let mut names: Vec<String> = rollout
+        .differences
+        .iter()
+        .map(|d| new(&d.path).map_or_else(|| short_path(&d.path), |name| format!("{name} (new)")))
+        .collect();
     names.sort_by_key(|name| !(name.contains("image") || name.contains("env ")));
     names.dedup();
     let more = names.len().saturating_sub(3);
@@ -220,12 +234,17 @@ pub(crate) fn short_path(path: &str) -> String {
     static ENV: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"^env\[name=([^\]]+)\]").ok());
     let rest = path.strip_prefix("spec.template.").unwrap_or(path);
     let Some(found) = CONTAINER.as_ref().and_then(|r| r.captures(rest)) else {
-        return rest.strip_prefix("spec.").unwrap_or(rest).to_owned();
+        let rest = rest.strip_prefix("spec.").unwrap_or(rest);
+        return match rest.strip_prefix("volumes[name=").and_then(|volume| volume.split_once(']')) {
+            Some((volume, _)) => format!("volume {volume}"),
+            None => rest.to_owned(),
+        };
     };
     let (name, field) = (found.get(1).map_or("", |m| m.as_str()), found.get(2).map_or("", |m| m.as_str()));
     match ENV.as_ref().and_then(|r| r.captures(field)).and_then(|c| c.get(1)) {
         Some(variable) => format!("env {} of container {name}", variable.as_str()),
         None if field.is_empty() => format!("container {name}"),
+        None if field.starts_with("volumeMounts[") => format!("volumeMounts of container {name}"),
         None => format!("{field} of container {name}"),
     }
 }
@@ -364,6 +383,9 @@ pub(crate) fn serves(container: &Container) -> bool {
     container.role != ContainerRole::Init
 }
 
+/// A pod that became unready so shortly after it was made has never been ready.
+const NEVER_UP_SECONDS: f64 = 10.0;
+
 /// When a container was first seen to restart: the first growth of its restart counter, else the first event of a back-off or
 /// a kill, else the end of the instance before.
 pub(crate) fn first_restart(snapshot: &Snapshot, pod: &Pod, status: &ContainerStatus) -> Option<Timestamp> {
@@ -384,8 +406,14 @@ pub(crate) fn first_restart(snapshot: &Snapshot, pod: &Pod, status: &ContainerSt
             crate::model::time::from_unix(grown.1.0)
         });
     let ends = status.latest_end().and_then(|end| end.finished);
+    // Not ready since it was made: it has never been up.
+    let never_up =
+        pod.condition("Ready").filter(|c| c.status == "False").and_then(|c| c.since).zip(pod.object.created);
+    let never_up = never_up
+        .filter(|(since, made)| seconds_between(*made, *since) < NEVER_UP_SECONDS)
+        .map(|(_, made)| made);
     // The first crash lies before each of them; the earliest is the nearest to it.
-    events.chain(counted).chain(ends).min()
+    events.chain(counted).chain(ends).chain(never_up).min()
 }
 
 /// `kubectl -n NS logs POD -c CONTAINER --previous`, a command that only looks.

@@ -82,6 +82,11 @@ impl Check for CpuThrottled {
                     periods.iter().filter(|p| p.label("id") == t.label("id")).find_map(|p| phase(t, p))
                 });
                 if let Some((since, throttled, periods)) = found {
+                    // Throttled from its first measurement on: from its start on.
+                    let first = throttled_from(&key, snapshot);
+                    let made =
+                        pod.object.created.map(time::to_unix).filter(|_| first.is_some_and(|at| at >= since));
+                    let since = made.map_or(since, |at| at.min(since));
                     let timeouts = timeouts(snapshot, pod, since);
                     out.push((container.name.clone(), Case { throttled, periods, since, timeouts }));
                 }
@@ -201,6 +206,16 @@ fn phase(throttled: &Series, periods: &Series) -> Option<(f64, f64, f64)> {
     }
     let lasts = to - from >= MIN_SECONDS && grown_sum >= MIN_PERIODS && held_sum / grown_sum > TELLING;
     (lasts && calm < 4).then_some((from, held_sum, grown_sum))
+}
+
+/// When a container was measured first.
+fn throttled_from(key: &Key<'_>, snapshot: &Snapshot) -> Option<f64> {
+    snapshot
+        .series_named("container_cpu_cfs_throttled_periods_total")
+        .filter(|s| (s.label("namespace"), s.label("pod"), s.label("container")) == *key)
+        .filter_map(|s| s.points.first())
+        .map(|(at, _)| *at)
+        .reduce(f64::min)
 }
 
 /// Probes of a pod that timed out since an instant.

@@ -282,7 +282,7 @@ fn look_up<'a>(snapshot: &'a Snapshot, namespace: &str, host: &str) -> Host<'a> 
     }
     let full = full_host(name, namespace);
     let Some((ns, service)) = service_of_host(&full) else { return Host::Unknown };
-    let wanted = ServiceName::new(ns, service);
+    let wanted = ServiceName::new(&ns, &service);
     match snapshot.service(&wanted) {
         Some(found) => match snapshot.endpoints(found) {
             Some((0, _)) => Host::Down(wanted),

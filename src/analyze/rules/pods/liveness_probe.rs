@@ -50,6 +50,8 @@ pub struct Case<'a> {
     answer: Answer,
     /// Whether the container had been up before the probe failed.
     was_up: bool,
+    /// Whether the mesh's agent asks the probe in the kubelet's place.
+    rewritten: bool,
 }
 
 /// A container of a workload that is killed for a probe.
@@ -113,7 +115,7 @@ impl Check for LivenessProbe {
         let cause = slow_start || case.answer.is_setting();
         let role = if cause { Role::Cause } else { Role::Symptom };
         let finding = Finding::new(Self::META, group.owner.field(group.container_field(name)), &[container])
-            .title(format!("{}: container {container} is killed by its {} probe, {} restarts: {why}", group.owner, case.which, case.status.restarts))
+            .title(format!("{}: {} probe kills {container}, {} restarts: {}", group.owner, case.which, case.status.restarts, if slow_start { "slow start" } else { why.as_str() }))
             .message(message)
             .mechanism(mechanism)
             .severity(if group.all_down() { Severity::Critical } else { Severity::Error })
@@ -139,8 +141,10 @@ impl Check for LivenessProbe {
 impl Case<'_> {
     /// Nothing listened yet (or it said that it is not ready), and the container had never been up.
     fn slow_start(&self) -> bool {
+        // Behind a mesh's rewritten probe a port that nothing listens on is a server error of the proxy's agent.
         let early =
-            matches!(self.answer, Answer::Refused | Answer::Unavailable | Answer::Timeout | Answer::Unknown);
+            matches!(self.answer, Answer::Refused | Answer::Unavailable | Answer::Timeout | Answer::Unknown)
+                || (self.rewritten && self.answer == Answer::ServerError);
         !self.was_up && early
     }
 }
@@ -168,7 +172,15 @@ fn killed<'a>(snapshot: &'a Snapshot, pod: &'a Pod) -> Vec<(String, Case<'a>)> {
         let answer = failure.map_or(Answer::Unknown, |e| Answer::of(&e.message));
         out.push((
             container.name.clone(),
-            Case { status, which, kill, failure, answer, was_up: was_up(snapshot, pod, status) },
+            Case {
+                status,
+                which,
+                kill,
+                failure,
+                answer,
+                was_up: was_up(snapshot, pod, status),
+                rewritten: super::probe::rewritten(container),
+            },
         ));
     }
     out

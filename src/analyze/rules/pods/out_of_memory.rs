@@ -87,21 +87,26 @@ impl Check for OutOfMemory {
             message += &format!("; the last time it had lived for {}", seconds(life));
         }
         let leak = case.growth.filter(|g| g.steady);
-        message += &match (leak, case.growth) {
-            (Some(g), _) => format!(
-                ". Its memory only ever grew, from {} to {} in {}, and begins anew with each start: it keeps what it should give back (a memory leak), so a higher limit only buys time",
-                bytes(g.from),
-                bytes(g.to),
-                seconds(g.seconds)
-            ),
-            (None, Some(g)) => format!(
-                ". Its memory rose from {} to {} within {}: the limit is too small for what it does",
-                bytes(g.from),
-                bytes(g.to),
-                seconds(g.seconds)
-            ),
-            (None, None) => String::new(),
-        };
+        let usual = usual(snapshot, group).filter(|u| limit.is_none_or(|l| *u < l * MUCH_LESS));
+        let outgrows = leak.is_some() || usual.is_some();
+        if let Some(growth) = case.growth {
+            let (from, to, time) = (bytes(growth.from), bytes(growth.to), seconds(growth.seconds));
+            message += &match (leak, usual) {
+                (Some(_), _) => format!(
+                    ". Its memory only ever grew, from {from} to {to} in {time}, and begins anew with each start: it keeps what it should give back (a memory leak), so a higher limit only buys time"
+                ),
+                (None, Some(_)) => format!(". Its memory grew from {from} to {to} in {time}"),
+                (None, None) => format!(
+                    ". Its memory rose from {from} to {to} within {time}: the limit is too small for what it does"
+                ),
+            };
+        }
+        if let Some(usual) = usual {
+            message += &format!(
+                ". Pods of the revision before used {} at most under the same limit: what the new revision does differently eats the memory, and a higher limit only buys time",
+                bytes(usual)
+            );
+        }
         if limit.is_none() {
             message += ". Without a limit it was the node that ran out of memory, and this container is the victim that the kernel chose";
         }
@@ -113,8 +118,8 @@ impl Check for OutOfMemory {
             );
         }
         message += ".";
-        let mechanism = if leak.is_some() {
-            "out of memory (OOM): memory leak up to the limit"
+        let mechanism = if outgrows {
+            "out of memory (OOM): memory leak, it grows up to the limit"
         } else {
             "out of memory (OOM): memory limit reached"
         };
@@ -133,10 +138,10 @@ impl Check for OutOfMemory {
                 )
             }))
             .onset(group.cases.iter().filter_map(|(pod, case)| common::first_restart(snapshot, pod, case.status)).min())
-            .maybe_remedy(leak.and_then(|_| group.undo_rollout(snapshot, "")))
+            .maybe_remedy(outgrows.then(|| group.undo_rollout(snapshot, "")).flatten())
             .maybe_remedy(former_limit(group, snapshot))
-            .maybe_remedy(raise_limit(group, limit, leak.is_some()))
-            .maybe_remedy(leak.is_none().then(|| group.undo_rollout(snapshot, "")).flatten())
+            .maybe_remedy(raise_limit(group, limit, outgrows))
+            .maybe_remedy((!outgrows).then(|| group.undo_rollout(snapshot, "")).flatten())
             .remedy(Remedy::manual("Tell the runtime how much memory it has: GOMEMLIMIT, -XX:MaxRAMPercentage=75 or --max-old-space-size below the memory limit"))
             .prevention(Prevention::alert(
                 "Alert before the memory limit is reached",
@@ -178,6 +183,32 @@ fn limit(pod: &Pod, container: &str) -> Option<f64> {
     own.or_else(|| {
         pod.template.spec.text("resources.limits.memory").and_then(crate::model::workload::quantity)
     })
+}
+
+/// What pods of the revision before used is telling below this share of the limit.
+const MUCH_LESS: f64 = 0.5;
+
+/// The most that pods of another revision of the workload used: pods of its name that are not among those that were killed and
+/// that were measured before the first of these was made.
+fn usual(snapshot: &Snapshot, group: &Group<'_, Case<'_>>) -> Option<f64> {
+    let prefix = format!("{}-", group.owner.name);
+    let hashes: Vec<&String> =
+        group.cases.iter().filter_map(|(pod, _)| pod.object.labels.get("pod-template-hash")).collect();
+    // A pod's name is that of its owner, the template's hash and five letters: another Deployment may begin alike.
+    let other = |pod: &str| {
+        let mut parts = pod.strip_prefix(&prefix)?.split('-');
+        let (hash, end) = (parts.next()?, parts.next());
+        (parts.next().is_none() && end.is_some() && !hashes.iter().any(|own| *own == hash)).then_some(())
+    };
+    if hashes.is_empty() {
+        return None;
+    }
+    snapshot
+        .series_named("container_memory_working_set_bytes")
+        .filter(|s| s.label("namespace") == group.owner.namespace && s.label("container") == group.container)
+        .filter(|s| other(s.label("pod")).is_some())
+        .filter_map(Series::max)
+        .reduce(f64::max)
 }
 
 /// The growth of memory in the life of the container in which it used most.

@@ -154,6 +154,15 @@ impl std::fmt::Display for Probe {
     }
 }
 
+/// Whether the injector made the kubelet ask the mesh's agent in place of the container: then a refused connection is the
+/// agent's, and not the application's.
+pub(crate) fn rewritten(container: &Container) -> bool {
+    ["livenessProbe", "readinessProbe", "startupProbe"]
+        .into_iter()
+        .filter_map(|name| container.probe(name)?.text("httpGet.path"))
+        .any(|path| path.starts_with("/app-health/"))
+}
+
 /// How a probe failed, as the kubelet's event says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {

@@ -48,6 +48,8 @@ pub struct Case<'a> {
     answer: Answer,
     /// A line of the application's log that answers the probe's path with 404.
     line: Option<(&'a LogStream, &'a LogLine)>,
+    /// Whether the mesh's agent asks the probe in the kubelet's place.
+    rewritten: bool,
     /// Since when it is not ready.
     since: Option<jiff::Timestamp>,
 }
@@ -71,21 +73,30 @@ impl Check for ReadinessProbe {
         let Some((pod, case)) = told else {
             return Finding::new(Self::META, group.owner.clone(), &[container]);
         };
-        let (probe, answer) = (&case.probe, case.answer);
+        let answer = case.answer;
         let template = group.container().or_else(|| pod.template.container(container));
-        let port = template.and_then(|c| right_port(c, probe, answer));
+        // What a person wrote, not what an injector made of it.
+        let written = template.and_then(|c| Probe::read(c, "readinessProbe"));
+        let probe = written.as_ref().unwrap_or(&case.probe);
+        let agent = case.rewritten && matches!(answer, Answer::Refused | Answer::Reset);
+        let port = template.filter(|_| !agent).and_then(|c| right_port(c, probe, answer));
         let former = probe.former(group, snapshot);
         let changed = group.rollout(snapshot).is_some_and(|c| {
             c.differences.iter().any(|d| d.path.contains(&format!("[name={container}].readinessProbe")))
         });
-        let cause = answer.is_setting() || port.is_some() || changed;
+        let cause = !agent && (answer.is_setting() || port.is_some() || changed);
         let field = match answer {
+            _ if agent => "readinessProbe".to_owned(),
             Answer::NotFound | Answer::Denied => "readinessProbe.httpGet.path".to_owned(),
             Answer::Refused => format!("readinessProbe.{}.port", probe.kind),
             Answer::Timeout => "readinessProbe.timeoutSeconds".to_owned(),
             _ => "readinessProbe".to_owned(),
         };
-        let why = answer.meaning(Some(probe));
+        let why = if agent {
+            "the proxy beside it, which is asked in its place, does not answer".to_owned()
+        } else {
+            answer.meaning(Some(probe))
+        };
         let mut message = format!(
             "Container {container} runs in {} of {} and is not ready: {why}",
             group.share(),
@@ -188,7 +199,18 @@ fn unready<'a>(snapshot: &'a Snapshot, pod: &'a Pod) -> Vec<(String, Case<'a>)> 
         });
         let since = pod.condition("Ready").filter(|c| c.status == "False").and_then(|c| c.since);
         let since = since.into_iter().chain(failure.and_then(|e| e.first)).min();
-        out.push((container.name.clone(), Case { status, probe, failure, answer, line, since }));
+        out.push((
+            container.name.clone(),
+            Case {
+                status,
+                probe,
+                failure,
+                answer,
+                line,
+                rewritten: super::probe::rewritten(container),
+                since,
+            },
+        ));
     }
     out
 }

@@ -208,7 +208,7 @@ impl Check for Unschedulable {
         let verdict = verdict(case, template, &nodes, group);
         let rollout =
             group.rollout(snapshot).filter(|c| c.differences.iter().any(|d| d.path.contains(verdict.word)));
-        let mut message = format!("{} of {} wait for a node: {}", group.share(), group.owner, verdict.why);
+        let mut message = format!("{} of {} cannot be placed: {}", group.share(), group.owner, verdict.why);
         if let Some(rollout) = rollout {
             message += &format!(
                 ". The rollout of {} brought it in: it changed {}",
@@ -297,7 +297,7 @@ fn verdict(
         word,
         mechanism,
         short: short.to_owned(),
-        why: short.to_owned(),
+        why: format!("they {short}"),
         evidence: vec![],
         remedies,
     };
@@ -343,7 +343,7 @@ fn verdict(
             group.pod_field("volumes"),
             "volumes",
             "a volume is not bound or lies elsewhere",
-            "wait for a volume that is not bound or that no fitting node can mount",
+            "wait for a volume that is not bound or lies elsewhere",
             vec![Remedy::manual(
                 "Look at the PersistentVolumeClaim of the pod: its class, its events, its zone",
             )],
@@ -627,7 +627,7 @@ fn insufficient(
             say(have)
         ),
         None if wanted > 0.0 => {
-            format!("each wants {} {resource}, and no node has that much left", say(wanted))
+            format!("each of them wants {} {resource}, and no node has that much left", say(wanted))
         }
         None => format!("no node has enough {resource} left"),
     };

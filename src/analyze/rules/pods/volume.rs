@@ -120,11 +120,7 @@ impl Check for VolumeNotMounted {
             .chain(created)
             .min();
         let mut finding = Finding::new(Self::META, subject.clone(), &[&group.owner.kind, &group.owner.name])
-            .title(format!(
-                "{}: {} not started, {what}",
-                group.owner,
-                common::plural(group.cases.len(), "pod")
-            ))
+            .title(format!("{}: {what}", group.owner))
             .message(message)
             .mechanism(format!("volume not mounted: {mechanism}"))
             .severity(if group.all_down() { Severity::Critical } else { Severity::Error })
@@ -164,23 +160,22 @@ fn words(why: &Why, claim: &ObjectRef, name: &str) -> (String, String) {
     match why {
         Why::NoClaim => said(format!("{claim} does not exist"), "the PersistentVolumeClaim does not exist"),
         Why::NoClass(class) => said(
-            format!("PersistentVolumeClaim {name} is unbound: storage class {class} does not exist"),
+            format!("claim {name} is unbound, storage class {class} does not exist"),
             "unbound PersistentVolumeClaim, missing storage class",
         ),
         Why::NoVolume => said(
             format!(
-                "PersistentVolumeClaim {name} is unbound: it names no storage class, and no PersistentVolume fits"
+                "claim {name} is unbound, it names no storage class, and no PersistentVolume fits"
             ),
             "unbound PersistentVolumeClaim, no PersistentVolume fits and no default storage class",
         ),
         Why::Provisioning => said(
-            format!("PersistentVolumeClaim {name} is unbound: its storage class cannot provision a volume"),
+            format!("claim {name} is unbound, its storage class cannot provision a volume"),
             "unbound PersistentVolumeClaim, provisioning failed",
         ),
-        Why::Lost => said(
-            format!("PersistentVolumeClaim {name} has lost its PersistentVolume"),
-            "the PersistentVolume is lost",
-        ),
+        Why::Lost => {
+            said(format!("claim {name} has lost its PersistentVolume"), "the PersistentVolume is lost")
+        }
         Why::Attached => said(
             format!("the volume of {name} is still attached to another node"),
             "the volume is attached to another node (Multi-Attach)",
