@@ -8,6 +8,7 @@ use super::rules::gateway_api;
 use super::rules::istio;
 use super::rules::network;
 use super::rules::pods;
+use super::rules::rollout;
 use super::rules::service;
 
 /// All rules. A new one is a file under `rules/` and a line here.
@@ -105,6 +106,9 @@ pub const RULES: &[&dyn Rule] = &[
     &pods::cpu_throttled::CpuThrottled,
 
     // Rollouts.
+    &rollout::rollout_stuck::RolloutStuck,
+    &rollout::scaled_to_zero::ScaledToZero,
+    &rollout::failures_since_rollout::FailuresSinceRollout,
 
     // Services and endpoints.
     &service::selector_matches_nothing::SelectorMatchesNothing,

@@ -8,5 +8,6 @@ pub mod istio;
 pub mod near;
 pub mod network;
 pub mod pods;
+pub mod rollout;
 pub mod seen;
 pub mod service;

@@ -164,9 +164,7 @@ fn words(why: &Why, claim: &ObjectRef, name: &str) -> (String, String) {
             "unbound PersistentVolumeClaim, missing storage class",
         ),
         Why::NoVolume => said(
-            format!(
-                "claim {name} is unbound, it names no storage class, and no PersistentVolume fits"
-            ),
+            format!("claim {name} is unbound, it names no storage class, and no PersistentVolume fits"),
             "unbound PersistentVolumeClaim, no PersistentVolume fits and no default storage class",
         ),
         Why::Provisioning => said(

@@ -1,0 +1,5 @@
+//! Rollouts and scaling: new revisions that do not come up or fail, and workloads without any replica.
+
+pub mod failures_since_rollout;
+pub mod rollout_stuck;
+pub mod scaled_to_zero;
