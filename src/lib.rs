@@ -15,6 +15,7 @@ pub mod cli;
 pub mod collect;
 pub mod controller;
 pub mod model;
+pub mod replay;
 pub mod report;
 pub mod server;
 pub mod telemetry;

@@ -12,6 +12,7 @@ pub mod capture;
 pub mod crd;
 pub mod explain;
 pub mod rbac;
+pub mod replay;
 pub mod rules;
 pub mod run;
 
@@ -34,6 +35,7 @@ struct Cli {
 enum Command {
     Analyze(analyze::Args),
     Capture(capture::Args),
+    Replay(replay::Args),
     Rules(rules::Args),
     Explain(explain::Args),
     Crd(crd::Args),
@@ -54,6 +56,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Analyze(args) => args.run(),
         Command::Capture(args) => args.run(),
+        Command::Replay(args) => args.run(),
         Command::Rules(args) => args.run(),
         Command::Explain(args) => args.run(),
         Command::Crd(args) => args.run(),

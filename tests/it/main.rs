@@ -15,4 +15,5 @@ mod crd;
 mod generated;
 mod locked;
 mod random;
+mod replay;
 mod rules;

@@ -2,6 +2,9 @@
 
 use regex::bytes::Captures;
 
+/// Of a text and a candidate in it, the bytes to mask.
+pub(super) type Select = fn(&[u8], &Captures<'_>) -> Option<(usize, usize)>;
+
 /// One kind of secret.
 pub(super) struct Rule {
     /// The word in the mask.
@@ -11,7 +14,7 @@ pub(super) struct Rule {
     /// Finds candidates.
     pub(super) pattern: &'static str,
     /// The bytes to mask, if the candidate is a secret.
-    pub(super) select: fn(&[u8], &Captures<'_>) -> Option<(usize, usize)>,
+    pub(super) select: Select,
 }
 
 /// A name that ends with one of the words, an equals sign or colon, and the beginning of a value; or the two fields of a
