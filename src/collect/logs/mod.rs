@@ -13,6 +13,7 @@ use super::kubernetes::reader::{ReadError, Reader};
 use super::material::LogFile;
 use super::plan::Plan;
 use super::redact::{Counts, redact_bytes};
+use crate::model::time::Window;
 
 /// What became of one request for a log.
 #[derive(Debug)]
@@ -94,13 +95,15 @@ async fn read_one(
 fn path(plan: &Plan, request: &LogRequest) -> String {
     let path = format!("/api/v1/namespaces/{}/pods/{}/log", encode(&request.namespace), encode(&request.pod));
     let flag = |on: bool| if on { "true".to_owned() } else { String::new() };
-    // The instance before the current one may have ended before the window: how it ended is wanted all the same.
-    let since = if request.previous { String::new() } else { plan.window.start.to_string() };
+    // The instance before the current one may have ended before the window: how it ended is wanted all the same. Seconds
+    // ago, and not an instant: the clock that counts is the node's.
+    let seconds = Window { start: plan.window.start, end: plan.now }.seconds().max(1);
+    let since = if request.previous { String::new() } else { seconds.to_string() };
     let pairs = [
         ("container", request.container.clone()),
         ("previous", flag(request.previous)),
         ("timestamps", flag(true)),
-        ("sinceTime", since),
+        ("sinceSeconds", since),
         ("tailLines", request.lines.to_string()),
     ];
     with_query(&path, &pairs)
@@ -125,7 +128,7 @@ mod tests {
             p if p.contains("/pods/gone/") => Answer::status(404, ""),
             p if p.contains("/pods/waiting/") => Answer::status(400, "container is waiting to start"),
             p if p.contains("/pods/denied/") => Answer::status(403, ""),
-            "/api/v1/namespaces/shop/pods/a/log?container=app&timestamps=true&sinceTime=2026-11-21T09%3A00%3A00Z&tailLines=3" => {
+            "/api/v1/namespaces/shop/pods/a/log?container=app&timestamps=true&sinceSeconds=3600&tailLines=3" => {
                 Answer::text("2026-11-21T09:30:00Z one\n2026-11-21T09:30:01Z two\n")
             }
             "/api/v1/namespaces/shop/pods/a/log?container=app&previous=true&timestamps=true&tailLines=3" => {
