@@ -3,10 +3,10 @@
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::LiveRun;
+use super::{LiveRun, ObjectKey};
 use crate::collect::kubernetes::gather::Job;
 use crate::collect::kubernetes::kinds::find;
-use crate::collect::logs::choose::{Choice, PodKey, cheap, deep, pods_around};
+use crate::collect::logs::choose::{Choice, LogRequest, PodKey, cheap, deep, pods_around};
 use crate::collect::logs::{self, LogAnswer};
 use crate::collect::plan::Source;
 use crate::collect::prometheus::catalogue::Pass;
@@ -17,6 +17,9 @@ use crate::model::snapshot::Snapshot;
 
 /// Pages of events that are read for each event that is kept: the API gives them in no order of time.
 const EVENT_PAGES: usize = 3;
+
+/// Pods of a control plane whose logs are read; all replicas see the same configuration.
+const CONTROL_PLANE_LOGS: usize = 2;
 
 impl LiveRun {
     /// Reads the events of every namespace that was read; of neighbours, those about objects that are kept.
@@ -67,8 +70,26 @@ impl LiveRun {
             self.ledger.skip("Logs", "not asked for");
             return;
         }
-        let choice = cheap(&self.structure(), &self.around, &self.plan, self.reader.budget());
+        let mut choice = cheap(&self.structure(), &self.around, &self.plan, self.reader.budget());
+        choice.requests.extend(self.control_plane_logs());
         self.fetch_logs(choice).await;
+    }
+
+    /// The log of the mesh's control plane, where proxies' refusals of its configuration stand. It names objects of every
+    /// namespace, so it is only read where that namespace may be looked into.
+    fn control_plane_logs(&self) -> Vec<LogRequest> {
+        let pods = self.objects.iter().filter(|((group, kind, namespace, _), object)| {
+            let here = group.is_empty() && kind == "Pod" && self.control_planes.contains(namespace);
+            here && self.plan.reaches(namespace) && object.text("metadata.labels.app") == Some("istiod")
+        });
+        let request = |((_, _, namespace, pod), _): (&ObjectKey, _)| LogRequest {
+            namespace: namespace.clone(),
+            pod: pod.clone(),
+            container: "discovery".to_owned(),
+            previous: false,
+            lines: self.reader.budget().access_log_lines.min(self.plan.logs.tail_lines),
+        };
+        pods.take(CONTROL_PLANE_LOGS).map(request).collect()
     }
 
     /// The deep pass over logs.
@@ -100,13 +121,18 @@ impl LiveRun {
         if requests.is_empty() {
             self.ledger.skip("Logs", "no container that could be asked has run yet");
         }
-        self.asked_logs.extend(requests.iter().cloned());
         for read in logs::read(&self.reader, &self.plan, requests).await {
             self.redactions.add(&read.redactions);
             let (namespace, bytes) = (&read.request.namespace, read.bytes);
+            let mut asked = read.request.clone();
             match read.answer {
                 LogAnswer::Log(file) => {
                     self.ledger.got("Logs", 1, bytes);
+                    if !file.truncated {
+                        // There is no more of it, however many lines a deeper look asks for.
+                        asked.lines = u32::MAX;
+                    }
+                    self.asked_logs.insert(asked);
                     // A deeper look at the same log replaces the first one.
                     self.logs.retain(|known| {
                         (&known.namespace, &known.pod, &known.container, known.previous)

@@ -30,7 +30,7 @@ fn cluster() -> FakeCluster {
         |kind: &str, name: &str| json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name}});
     let mut objects: Vec<Value> =
         ["shop", "money", "istio-system", "kube-system", "other"].map(|name| named("Namespace", name)).into();
-    objects.extend([named("Node", "n1"), named("Node", "n2")]);
+    objects.extend(["n1", "n2", "n3"].map(|name| named("Node", name)));
     objects.extend(app("shop", "cart", "http://bank.money:80"));
     objects.extend(app("shop", "web", "http://cart"));
     objects.extend(app("money", "bank", ""));
@@ -40,7 +40,9 @@ fn cluster() -> FakeCluster {
     objects.push(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "shop", "name": "settings"}, "data": {"password": "hunter2"}}));
     objects.push(json!({"apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication", "metadata": {"namespace": "istio-system", "name": "strict"}}));
     objects.push(json!({"apiVersion": "v1", "kind": "Event", "metadata": {"namespace": "shop", "name": "e1"}, "involvedObject": {"kind": "Pod", "name": "cart-1"}}));
+    objects.push(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "istio-system", "name": "istiod-1", "labels": {"app": "istiod"}}, "spec": {"nodeName": "n2"}}));
     let logs = vec![
+        ("istio-system/istiod-1/discovery", "2026-11-21T09:30:00Z ADS: ACK ERROR\n"),
         ("shop/cart-1/app", "2026-11-21T09:30:00Z fatal\n"),
         ("shop/cart-1/app!", "2026-11-21T09:29:00Z why it died\n"),
         ("shop/cart-1/istio-proxy", "2026-11-21T09:30:00Z access\n"),
@@ -93,10 +95,13 @@ async fn a_run_reads_the_target_its_neighbours_and_the_mesh() {
         ["money/bank", "shop/cart", "shop/web"],
         "no stranger of another namespace"
     );
-    assert_eq!(names(&material, "Pod"), ["money/bank-1", "shop/cart-1", "shop/web-1"]);
+    assert_eq!(
+        names(&material, "Pod"),
+        ["istio-system/istiod-1", "money/bank-1", "shop/cart-1", "shop/web-1"]
+    );
     assert_eq!(names(&material, "PeerAuthentication"), ["istio-system/strict"]);
     assert_eq!(names(&material, "Event"), ["shop/e1"]);
-    assert_eq!(names(&material, "Node"), ["/n1"], "only where the pods are");
+    assert_eq!(names(&material, "Node"), ["/n1", "/n2"], "where the pods are");
     assert_eq!(names(&material, "Namespace"), ["/money", "/shop"]);
     assert!(!format!("{material:?}").contains("hunter2"));
 
@@ -105,7 +110,7 @@ async fn a_run_reads_the_target_its_neighbours_and_the_mesh() {
     assert_eq!(material.manifest.target.unwrap().services, ["cart"]);
     assert_eq!(
         logs(&Material { logs: material.logs, ..Material::default() }),
-        ["cart-1/app", "cart-1/app!", "cart-1/istio-proxy", "web-1/istio-proxy"]
+        ["cart-1/app", "cart-1/app!", "cart-1/istio-proxy", "istiod-1/discovery", "web-1/istio-proxy"]
     );
 
     let metrics = outcomes.iter().find(|outcome| outcome.name == "Metrics").unwrap();
@@ -127,7 +132,14 @@ async fn a_deeper_look_reads_the_rest_of_the_implicated_pods() {
     run.deepen(&[("shop".to_owned(), "web-1".to_owned())]).await;
     assert_eq!(
         logs(&run.material()),
-        ["cart-1/app", "cart-1/app!", "cart-1/istio-proxy", "web-1/app", "web-1/istio-proxy"]
+        [
+            "cart-1/app",
+            "cart-1/app!",
+            "cart-1/istio-proxy",
+            "istiod-1/discovery",
+            "web-1/app",
+            "web-1/istio-proxy"
+        ]
     );
 }
 
