@@ -88,6 +88,8 @@ pub struct RootCause {
     pub tests: Vec<Test>,
     /// The change that brought it about, where one is known.
     pub change: Option<Change>,
+    /// When what it explains began.
+    pub onset: Option<Timestamp>,
 }
 
 /// Something that was looked for and is not the cause.

@@ -9,7 +9,7 @@
 use jiff::Timestamp;
 
 use super::causal::explain::Explainer;
-use super::causal::timing::{self, History, RECENT};
+use super::causal::timing::{self, CLOCK_ERROR, History, RECENT};
 use super::diagnosis::{Diagnosis, NotEvaluated, RootCause, Test, TestVerdict, Verdict};
 use super::finding::{Confidence, Effect, Finding, Role, Severity};
 use super::narrative;
@@ -37,6 +37,8 @@ struct Candidate {
     explains: Vec<(usize, f64)>,
     tests: Vec<Test>,
     change: Option<Change>,
+    /// When what it explains began.
+    onset: Option<Timestamp>,
     log_odds: f64,
 }
 
@@ -83,6 +85,7 @@ pub fn conclude(
                 explains,
                 tests: candidate.tests.clone(),
                 change: candidate.change.clone(),
+                onset: candidate.onset,
             })
         })
         .collect();
@@ -143,10 +146,15 @@ fn candidates(snapshot: &Snapshot, findings: &[Finding], onset: Option<Timestamp
             .filter(|(_, closeness)| *closeness > 0.0)
             .collect();
         let mut candidate =
-            Candidate { finding: index, explains, tests: vec![], change: None, log_odds: 0.0 };
+            Candidate { finding: index, explains, tests: vec![], change: None, onset: None, log_odds: 0.0 };
         candidate.tests.push(prior(finding));
         candidate.tests.push(coverage(finding, &candidate.explains, &symptoms, findings));
-        let (test, change) = changed(snapshot, finding, onset);
+        let onsets = felt_since(finding, &candidate.explains, findings, onset);
+        let (test, change) = changed(snapshot, finding, &onsets);
+        let after = |at: &&Timestamp| {
+            change.as_ref().is_none_or(|c| at.as_second() >= c.time.as_second() - CLOCK_ERROR)
+        };
+        candidate.onset = onsets.iter().find(after).copied();
         candidate.tests.push(test);
         candidate.change = change;
         candidate.tests.extend(dependencies(finding, &explainer, &symptoms, findings));
@@ -222,17 +230,38 @@ fn coverage(finding: &Finding, explains: &[(usize, f64)], symptoms: &[usize], fi
     test(TestVerdict::Supported, 0.5 + 2.0 * share, format!("it explains {count} of {all} symptoms"))
 }
 
+/// When what a finding explains began, earliest first: its own evidence may start later than what it explains, since logs
+/// of proxies are cut at their beginning; and what it explains may have begun earlier, with another fault.
+fn felt_since(
+    finding: &Finding,
+    explains: &[(usize, f64)],
+    findings: &[Finding],
+    onset: Option<Timestamp>,
+) -> Vec<Timestamp> {
+    let explained = explains.iter().filter(|(_, closeness)| *closeness >= EXPLAINED);
+    let mut onsets: Vec<Timestamp> =
+        explained.filter_map(|(at, _)| findings.get(*at)?.onset).chain(finding.onset).collect();
+    if onsets.is_empty() {
+        onsets.extend(onset);
+    }
+    onsets.sort_unstable();
+    onsets
+}
+
 /// Whether it was changed just before it began.
-fn changed(snapshot: &Snapshot, finding: &Finding, onset: Option<Timestamp>) -> (Test, Option<Change>) {
-    let Some(onset) = finding.onset.filter(|_| finding.role == Role::Cause).or(onset) else {
+fn changed(snapshot: &Snapshot, finding: &Finding, onsets: &[Timestamp]) -> (Test, Option<Change>) {
+    let own = finding.onset.filter(|_| finding.role == Role::Cause);
+    let Some(onset) = own.or(onsets.first().copied()) else {
         return (test(TestVerdict::NotEvaluated, 0.0, "when it began is not known"), None);
     };
     match timing::history(snapshot, finding, onset) {
         History::Before(change, seconds) if seconds <= RECENT => {
+            let first =
+                onsets.iter().map(|at| at.as_second() - change.time.as_second()).find(|s| *s >= -CLOCK_ERROR);
+            let seconds = first.unwrap_or(seconds).max(0);
             // From 1.75 at once down to 0.5 after ten minutes.
-            let near = 1.0 - (seconds.max(0) as f64 / RECENT as f64);
-            let text =
-                format!("{} was changed {} s before the first failure", change.subject, seconds.max(0));
+            let near = 1.0 - (seconds as f64 / RECENT as f64).min(1.0);
+            let text = format!("{} was changed {seconds} s before the first failure", change.subject);
             (test(TestVerdict::Supported, 0.5 + 1.25 * near, text), Some(change.clone()))
         }
         History::Before(change, seconds) => {

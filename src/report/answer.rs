@@ -134,7 +134,7 @@ fn tell(diagnosis: &Diagnosis, cause: &RootCause) -> Option<Told> {
                 "{} {}{}",
                 clock(change.time),
                 tell_change(change),
-                before(change.time, finding.onset.or(diagnosis.onset))
+                before(change.time, cause.onset)
             ))],
         );
     }

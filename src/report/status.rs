@@ -528,6 +528,7 @@ mod tests {
                         evidence: vec![],
                     }],
                     change: None,
+                    onset: None,
                 })
                 .collect(),
             findings,
