@@ -73,6 +73,7 @@ pub const RULES: &[&dyn Rule] = &[
     &istio::destination_port_not_found::DestinationPortNotFound,
     &istio::subset_undefined::SubsetUndefined,
     &istio::subset_without_pods::SubsetWithoutPods,
+    &istio::mtls_modes_clash::MtlsModesClash,
     &istio::authorization_denies::AuthorizationDenies,
     &istio::custom_provider_unknown::CustomProviderUnknown,
     &istio::fault_injection_left_on::FaultInjectionLeftOn,
@@ -86,6 +87,8 @@ pub const RULES: &[&dyn Rule] = &[
     &istio::port_protocol_mismatch::PortProtocolMismatch,
     &istio::egress_host_excluded::EgressHostExcluded,
     &istio::registry_only_blocks::RegistryOnlyBlocks,
+    &istio::connection_pool_too_tight::ConnectionPoolTooTight,
+    &istio::idle_connections_closed::IdleConnectionsClosed,
 
     // Network policies and DNS.
     &network::network_policy_blocks::NetworkPolicyBlocks,

@@ -2,6 +2,7 @@
 
 pub mod authorization_denies;
 pub mod conflicting_hosts;
+pub mod connection_pool_too_tight;
 pub mod custom_provider_unknown;
 pub mod destination_port_not_found;
 pub mod egress;
@@ -12,6 +13,8 @@ pub mod gateway_not_found;
 pub mod gateway_selects_nothing;
 pub mod host_not_found;
 pub mod hosts;
+pub mod idle_connections_closed;
+pub mod mtls_modes_clash;
 pub mod policy_match;
 pub mod port_protocol_mismatch;
 pub mod registry_only_blocks;

@@ -91,8 +91,7 @@ fn in_block(block: &str, ip: &str) -> Option<bool> {
             (net, if net.is_ipv4() { 32 } else { 128 })
         }
     };
-    let shifted =
-        |a: u128, width: u32| if bits == 0 { 0 } else { a >> (width.checked_sub(bits).unwrap_or(0)) };
+    let shifted = |a: u128, width: u32| if bits == 0 { 0 } else { a >> (width.saturating_sub(bits)) };
     match (net, ip) {
         (IpAddr::V4(a), IpAddr::V4(b)) => {
             Some(shifted(u32::from(a).into(), 32) == shifted(u32::from(b).into(), 32))

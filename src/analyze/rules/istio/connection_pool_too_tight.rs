@@ -1,0 +1,216 @@
+//! ISTIO125.
+
+use serde_json::{Value, json};
+
+use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
+use crate::analyze::remedy::{Prevention, Remedy, pointer};
+use crate::analyze::rule::{Check, Declared};
+use crate::analyze::traffic::way::Way;
+use crate::analyze::traffic::{Failures, failures, text};
+use crate::model::fields::Fields;
+use crate::model::mesh::istio::{DestinationRule, full_host};
+use crate::model::network::ServiceName;
+use crate::model::snapshot::Snapshot;
+use crate::model::traffic::{ClusterName, Reporter};
+
+crate::rule! {
+    /// A DestinationRule limits connections or requests below what the load needs.
+    ///
+    /// ## What it detects
+    /// Requests that callers' proxies reject with `UO`, together with the `connectionPool` that counts for them, set against
+    /// the requests that are under way at once: their rate times how long they take (Little's law).
+    /// ## Why it matters
+    /// The rejected requests are never sent, and the callee may be idle. The limits count for each proxy of the callers.
+    /// ## Evidence
+    /// The flag `UO` in access logs of callers or `upstream_rq_pending_overflow`; the limits; rate and latency.
+    /// ## How to confirm
+    /// `trafficPolicy.connectionPool` of the DestinationRule, and the requests in flight of each caller.
+    /// ## How to fix
+    /// Raise the limits to a multiple of the requests that are under way at once.
+    /// ## False positives
+    /// A limit that protects a callee which really cannot take more: then the callee needs capacity.
+    /// ## References
+    /// <https://istio.io/latest/docs/reference/config/networking/destination-rule/#ConnectionPoolSettings>
+    ConnectionPoolTooTight {
+        code: "ISTIO125", name: "connection-pool-too-tight", family: Mesh, severity: Error,
+        needs: [Istio, Requests], aliases: [],
+    }
+}
+
+/// Limits that reject requests, with Istio's names for them.
+const LIMITS: &[&str] =
+    &["tcp.maxConnections", "http.http1MaxPendingRequests", "http.http2MaxRequests", "http.maxRetries"];
+
+/// A limit this many times the requests that are under way at once leaves room for bursts.
+const ROOM: f64 = 4.0;
+/// The least that is proposed.
+const LEAST: f64 = 100.0;
+
+/// Limits that requests ran into.
+#[derive(Debug)]
+pub struct Fact<'a> {
+    rule: &'a DestinationRule,
+    /// Where `connectionPool` stands.
+    path: String,
+    pool: &'a Value,
+    /// Limit, its value.
+    limits: Vec<(&'static str, i64)>,
+    group: Failures,
+    service: ServiceName,
+    /// Requests per second of the busiest proxy, and how long they take in seconds.
+    load: Option<(f64, f64)>,
+}
+
+impl Fact<'_> {
+    /// Requests that are under way at once in the busiest proxy.
+    fn concurrency(&self) -> Option<f64> {
+        self.load.map(|(rate, seconds)| rate * seconds)
+    }
+
+    /// Whether the callee has slowed down so much that limits with room for bursts were filled.
+    fn ample(&self) -> bool {
+        self.limits.iter().all(|(_, limit)| *limit as f64 >= LEAST)
+    }
+}
+
+impl Check for ConnectionPoolTooTight {
+    type Fact<'a> = Fact<'a>;
+
+    fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
+        let mut out = vec![];
+        for group in failures(snapshot, Way::Overflow) {
+            let Some(service) =
+                group.callee.service.clone().filter(|_| group.callee.reporter == Reporter::Source)
+            else {
+                continue;
+            };
+            let Some(part) = group.parts.first() else { continue };
+            let host = full_host(&service.name, &service.namespace);
+            let cluster = ClusterName::read(&part.cluster);
+            let rules = snapshot.istio.destination_rules_for(&host, &part.workload.namespace);
+            let Some((rule, path, pool)) = rules.into_iter().find_map(|rule| pool(rule, &cluster)) else {
+                continue;
+            };
+            let limits: Vec<(&'static str, i64)> =
+                LIMITS.iter().filter_map(|name| Some((*name, pool.int(name)?))).collect();
+            if limits.is_empty() {
+                continue;
+            }
+            out.push(Fact { rule, path, pool, limits, load: load(snapshot, &service), group, service });
+        }
+        out
+    }
+
+    fn describe(&self, fact: &Fact<'_>, _: &Snapshot) -> Finding {
+        let subject = fact.rule.reference().field(&fact.path);
+        let name = &fact.service.name;
+        let limits: Vec<String> = fact
+            .limits
+            .iter()
+            .map(|(limit, value)| format!("{} {value}", limit.rsplit('.').next().unwrap_or(limit)))
+            .collect();
+        let limits = limits.join(", ");
+        let figures = text::share(fact.group.count, fact.group.requests, "requests");
+        let arithmetic = match (fact.load, fact.concurrency()) {
+            (Some((rate, seconds)), Some(at_once)) => format!(
+                "The busiest caller's proxy sends {rate:.1} requests a second that take {} each, so {at_once:.1} are under way at once on average, and several times that in bursts.",
+                text::milliseconds((seconds * 1000.0).round() as u64)
+            ),
+            _ => "Rate and latency of the callers were not seen.".to_owned(),
+        };
+        let ample = fact.ample();
+        let verdict = if ample {
+            format!(
+                "The limits leave room for ordinary load: {name} answers too slowly, and requests pile up."
+            )
+        } else {
+            "The limits are below what this load needs.".to_owned()
+        };
+        let severity = fact.group.severity().unwrap_or(Severity::Warning);
+        Finding::new(Self::META, subject.clone(), &[name])
+            .title(format!("{} limits calls to {name} to {limits}: {figures} overflow", fact.rule.reference()))
+            .message(format!("Callers' proxies rejected {figures} to {name} because the connection pool was full ({limits} for each proxy). {arithmetic} {verdict}"))
+            .mechanism("connection pool overflow: circuit breaker limits too tight")
+            .severity(if ample { severity.min(Severity::Warning) } else { severity })
+            .role(Role::Cause, if ample { Confidence::Configured } else { Confidence::Observed })
+            .service(Some(fact.service.clone()))
+            .onset(fact.group.onset)
+            .evidence(Evidence::object(&subject, limits))
+            .evidences(fact.group.parts.iter().take(3).map(|part| {
+                Evidence::new(
+                    if part.counted { "Metric" } else { "AccessLog" },
+                    format!("istio-proxy of {}, {}", part.workload, text::plain(&part.cluster, 120)),
+                    format!("{}, {} requests", text::plain(&part.short, 24), text::number(part.count)),
+                )
+                .at(part.first)
+                .excerpt(&part.details)
+            }))
+            .effect(Effect::requests(&fact.service, &["UO"]))
+            .maybe_remedy(raise(fact))
+            .maybe_remedy(Remedy::patch(
+                &fact.rule.object,
+                &json!([{"op": "remove", "path": pointer(&fact.path)}]),
+                "Remove connectionPool: Istio's own limits are far above any ordinary load",
+            ))
+            .prevention(Prevention::alert(
+                "Alert when callers' proxies reject requests",
+                format!("sum(rate(istio_requests_total{{reporter=\"source\",response_flags=~\".*UO.*\",destination_service_name=\"{}\"}}[2m])) > 0", text::plain(name, 63)),
+            ))
+    }
+}
+
+/// The pool that counts for a cluster: the subset's own where it has one, else the port's, else the general one.
+fn pool<'a>(
+    rule: &'a DestinationRule,
+    cluster: &ClusterName,
+) -> Option<(&'a DestinationRule, String, &'a Value)> {
+    let subset =
+        rule.subsets.iter().find(|subset| subset.name == cluster.subset && !cluster.subset.is_empty());
+    if let Some(subset) = subset
+        && let Some(pool) = subset.body.at("trafficPolicy.connectionPool")
+    {
+        let index = rule.subsets.iter().position(|s| s.name == subset.name)?;
+        let own = rule
+            .object
+            .body
+            .list("spec.subsets")
+            .get(index)?
+            .at("trafficPolicy.connectionPool")
+            .unwrap_or(pool);
+        return Some((rule, format!("{}.trafficPolicy.connectionPool", subset.path), own));
+    }
+    let (path, pool) = rule.policy(cluster.port, "connectionPool")?;
+    Some((rule, path, pool))
+}
+
+/// Rate and latency of the busiest proxy, from the requests of callers that were not rejected.
+fn load(snapshot: &Snapshot, service: &ServiceName) -> Option<(f64, f64)> {
+    snapshot
+        .traffic_to(service, Reporter::Source)
+        .filter_map(|edge| {
+            let (first, last) = (edge.seconds.keys().next()?, edge.seconds.keys().next_back()?);
+            let pods =
+                edge.outcomes.iter().flat_map(|o| &o.pods).collect::<std::collections::BTreeSet<_>>().len();
+            let rate = edge.requests as f64 / (last - first).max(1) as f64 / pods.max(1) as f64;
+            let answered = edge.outcomes.iter().filter(|outcome| !outcome.failed).max_by_key(|o| o.count)?;
+            Some((rate, answered.duration(0.5)? as f64 / 1000.0))
+        })
+        .max_by(|a, b| (a.0 * a.1).total_cmp(&(b.0 * b.1)))
+}
+
+/// Room for bursts over what is under way at once, and never less than what is ordinary.
+fn raise(fact: &Fact<'_>) -> Option<Remedy> {
+    let needed = (fact.concurrency().unwrap_or(0.0) * ROOM).max(LEAST).ceil() as i64;
+    let mut pool = fact.pool.clone();
+    for (limit, value) in fact.limits.iter().filter(|(limit, _)| *limit != "http.maxRetries") {
+        let raised = needed.max(value.saturating_mul(2));
+        if let Some(slot) = pool.pointer_mut(&pointer(limit)) {
+            *slot = json!(raised);
+        }
+    }
+    Remedy::patch(
+        &fact.rule.object,
+        &json!([{"op": "replace", "path": pointer(&fact.path), "value": pool}]),
+        format!("Raise the limits of connectionPool to {needed} and more"),
+    )
+}
