@@ -67,6 +67,8 @@ pub const RULES: &[&dyn Rule] = &[
     &gateway_api::no_matching_hostname::NoMatchingHostname,
     &gateway_api::parent_not_accepted::ParentNotAccepted,
     &gateway_api::negative_condition::NegativeCondition,
+    &gateway_api::gateway_not_served::GatewayNotServed,
+    &gateway_api::listener_invalid::ListenerInvalid,
 
     // Istio.
     &istio::host_not_found::HostNotFound,

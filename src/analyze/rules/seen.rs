@@ -260,6 +260,12 @@ pub fn wanted(snapshot: &Snapshot, namespace: &str) -> bool {
     !is_system_namespace(namespace) || snapshot.target.as_ref().is_some_and(|t| t.namespace == namespace)
 }
 
+/// Whether configuration of a namespace is looked at: the mesh's own namespace often holds gateways and routes of users, only
+/// Kubernetes' own namespaces do not.
+pub fn configured(namespace: &str) -> bool {
+    !namespace.starts_with("kube-") && namespace != "local-path-storage"
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -247,6 +247,45 @@ pub fn service(snapshot: &Snapshot, route: &Route) -> Option<ServiceName> {
         .or_else(|| gateway_services(snapshot, route).into_iter().next())
 }
 
+/// The ListenerSets that name a Gateway as their parent: the oldest first, as conflicts between them are decided.
+pub fn listener_sets<'a>(snapshot: &'a Snapshot, gateway: &Gateway) -> Vec<&'a Object> {
+    let kinds = ["ListenerSet", "XListenerSet"];
+    let all = kinds.iter().flat_map(|kind| snapshot.objects_of(kind));
+    let mut own: Vec<&Object> = all
+        .filter(|set| {
+            let parent = set.body.at("spec.parentRef");
+            parent.and_then(|p| p.text("name")) == Some(gateway.object.name())
+                && parent.and_then(|p| p.text("namespace")).unwrap_or(set.namespace())
+                    == gateway.object.namespace()
+        })
+        .collect();
+    own.sort_by_key(|set| (set.created, set.reference.clone()));
+    own
+}
+
+/// Why a Gateway does not take a ListenerSet; `None` where it does, or where it depends on labels of namespaces.
+pub fn set_refused(gateway: &Gateway, set: &Object) -> Option<String> {
+    if gateway.class == "istio-waypoint" {
+        return Some(format!(
+            "{} is of class istio-waypoint, which takes no ListenerSet",
+            gateway.object.reference
+        ));
+    }
+    let from = gateway.object.body.text("spec.allowedListeners.namespaces.from").unwrap_or("None");
+    let refused = match from {
+        "None" => true,
+        "Same" => set.namespace() != gateway.object.namespace(),
+        _ => false,
+    };
+    refused.then(|| {
+        format!(
+            "allowedListeners of {} is \"{from}\" and does not admit namespace {}",
+            gateway.object.reference,
+            set.namespace()
+        )
+    })
+}
+
 /// A parent in a sentence: `Gateway edge/public, listener "web"`.
 pub fn called(parent: &Reference) -> String {
     let reference = ObjectRef::new(&parent.kind, &parent.namespace, &parent.name);

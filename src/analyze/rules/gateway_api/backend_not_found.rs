@@ -65,7 +65,7 @@ impl Check for BackendNotFound {
         let hosts = Hosts::new(snapshot);
         let mut out = vec![];
         for route in &snapshot.gateway_api.routes {
-            if !seen::wanted(snapshot, route.object.namespace()) {
+            if !seen::configured(route.object.namespace()) {
                 continue;
             }
             for backend in route.backends.iter().cloned().chain(mirrors(route)) {
@@ -185,7 +185,7 @@ fn missing(snapshot: &Snapshot, hosts: &Hosts<'_>, backend: &Reference) -> Optio
             let Some(object) = snapshot.object("XBackend", &backend.namespace, &backend.name) else {
                 return Some(Missing::Backend(None));
             };
-            let own = object.body.int("spec.port")?;
+            let own = object.body.int("spec.port.port")?;
             backend.port.filter(|p| *p != own).map(|_| Missing::Port(vec![own]))
         }
         (_, kind @ ("ServiceImport" | "InferencePool")) if snapshot.knows_kind(kind) => snapshot

@@ -67,7 +67,7 @@ impl Check for NegativeCondition {
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
         let mut out = vec![];
         for object in KINDS.iter().flat_map(|kind| snapshot.objects_of(kind)) {
-            if !seen::wanted(snapshot, object.namespace()) {
+            if !seen::configured(object.namespace()) {
                 continue;
             }
             let mut add = |path: String, at: String, conditions: &'a [Value]| {

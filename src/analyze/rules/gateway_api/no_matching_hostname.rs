@@ -54,9 +54,7 @@ impl Check for NoMatchingHostname {
 
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
         let mut out = vec![];
-        for route in
-            snapshot.gateway_api.routes.iter().filter(|r| seen::wanted(snapshot, r.object.namespace()))
-        {
+        for route in snapshot.gateway_api.routes.iter().filter(|r| seen::configured(r.object.namespace())) {
             let results: Vec<_> = route
                 .parents
                 .iter()

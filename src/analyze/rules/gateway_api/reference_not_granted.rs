@@ -62,7 +62,7 @@ impl Check for ReferenceNotGranted {
         for route in &snapshot.gateway_api.routes {
             for backend in &route.backends {
                 let own = route.object.namespace();
-                if backend.namespace == own || backend.kind == "Hostname" || !seen::wanted(snapshot, own) {
+                if backend.namespace == own || backend.kind == "Hostname" || !seen::configured(own) {
                     continue;
                 }
                 let to = ObjectRef::new(&backend.kind, &backend.namespace, &backend.name);
@@ -179,10 +179,7 @@ fn certificates<'a>(snapshot: &'a Snapshot, gateway: &'a Gateway) -> Vec<Fact<'a
             let namespace = entry.text("namespace").unwrap_or(own);
             let to = ObjectRef::new(entry.text("kind").unwrap_or("Secret"), namespace, entry.string("name"));
             let group = entry.string("group");
-            if namespace == own
-                || !seen::wanted(snapshot, own)
-                || granted(snapshot, &gateway.object, &group, &to)
-            {
+            if namespace == own || !seen::configured(own) || granted(snapshot, &gateway.object, &group, &to) {
                 continue;
             }
             let status = gateway

@@ -69,7 +69,7 @@ impl Check for ConflictingHosts {
                         !std::ptr::eq(*other, *virtual_service) && overlap(virtual_service, other)
                     })
                     .collect();
-                if !others.is_empty() && seen::wanted(snapshot, virtual_service.object.namespace()) {
+                if !others.is_empty() && seen::configured(virtual_service.object.namespace()) {
                     out.push(Fact { virtual_service, host: host.clone(), others });
                 }
             }

@@ -61,7 +61,7 @@ impl Check for DestinationPortNotFound {
         let mut out = vec![];
         for virtual_service in &snapshot.istio.virtual_services {
             let namespace = virtual_service.object.namespace();
-            if !seen::wanted(snapshot, namespace) {
+            if !seen::configured(namespace) {
                 continue;
             }
             let gateway_ports: BTreeSet<i64> = virtual_service

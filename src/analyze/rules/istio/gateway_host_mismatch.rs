@@ -60,7 +60,7 @@ impl Check for GatewayHostMismatch {
         let mut out = vec![];
         for virtual_service in &snapshot.istio.virtual_services {
             let namespace = virtual_service.object.namespace();
-            if !seen::wanted(snapshot, namespace) {
+            if !seen::configured(namespace) {
                 continue;
             }
             let mesh = virtual_service.gateways.iter().any(|g| g == "mesh");

@@ -66,7 +66,7 @@ impl Check for GatewayNotFound {
             .collect();
         for virtual_service in &snapshot.istio.virtual_services {
             let namespace = virtual_service.object.namespace();
-            if !seen::wanted(snapshot, namespace) {
+            if !seen::configured(namespace) {
                 continue;
             }
             let known = |name: &String| {

@@ -71,7 +71,7 @@ impl Check for GatewaySelectsNothing {
         for gateway in &snapshot.istio.gateways {
             let namespace = gateway.object.namespace();
             // Gateways that a controller makes belong to the object that it made them from.
-            if !seen::wanted(snapshot, namespace)
+            if !seen::configured(namespace)
                 || gateway.selector.is_empty()
                 || !gateway.object.owners.is_empty()
             {

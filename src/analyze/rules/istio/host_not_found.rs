@@ -61,7 +61,7 @@ impl Check for HostNotFound {
         let mut out = vec![];
         for virtual_service in &snapshot.istio.virtual_services {
             let namespace = virtual_service.object.namespace();
-            if !seen::wanted(snapshot, namespace) {
+            if !seen::configured(namespace) {
                 continue;
             }
             for route in &virtual_service.routes {
@@ -89,9 +89,7 @@ impl Check for HostNotFound {
         }
         for rule in &snapshot.istio.destination_rules {
             let namespace = rule.object.namespace();
-            if seen::wanted(snapshot, namespace)
-                && matches!(hosts.look_up(&rule.host, namespace), Known::Nothing)
-            {
+            if seen::configured(namespace) && matches!(hosts.look_up(&rule.host, namespace), Known::Nothing) {
                 out.push(Fact {
                     object: &rule.object,
                     host: rule.host.clone(),

@@ -62,7 +62,7 @@ impl Check for RouteShadowed {
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
         let mut out = vec![];
         for virtual_service in &snapshot.istio.virtual_services {
-            if !seen::wanted(snapshot, virtual_service.object.namespace()) {
+            if !seen::configured(virtual_service.object.namespace()) {
                 continue;
             }
             let http: Vec<&Route> = virtual_service.routes.iter().filter(|r| r.protocol == "http").collect();

@@ -66,7 +66,7 @@ impl Check for SubsetUndefined {
         }
         for virtual_service in &snapshot.istio.virtual_services {
             let namespace = virtual_service.object.namespace();
-            if !seen::wanted(snapshot, namespace) {
+            if !seen::configured(namespace) {
                 continue;
             }
             for route in &virtual_service.routes {

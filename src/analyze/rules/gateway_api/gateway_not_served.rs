@@ -1,0 +1,247 @@
+//! GWAPI106.
+
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+
+use crate::analyze::finding::{Confidence, Evidence, Finding, Role, Severity};
+use crate::analyze::remedy::{Prevention, Remedy, pointer};
+use crate::analyze::rule::{Check, Declared};
+use crate::analyze::rules::gateway_api::attach;
+use crate::analyze::rules::istio::hosts::{Hosts, Known};
+use crate::analyze::rules::seen;
+use crate::model::fields::Fields;
+use crate::model::mesh::gateway_api::Gateway;
+use crate::model::mesh::istio::full_host;
+use crate::model::network::ServiceName;
+use crate::model::object::Object;
+use crate::model::snapshot::Snapshot;
+
+crate::rule! {
+    /// A Gateway that no Service makes reachable.
+    ///
+    /// ## What it detects
+    /// A Gateway of one of Istio's classes whose address names a Service that does not exist, or one without the port of a
+    /// listener; an address that is no host name; and, in a cluster, a Gateway without addresses for which the controller has
+    /// made no Service.
+    /// ## Why it matters
+    /// The controller does not program the Gateway, or programs it without that port: clients cannot connect.
+    /// ## Evidence
+    /// The addresses and listeners against the Services and their ports.
+    /// ## How to confirm
+    /// `kubectl get gateways.gateway.networking.k8s.io NAME -o jsonpath='{.status.conditions}'` shows `Programmed=False` with
+    /// `AddressNotUsable`.
+    /// ## How to fix
+    /// Name an existing Service in `spec.addresses`, or none at all; add the listener's port to that Service.
+    /// ## False positives
+    /// Manifests alone hold no Service that a controller has yet to make: there only written addresses are looked at. A
+    /// Gateway whose status says that it is programmed is not reported.
+    /// ## References
+    /// <https://istio.io/latest/docs/tasks/traffic-management/ingress/gateway-api/#manual-deployment>
+    GatewayNotServed {
+        code: "GWAPI106", name: "gateway-not-served", family: Gateway, severity: Warning,
+        needs: [Objects, GatewayApi], aliases: ["IST0171"],
+    }
+}
+
+/// What is wrong.
+#[derive(Debug)]
+enum Wrong {
+    /// No such Service: its full name.
+    NoService(String),
+    /// A Service without a listener's port: its full name, the port, its own ports.
+    NoPort(String, i64, Vec<i64>),
+    /// An address of a type that is not understood.
+    Unsupported(String),
+}
+
+/// A Gateway, or a set of listeners of one, that nobody reaches.
+#[derive(Debug)]
+pub struct Fact<'a> {
+    gateway: &'a Gateway,
+    object: &'a Object,
+    path: String,
+    wrong: Wrong,
+}
+
+/// Istio's built-in classes.
+const ISTIO_CLASSES: &[&str] = &["istio", "istio-waypoint", "istio-east-west"];
+
+impl Check for GatewayNotServed {
+    type Fact<'a> = Fact<'a>;
+
+    fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
+        let hosts = Hosts::new(snapshot);
+        // Slices are made by a cluster: with them the absence of a generated Service means something.
+        let cluster = snapshot.runs() || !snapshot.slices.is_empty();
+        let mut out = vec![];
+        for gateway in &snapshot.gateway_api.gateways {
+            if !seen::configured(gateway.object.namespace())
+                || !is_istios(snapshot, gateway)
+                || programmed(gateway)
+            {
+                continue;
+            }
+            let namespace = gateway.object.namespace();
+            let written = gateway.object.body.list("spec.addresses");
+            if written.is_empty() {
+                let name = ServiceName::new(namespace, generated(gateway));
+                if cluster && snapshot.service(&name).is_none() {
+                    let host = full_host(&name.name, namespace);
+                    let path = "spec.addresses".to_owned();
+                    out.push(Fact { gateway, object: &gateway.object, path, wrong: Wrong::NoService(host) });
+                }
+                continue;
+            }
+            let parts = parts(snapshot, gateway);
+            for (index, address) in written.iter().enumerate() {
+                let value = address.string("value");
+                let path = format!("spec.addresses[{index}].value");
+                if address.text("type").unwrap_or("IPAddress") != "Hostname" {
+                    out.extend(parts.iter().map(|object| Fact {
+                        gateway,
+                        object,
+                        path: path.clone(),
+                        wrong: Wrong::Unsupported(value.clone()),
+                    }));
+                    continue;
+                }
+                let host = full_host(&value, namespace);
+                let service = match hosts.look_up(&host, namespace) {
+                    Known::Service(service) => service,
+                    // A short name is a Service beside the Gateway, and the Gateway's namespace was read.
+                    Known::Unseen if cluster && !value.contains('.') => {
+                        let wrong = Wrong::NoService(host);
+                        out.push(Fact { gateway, object: &gateway.object, path, wrong });
+                        continue;
+                    }
+                    Known::Nothing => {
+                        out.push(Fact {
+                            gateway,
+                            object: &gateway.object,
+                            path,
+                            wrong: Wrong::NoService(host),
+                        });
+                        continue;
+                    }
+                    Known::Entry(_) | Known::Unseen => continue,
+                };
+                let ports: Vec<i64> = service.ports.iter().map(|p| p.number).collect();
+                for part in &parts {
+                    for listener in attach::listeners(part).into_iter().filter(|l| !ports.contains(&l.port)) {
+                        let wrong = || Wrong::NoPort(host.clone(), listener.port, ports.clone());
+                        let path = format!("{}.port", listener.path);
+                        out.push(Fact { gateway, object: part, path: path.clone(), wrong: wrong() });
+                        // A port of a ListenerSet leaves its Gateway partly without an address as well.
+                        if !std::ptr::eq(*part, &gateway.object) {
+                            out.push(Fact {
+                                gateway,
+                                object: &gateway.object,
+                                path: "spec.addresses".to_owned(),
+                                wrong: wrong(),
+                            });
+                        }
+                    }
+                }
+            }
+        }
+        out
+    }
+
+    fn describe(&self, fact: &Fact<'_>, snapshot: &Snapshot) -> Finding {
+        let reference = &fact.object.reference;
+        let (title, message, key, fix) = match &fact.wrong {
+            Wrong::NoService(host) => (
+                format!("{reference} is served by no Service: {host} does not exist"),
+                format!(
+                    "{reference} is to be reached at Service {host}, which does not exist. The controller does not program it."
+                ),
+                host.clone(),
+                None,
+            ),
+            Wrong::NoPort(host, port, ports) => {
+                let ports = ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                (
+                    format!("{reference} listens on port {port}, which Service {host} lacks"),
+                    format!(
+                        "{reference} is reached at Service {host}, whose ports are {ports}: nobody reaches port {port} of the listener."
+                    ),
+                    format!("{host}:{port}"),
+                    add_port(snapshot, host, *port),
+                )
+            }
+            Wrong::Unsupported(value) => (
+                format!("{reference} asks for address {value}, which is no host name"),
+                format!(
+                    "Istio takes addresses of type Hostname only. Address {value} is of another type, so {reference} has no usable address."
+                ),
+                value.clone(),
+                Remedy::patch(
+                    &fact.gateway.object,
+                    &json!([{"op": "remove", "path": "/spec/addresses"}]),
+                    "Remove the addresses: the controller makes a Service for the Gateway",
+                ),
+            ),
+        };
+        Finding::new(Self::META, reference.field(&fact.path), &[&key])
+            .title(title)
+            .message(message.clone())
+            .mechanism("gateway address not usable: no Service, or a Service without the listener's port")
+            .severity(Severity::Warning)
+            .role(Role::Cause, Confidence::Configured)
+            .evidence(Evidence::object(&reference.field(&fact.path), message))
+            .maybe_remedy(fix)
+            .prevention(Prevention::of("Test", "In the pipeline: the Service of every Gateway exists and has the ports of its listeners (meshscope analyze on the manifests)"))
+    }
+}
+
+/// Whether Istio implements the Gateway's class.
+fn is_istios(snapshot: &Snapshot, gateway: &Gateway) -> bool {
+    match snapshot.object("GatewayClass", "", &gateway.class) {
+        Some(class) => class.body.text("spec.controllerName").is_some_and(|c| c.starts_with("istio.io/")),
+        None => ISTIO_CLASSES.contains(&gateway.class.as_str()),
+    }
+}
+
+/// Whether the controller says that it serves the Gateway.
+fn programmed(gateway: &Gateway) -> bool {
+    let conditions = gateway.object.body.list("status.conditions");
+    conditions.iter().any(|c| c.text("type") == Some("Programmed") && c.text("status") == Some("True"))
+}
+
+/// The name of the Service that Istio makes for a Gateway.
+fn generated(gateway: &Gateway) -> String {
+    let name = gateway.object.name();
+    match gateway.object.annotations.get("gateway.istio.io/name-override") {
+        Some(other) => other.clone(),
+        None if gateway.class == "istio" => format!("{name}-istio"),
+        None if ISTIO_CLASSES.contains(&gateway.class.as_str()) => name.to_owned(),
+        None => format!("{name}-{}", gateway.class),
+    }
+}
+
+/// The Gateway itself and the ListenerSets that it takes.
+fn parts<'a>(snapshot: &'a Snapshot, gateway: &'a Gateway) -> Vec<&'a Object> {
+    let mut out = vec![&gateway.object];
+    out.extend(
+        attach::listener_sets(snapshot, gateway)
+            .into_iter()
+            .filter(|set| attach::set_refused(gateway, set).is_none()),
+    );
+    out
+}
+
+/// Adds the port to the Service.
+fn add_port(snapshot: &Snapshot, host: &str, port: i64) -> Option<Remedy> {
+    let (namespace, name) = crate::model::mesh::istio::service_of_host(host)?;
+    let service = snapshot.service(&ServiceName::new(namespace, name))?;
+    let names: BTreeSet<&str> = service.ports.iter().map(|p| p.name.as_str()).collect();
+    let fresh = format!("port-{port}");
+    let value: Value = json!({"name": fresh, "port": port, "targetPort": port});
+    (!names.contains(fresh.as_str())).then(|| {
+        Remedy::patch(
+            &service.object,
+            &json!([{"op": "add", "path": format!("{}/-", pointer("spec.ports")), "value": value}]),
+            format!("Add port {port} to {}", service.reference()),
+        )
+    })?
+}
