@@ -91,6 +91,10 @@ pub const RULES: &[&dyn Rule] = &[
     &istio::registry_only_blocks::RegistryOnlyBlocks,
     &istio::connection_pool_too_tight::ConnectionPoolTooTight,
     &istio::idle_connections_closed::IdleConnectionsClosed,
+    &istio::authorization_denies::AuthorizationDenies,
+    &istio::custom_provider_unknown::CustomProviderUnknown,
+    &istio::fault_injection_left_on::FaultInjectionLeftOn,
+    &istio::timeout_too_short::TimeoutTooShort,
 
     // Network policies and DNS.
     &network::network_policy_blocks::NetworkPolicyBlocks,
