@@ -11,6 +11,7 @@
 )]
 
 mod chart;
+mod collect;
 mod crd;
 mod generated;
 mod locked;
