@@ -18,3 +18,4 @@ mod locked;
 mod random;
 mod replay;
 mod rules;
+mod scenarios;

@@ -33,7 +33,8 @@ pub fn scenarios() -> Vec<(PathBuf, Expected)> {
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.is_dir())
         .map(|path| {
-            let text = std::fs::read_to_string(path.join("expected.json")).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            let text = std::fs::read_to_string(path.join("expected.json"))
+                .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
             let expected = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
             (path, expected)
         })
@@ -43,23 +44,33 @@ pub fn scenarios() -> Vec<(PathBuf, Expected)> {
 }
 
 fn diagnose(folder: &Path) -> Diagnosis {
-    let material = bundle::read(&[folder.join("bundle.tar.zst")]).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    let material = bundle::read(&[folder.join("bundle.tar.zst")])
+        .unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
     analyze(&assemble(material), &Options::default())
 }
 
 /// What is wrong with a diagnosis; `None` where it is right.
 pub fn judge(expected: &Expected, diagnosis: &Diagnosis) -> Option<String> {
     if expected.healthy {
-        let loud: Vec<_> = diagnosis.findings.iter().filter(|f| f.severity >= Severity::Warning).map(|f| format!("{} {}", f.meta.code, f.title)).collect();
+        let loud: Vec<_> = diagnosis
+            .findings
+            .iter()
+            .filter(|f| f.severity >= Severity::Warning)
+            .map(|f| format!("{} {}", f.meta.code, f.title))
+            .collect();
         let quiet = loud.is_empty() && diagnosis.root_causes.is_empty();
         return (!quiet).then(|| format!("is healthy, and {loud:#?} was said"));
     }
     let Some(first) = diagnosis.root_causes.first() else {
-        return Some(format!("no root cause; findings: {:#?}", diagnosis.findings.iter().map(|f| &f.title).collect::<Vec<_>>()));
+        return Some(format!(
+            "no root cause; findings: {:#?}",
+            diagnosis.findings.iter().map(|f| &f.title).collect::<Vec<_>>()
+        ));
     };
     let named = first.subject.to_string();
     if !expected.root_cause.contains(&named) {
-        let all: Vec<_> = diagnosis.root_causes.iter().map(|c| format!("{} {}", c.probability, c.subject)).collect();
+        let all: Vec<_> =
+            diagnosis.root_causes.iter().map(|c| format!("{} {}", c.probability, c.subject)).collect();
         return Some(format!("blames {named} and not one of {:?}; ranking {all:#?}", expected.root_cause));
     }
     if diagnosis.verdict != Verdict::RootCauseFound {
@@ -80,10 +91,16 @@ pub fn judge(expected: &Expected, diagnosis: &Diagnosis) -> Option<String> {
 fn every_incident_is_understood() {
     let all = scenarios();
     let healthy = all.iter().filter(|(_, expected)| expected.healthy).count();
-    assert!(all.len() - healthy >= 20 && healthy >= 5, "{} incidents and {healthy} healthy ones", all.len() - healthy);
+    assert!(
+        all.len() - healthy >= 20 && healthy >= 5,
+        "{} incidents and {healthy} healthy ones",
+        all.len() - healthy
+    );
     let wrong: Vec<String> = all
         .iter()
-        .filter_map(|(path, expected)| Some(format!("{}: {}", path.file_name()?.to_string_lossy(), judge(expected, &diagnose(path))?)))
+        .filter_map(|(path, expected)| {
+            Some(format!("{}: {}", path.file_name()?.to_string_lossy(), judge(expected, &diagnose(path))?))
+        })
         .collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
