@@ -7,6 +7,7 @@ use super::rules::envoy;
 use super::rules::gateway_api;
 use super::rules::istio;
 use super::rules::network;
+use super::rules::platform;
 use super::rules::pods;
 use super::rules::rollout;
 use super::rules::service;
@@ -100,6 +101,12 @@ pub const RULES: &[&dyn Rule] = &[
     &network::network_policy_blocks::NetworkPolicyBlocks,
 
     // Quotas, budgets, autoscalers, nodes.
+    &platform::quota_exceeded::QuotaExceeded,
+    &platform::limit_range::LimitRangeViolated,
+    &platform::disruption_budget::DisruptionBudgetBlocks,
+    &platform::autoscaler_cannot_scale::AutoscalerCannotScale,
+    &platform::autoscaler_at_max::AutoscalerAtMax,
+    &platform::node_not_ready::NodeNotReady,
 
     // Pods.
     &pods::crash_loop::CrashLoop,

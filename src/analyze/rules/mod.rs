@@ -7,6 +7,7 @@ pub mod gateway_api;
 pub mod istio;
 pub mod near;
 pub mod network;
+pub mod platform;
 pub mod pods;
 pub mod rollout;
 pub mod seen;

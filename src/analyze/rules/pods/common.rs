@@ -378,6 +378,15 @@ pub(crate) fn killed_by_probe<'a>(
     })
 }
 
+/// Every status of a pod with the container's role. What was seen without its specification counts as a main container.
+pub(crate) fn statuses(pod: &Pod) -> impl Iterator<Item = (ContainerRole, &ContainerStatus)> {
+    pod.statuses.iter().map(|status| {
+        let role =
+            pod.template.container(&status.name).map_or(ContainerRole::Main, |container| container.role);
+        (role, status)
+    })
+}
+
 /// Whether a container is one that serves: main, or a native sidecar; not an init container that must end.
 pub(crate) fn serves(container: &Container) -> bool {
     container.role != ContainerRole::Init

@@ -154,7 +154,7 @@ impl Check for ContainerConfigError {
 /// The containers of a pod that cannot be made.
 fn waiting(pod: &Pod) -> Vec<(String, Case<'_>)> {
     let mut out = vec![];
-    for (container, status) in pod.containers() {
+    for (_, status) in common::statuses(pod) {
         let ContainerState::Waiting { reason, message } = &status.state else { continue };
         let known = [
             "CreateContainerConfigError",
@@ -164,7 +164,7 @@ fn waiting(pod: &Pod) -> Vec<(String, Case<'_>)> {
             "PostStartHookError",
         ];
         if known.contains(&reason.as_str()) {
-            out.push((container.name.clone(), Case { status, reason, field: Field::of(reason, message) }));
+            out.push((status.name.clone(), Case { status, reason, field: Field::of(reason, message) }));
         }
     }
     out

@@ -9,7 +9,9 @@ use crate::analyze::finding::{Confidence, Effect, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy, Risk};
 use crate::analyze::rule::{Check, Declared};
 use crate::model::snapshot::Snapshot;
-use crate::model::workload::{ContainerState, ContainerStatus, Pod, Termination, is_proxy_container};
+use crate::model::workload::{
+    ContainerRole, ContainerState, ContainerStatus, Pod, Termination, is_proxy_container,
+};
 
 crate::rule! {
     /// A container ends again and again, and the kubelet waits longer before each new start.
@@ -222,8 +224,8 @@ fn looping<'a>(snapshot: &'a Snapshot, pod: &'a Pod) -> Vec<(String, Case<'a>)> 
     if pod.ended() {
         return out;
     }
-    for (container, status) in pod.containers() {
-        if !common::serves(container) || is_proxy_container(&container.name) {
+    for (role, status) in common::statuses(pod) {
+        if role == ContainerRole::Init || is_proxy_container(&status.name) {
             continue;
         }
         let end = status.latest_end();
@@ -237,11 +239,11 @@ fn looping<'a>(snapshot: &'a Snapshot, pod: &'a Pod) -> Vec<(String, Case<'a>)> 
             continue;
         }
         if end.is_some_and(Termination::out_of_memory)
-            || common::killed_by_probe(snapshot, pod, &container.name).is_some()
+            || common::killed_by_probe(snapshot, pod, &status.name).is_some()
         {
             continue;
         }
-        out.push((container.name.clone(), Case { status, end }));
+        out.push((status.name.clone(), Case { status, end }));
     }
     out
 }

@@ -235,20 +235,20 @@ impl Check for ImagePull {
 /// The containers of a pod that wait for their image.
 fn failed<'a>(snapshot: &'a Snapshot, pod: &'a Pod) -> Vec<(String, Case<'a>)> {
     let mut out = vec![];
-    for (container, status) in pod.containers() {
+    for (_, status) in common::statuses(pod) {
         let ContainerState::Waiting { reason, message } = &status.state else { continue };
         if !REASONS.contains(&reason.as_str()) {
             continue;
         }
         let telling =
             |event: &&Event| event.message.contains("pull image") || event.message.contains("image \"");
-        let event = ["Failed", "InspectFailed", "ErrImageNeverPull"].iter().find_map(|reason| {
-            common::container_events(snapshot, pod, &container.name, reason).find(telling)
-        });
+        let event = ["Failed", "InspectFailed", "ErrImageNeverPull"]
+            .iter()
+            .find_map(|reason| common::container_events(snapshot, pod, &status.name, reason).find(telling));
         let own = Answer::of(reason, message);
         let answer =
             if own == Answer::Unknown { event.map_or(own, |e| Answer::of(reason, &e.message)) } else { own };
-        out.push((container.name.clone(), Case { status, event, answer }));
+        out.push((status.name.clone(), Case { status, event, answer }));
     }
     out
 }

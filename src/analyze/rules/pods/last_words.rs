@@ -46,8 +46,23 @@ pub(crate) fn last_words<'a>(
 ) -> Option<LastWords<'a>> {
     let (namespace, name) = (pod.object.namespace(), pod.object.name());
     let previous = snapshot.log(namespace, name, &status.name, true).filter(|log| !log.lines.is_empty());
-    let stream = previous.or_else(|| snapshot.log(namespace, name, &status.name, false))?;
+    let stream = previous
+        .or_else(|| snapshot.log(namespace, name, &status.name, false))
+        .or_else(|| only_log(snapshot, pod))?;
     in_stream(stream)
+}
+
+/// The log of a pod with a single container whose log was kept under another name.
+fn only_log<'a>(snapshot: &'a Snapshot, pod: &Pod) -> Option<&'a LogStream> {
+    let own = |log: &&LogStream| log.namespace == pod.object.namespace() && log.pod == pod.object.name();
+    if pod.statuses.len() != 1 {
+        return None;
+    }
+    let mut logs = snapshot.logs.iter().filter(own);
+    let first = logs.next()?;
+    let second = logs.next();
+    let other = second.is_some_and(|log| log.container != first.container);
+    (!other).then(|| second.filter(|log| log.previous && !log.lines.is_empty()).unwrap_or(first))
 }
 
 /// The same for one stream.

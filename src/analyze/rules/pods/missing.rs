@@ -64,7 +64,7 @@ pub(crate) fn said(snapshot: &Snapshot, pod: &Pod) -> Vec<Said> {
         }
     };
     let mut waits = false;
-    for (_, status) in pod.containers() {
+    for (_, status) in common::statuses(pod) {
         let ContainerState::Waiting { reason, message } = &status.state else { continue };
         waits = true;
         if reason == "CreateContainerConfigError"

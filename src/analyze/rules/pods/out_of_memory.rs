@@ -124,7 +124,7 @@ impl Check for OutOfMemory {
             "out of memory (OOM): memory limit reached"
         };
         let finding = Finding::new(Self::META, group.owner.field(group.container_field("resources.limits.memory")), &[container])
-            .title(format!("{}: container {container} is killed out of memory at {of_limit}, {} restarts", group.owner, case.status.restarts))
+            .title(format!("{}: {container} is killed out of memory at {of_limit}, {} restarts", group.owner, case.status.restarts))
             .message(message)
             .mechanism(mechanism)
             .severity(if group.all_down() { Severity::Critical } else { Severity::Error })
@@ -159,19 +159,16 @@ impl Check for OutOfMemory {
 /// The containers of a pod that were killed for memory in the time that is looked at.
 fn killed<'a>(snapshot: &'a Snapshot, pod: &'a Pod) -> Vec<(String, Case<'a>)> {
     let mut out = vec![];
-    for (container, status) in pod.containers() {
+    for (_, status) in common::statuses(pod) {
         let Some(end) = status.latest_end().filter(|end| end.out_of_memory()) else { continue };
-        if is_proxy_container(&container.name) || (pod.ended() && !common::recent(snapshot, end.finished)) {
+        if is_proxy_container(&status.name) || (pod.ended() && !common::recent(snapshot, end.finished)) {
             continue;
         }
         let waits = status.waiting_reason() == "CrashLoopBackOff";
         if !waits && !common::recent(snapshot, end.finished) {
             continue;
         }
-        out.push((
-            container.name.clone(),
-            Case { status, end, growth: growth(snapshot, pod, &container.name) },
-        ));
+        out.push((status.name.clone(), Case { status, end, growth: growth(snapshot, pod, &status.name) }));
     }
     out
 }

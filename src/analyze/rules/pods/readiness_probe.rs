@@ -93,7 +93,7 @@ impl Check for ReadinessProbe {
             _ => "readinessProbe".to_owned(),
         };
         let why = if agent {
-            "the proxy beside it, which is asked in its place, does not answer".to_owned()
+            "the proxy beside it does not answer".to_owned()
         } else {
             answer.meaning(Some(probe))
         };

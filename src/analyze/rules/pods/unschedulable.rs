@@ -224,7 +224,12 @@ impl Check for Unschedulable {
             .title(format!("{}: unschedulable, {} of its pods {}", group.owner, group.cases.len(), verdict.short))
             .message(message)
             .mechanism(format!("unschedulable: {}", verdict.mechanism))
-            .severity(if group.all_down() { Severity::Critical } else { Severity::Error })
+            .severity(match (group.all_down(), &case.clause) {
+                (true, _) => Severity::Critical,
+                // The cluster is full, and the pods that are there serve.
+                (false, Clause::TooManyPods | Clause::Insufficient(_) | Clause::Cordoned) => Severity::Warning,
+                (false, _) => Severity::Error,
+            })
             .role(role, Confidence::Observed)
             .evidence(
                 Evidence::new("Object", format!("{} PodScheduled", pod.object.reference), "False, Unschedulable")

@@ -109,7 +109,7 @@ impl Check for ScaledToZero {
         let observed = fact.failed > 0;
         let to = before.unwrap_or(1).max(1);
         Finding::new(Self::META, owner.field("spec.replicas"), &[&name.name])
-            .title(format!("{owner} is scaled to zero, and {} Service {name}", if callers.is_empty() { "others call".to_owned() } else { format!("{} still calls", short(&fact.callers)) }))
+            .title(format!("{owner} is scaled to zero, and Service {} is still called by {}", name.name, short(&fact.callers)))
             .message(message)
             .mechanism("scaled to zero: no replicas behind a Service that is called")
             .severity(if observed { Severity::Critical } else { Severity::Warning })
@@ -137,8 +137,8 @@ impl Check for ScaledToZero {
 fn short(callers: &[(ObjectRef, BTreeSet<Provenance>)]) -> String {
     match callers {
         [] => String::new(),
-        [(one, _)] => one.to_string(),
-        [(one, _), rest @ ..] => format!("{one} (and {} more)", rest.len()),
+        [(one, _)] => format!("{} {}", one.kind, one.name),
+        [(one, _), rest @ ..] => format!("{} {} and {} more", one.kind, one.name, rest.len()),
     }
 }
 
