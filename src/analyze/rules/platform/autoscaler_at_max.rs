@@ -74,7 +74,7 @@ impl Check for AutoscalerAtMax {
         Finding::new(Self::META, subject.clone(), &[])
             .title(format!("{r} is at its maximum of {} replicas, and they are at {now} % of {wanted} %", scaler.max))
             .message(format!(
-                "{r} has scaled {} to maxReplicas {} and its pods use {now} % where it wants {wanted} %: it would need {needed} of them and may not add any.",
+                "{r} has scaled {} to maxReplicas {} and its pods use {now} % where it wants {wanted} %: it would need {needed} of them and is not allowed to add any.",
                 scaler.target, scaler.max
             ))
             .mechanism("autoscaler at its maximum: maxReplicas is too low for the load")

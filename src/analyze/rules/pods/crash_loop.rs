@@ -267,7 +267,7 @@ fn missing_thing(line: &str) -> Option<&'static str> {
             ),
             (
                 r"(?i)permission denied|eacces|read-only file system|erofs",
-                "it may not read or write a file that it needs",
+                "it is not allowed to read or write a file that it needs",
             ),
             (
                 r"(?i)address already in use|eaddrinuse",
