@@ -115,9 +115,7 @@ impl Answer {
             }
             Answer::RateLimit => "the registry's rate limit is used up",
             Answer::NotFound => "the registry has no such image or tag",
-            Answer::DeniedOrMissing => {
-                "the registry has no such image, or hides it from whoever may not see it"
-            }
+            Answer::DeniedOrMissing => "the registry has no such image, or hides it from these credentials",
             Answer::Unauthorized => "the registry does not let these credentials pull it",
             Answer::Dns => "the registry's name does not resolve on the node",
             Answer::Tls => {
