@@ -18,8 +18,15 @@ pub const RULES: &[&dyn Rule] = &[
     // What applications say themselves.
     &application::calls_fail::CallsFail,
     &application::requests_answered_with_errors::RequestsAnsweredWithErrors,
+    &application::errors_logged::ErrorsLogged,
+    &application::latency_shift::LatencyShift,
     &application::client_timeout_too_short::ClientTimeoutTooShort,
     &application::pool_exhausted::PoolExhausted,
+    &application::dependency_name_unknown::DependencyNameUnknown,
+    &application::wrong_port_or_scheme_in_setting::WrongPortOrSchemeInSetting,
+    &application::setting_changed::SettingChanged,
+    &application::resource_limit_reached::ResourceLimitReached,
+    &application::external_dependency_failing::ExternalDependencyFailing,
 
     // Configuration that pods take in.
     &config::missing_config_map::MissingConfigMap,

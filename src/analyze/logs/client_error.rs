@@ -189,6 +189,12 @@ mod tests {
                 None,
             ),
             (
+                "ERROR: org.x.HttpServerErrorException: 502 from http://api.partner.example/orders: ",
+                Kind::Status(502),
+                "api.partner.example",
+                None,
+            ),
+            (
                 r#"{"level":"error","error":"503 Server Error: Service Unavailable for url: http://pay/a"}"#,
                 Kind::Status(503),
                 "pay",

@@ -216,8 +216,9 @@ static MEANING: LazyLock<Option<Regex>> = LazyLock::new(|| {
     let texts = TEXTS.iter().map(|(text, _)| regex::escape(text)).collect::<Vec<_>>().join("|");
     let before = STATUS_TEXTS.iter().map(|text| regex::escape(text)).collect::<Vec<_>>().join("|");
     let after = "server error|client error|internal server error|service unavailable|bad gateway|gateway time-?out|too many requests|not found for url|unauthorized|forbidden";
+    let thrown = "http(?:server|client)errorexception";
     Regex::new(&format!(
-        r"(?i)({texts})|(?:{before})[ :=(]{{0,3}}(?:code )?([45]\d\d)\b|\b([45]\d\d) (?:{after})"
+        r"(?i)({texts})|(?:{before})[ :=(]{{0,3}}(?:code )?([45]\d\d)\b|{thrown}\S{{0,32}} ([45]\d\d)\b|\b([45]\d\d) (?:{after}|from [a-z]+://)"
     ))
     .ok()
 });
@@ -231,7 +232,7 @@ pub(super) fn meaning(text: &str) -> Option<(Kind, usize)> {
         let kind = TEXTS.iter().find(|(known, _)| *known == words).map(|(_, kind)| *kind)?;
         return Some((refine(kind, text, at), at));
     }
-    let code = found.get(2).or(found.get(3))?.as_str().parse().ok()?;
+    let code = found.get(2).or(found.get(3)).or(found.get(4))?.as_str().parse().ok()?;
     Some((Kind::Status(code), at))
 }
 

@@ -3,6 +3,14 @@
 pub mod calls;
 pub mod calls_fail;
 pub mod client_timeout_too_short;
+pub mod dependency_name_unknown;
+pub mod errors_logged;
+pub mod external_dependency_failing;
+pub mod latency_shift;
 pub mod pool_exhausted;
 pub mod requests_answered_with_errors;
+pub mod resource_limit_reached;
+pub mod setting_changed;
 pub mod settings;
+pub mod shift;
+pub mod wrong_port_or_scheme_in_setting;

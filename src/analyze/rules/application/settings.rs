@@ -296,6 +296,14 @@ impl Setting {
     }
 }
 
+/// Whether a value names a host: as a whole word, whatever stands around it.
+pub fn names_host(value: &str, host: &str) -> bool {
+    !host.is_empty()
+        && value
+            .split(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_')))
+            .any(|word| word.eq_ignore_ascii_case(host))
+}
+
 /// The command that restarts a workload.
 pub fn restart(workload: &ObjectRef) -> String {
     format!("kubectl {}rollout restart {}/{}", scope(workload), resource(workload), quote(&workload.name))
