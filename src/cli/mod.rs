@@ -13,6 +13,7 @@ pub mod crd;
 pub mod explain;
 pub mod rbac;
 pub mod replay;
+pub mod report;
 pub mod rules;
 pub mod run;
 
@@ -40,6 +41,7 @@ enum Command {
     Explain(explain::Args),
     Crd(crd::Args),
     Rbac(rbac::Args),
+    Report(report::Args),
     Run(run::Args),
     /// Print the completion script of a shell
     Completions {
@@ -61,6 +63,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => args.run(),
         Command::Crd(args) => args.run(),
         Command::Rbac(args) => args.run(),
+        Command::Report(args) => args.run(),
         Command::Run(args) => args.run(),
         Command::Completions { shell } => completions(shell),
         Command::Version => print(&format!("meshscope {}\n", env!("CARGO_PKG_VERSION"))),

@@ -215,3 +215,135 @@ impl Candidate {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Arc, Mutex};
+
+    /// An API server with one lease, which says no to whoever has not read the newest.
+    #[derive(Clone, Default)]
+    struct Store {
+        lease: Arc<Mutex<Option<serde_json::Value>>>,
+        down: Arc<std::sync::atomic::AtomicBool>,
+    }
+
+    impl Store {
+        fn api(&self) -> Api<Lease> {
+            let store = self.clone();
+            let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+                let store = store.clone();
+                async move { Ok::<_, std::convert::Infallible>(store.answer(request).await) }
+            });
+            Api::namespaced(kube::Client::new(service, "ops"), "ops")
+        }
+
+        async fn answer(
+            &self,
+            request: http::Request<kube::client::Body>,
+        ) -> http::Response<kube::client::Body> {
+            let method = request.method().clone();
+            let body = request.into_body().collect_bytes().await.unwrap();
+            if self.down.load(std::sync::atomic::Ordering::Relaxed) {
+                return refuse(500, "InternalError");
+            }
+            let mut lease = self.lease.lock().unwrap();
+            let sent: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+            match (method.as_str(), lease.as_ref()) {
+                ("GET", Some(found)) => respond(200, found),
+                ("GET" | "PUT", None) => refuse(404, "NotFound"),
+                ("POST", Some(_)) => refuse(409, "AlreadyExists"),
+                ("PUT", Some(found))
+                    if sent.pointer("/metadata/resourceVersion")
+                        != found.pointer("/metadata/resourceVersion") =>
+                {
+                    refuse(409, "Conflict")
+                }
+                _ => {
+                    let version = lease.as_ref().and_then(|old| {
+                        old.pointer("/metadata/resourceVersion")?.as_str()?.parse::<u64>().ok()
+                    });
+                    let mut next = sent;
+                    next["metadata"]["resourceVersion"] = (version.unwrap_or(0) + 1).to_string().into();
+                    *lease = Some(next.clone());
+                    respond(200, &next)
+                }
+            }
+        }
+
+        fn holder(&self) -> String {
+            let lease = self.lease.lock().unwrap();
+            let holder = lease.as_ref().and_then(|lease| lease.pointer("/spec/holderIdentity")?.as_str());
+            holder.unwrap_or_default().to_owned()
+        }
+
+        fn candidate(&self, identity: &str) -> Candidate {
+            Candidate::new(self.api(), "meshscope", identity, Duration::from_secs(15))
+        }
+    }
+
+    fn respond(code: u16, body: &serde_json::Value) -> http::Response<kube::client::Body> {
+        let body = kube::client::Body::from(serde_json::to_vec(body).unwrap());
+        http::Response::builder().status(code).body(body).unwrap()
+    }
+
+    fn refuse(code: u16, reason: &str) -> http::Response<kube::client::Body> {
+        respond(
+            code,
+            &serde_json::json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "code": code, "message": reason}),
+        )
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_holds_and_the_other_waits_until_it_is_given_back() {
+        let store = Store::default();
+        let stop = CancellationToken::new();
+        let (mut a, mut b) = (store.candidate("a"), store.candidate("b"));
+        assert!(a.acquire(&stop).await);
+        assert!(!b.try_hold().await.unwrap());
+        assert!(a.try_hold().await.unwrap(), "renewing is taking again");
+        assert_eq!(store.holder(), "a");
+        a.release().await;
+        assert!(b.acquire(&stop).await);
+        assert_eq!(store.holder(), "b");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_holder_that_is_silent_for_the_whole_duration_is_succeeded() {
+        let store = Store::default();
+        let (mut a, mut b) = (store.candidate("a"), store.candidate("b"));
+        assert!(a.try_hold().await.unwrap());
+        assert!(!b.try_hold().await.unwrap());
+        tokio::time::advance(Duration::from_secs(14)).await;
+        assert!(!b.try_hold().await.unwrap());
+        assert!(a.try_hold().await.unwrap());
+        tokio::time::advance(Duration::from_secs(14)).await;
+        assert!(!b.try_hold().await.unwrap(), "it was renewed: the count begins anew");
+        tokio::time::advance(Duration::from_secs(15)).await;
+        assert!(b.try_hold().await.unwrap());
+        assert!(!a.try_hold().await.unwrap());
+        let transitions = store.lease.lock().unwrap().clone().unwrap()["spec"]["leaseTransitions"].clone();
+        assert_eq!(transitions, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_cannot_renew_gives_up_before_another_may_begin() {
+        let store = Store::default();
+        let stop = CancellationToken::new();
+        let mut a = store.candidate("a");
+        assert!(a.acquire(&stop).await);
+        store.down.store(true, std::sync::atomic::Ordering::Relaxed);
+        let began = Instant::now();
+        a.hold(&stop).await;
+        assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+        assert!(!stop.is_cancelled());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_two_that_write_at_once_one_is_refused() {
+        let store = Store::default();
+        let (mut a, mut b) = (store.candidate("a"), store.candidate("b"));
+        let (a, b) = tokio::join!(a.try_hold(), b.try_hold());
+        assert!(a.unwrap() != b.unwrap());
+    }
+}

@@ -13,6 +13,7 @@ pub mod config;
 pub mod context;
 pub mod decide;
 pub mod events;
+pub mod fetch;
 pub mod health;
 pub mod investigate;
 pub mod job;

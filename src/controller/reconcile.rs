@@ -15,14 +15,14 @@ use super::publish;
 use super::state;
 use super::watch::Guarded;
 use super::write::WriteError;
-use crate::api::v1alpha1::status::{ConditionStatus, DebugSessionStatus, condition as types};
+use crate::api::v1alpha1::status::{DebugSessionStatus, Phase, condition as types};
 use crate::api::v1alpha1::{DebugSession, DebugSessionSpec};
 use crate::telemetry;
 
 /// How long one request may take.
 const DEADLINE: Duration = Duration::from_secs(15);
 /// A decision may ask for another look (a job was stopped); more often than this in one go, something else is wrong.
-const MAX_STEPS: usize = 4;
+const MAX_STEPS: usize = 6;
 
 /// A session could not be brought nearer to what it asks for.
 #[derive(Debug, thiserror::Error)]
@@ -226,19 +226,20 @@ async fn write(
     }
 }
 
-/// The session as it is now. `None`: it is gone, or another one has its name.
+/// The session as it is now. `None`: it is gone, another one has its name, or it is none that this version can read,
+/// which the watch tells too.
 async fn read(
     session: &DebugSession,
     context: &Context,
 ) -> Result<Option<Arc<DebugSession>>, ReconcileError> {
-    let api: Api<DebugSession> =
+    let api: Api<Guarded> =
         Api::namespaced(context.client.clone(), session.namespace().as_deref().unwrap_or_default());
     let name = session.name_any();
     let found = tokio::time::timeout(DEADLINE, api.get_opt(&name))
         .await
         .map_err(|_| ReconcileError::TimedOut)?
         .map_err(|error| ReconcileError::Read(Box::new(error)))?;
-    Ok(found.filter(|found| found.uid() == session.uid()).map(Arc::new))
+    Ok(found.and_then(|found| found.0.ok()).filter(|found| found.uid() == session.uid()).map(Arc::new))
 }
 
 async fn delete(session: &DebugSession, context: &Context) -> Result<(), ReconcileError> {
@@ -272,12 +273,17 @@ async fn refuse(guarded: &Guarded, error: &str, context: &Context) {
     );
     context.metrics.failed("reconcile", "Malformed");
     context.events.warning(metadata, "Malformed", &note).await;
-    let mut status =
-        DebugSessionStatus { observed_generation: metadata.generation, ..DebugSessionStatus::default() };
+    let mut status = DebugSessionStatus {
+        observed_generation: metadata.generation,
+        phase: Some(Phase::Failed),
+        ..DebugSessionStatus::default()
+    };
     Conditions::new(&mut status, metadata.generation, telemetry::now())
         .set(types::READY, false, "Malformed", &note)
         .set(types::STALLED, true, "Malformed", &note)
-        .set(types::FINISHED, ConditionStatus::True, "Malformed", &note);
+        .set(types::FINISHED, true, "Malformed", &note)
+        .set(types::COMPLETE, false, "Malformed", &note)
+        .set(types::FAILED, true, "Malformed", &note);
     let mut stand_in = DebugSession::new(
         &guarded.name_any(),
         DebugSessionSpec {

@@ -28,6 +28,10 @@ pub fn sessions(
         .default_backoff()
         .inspect(move |event| match event {
             Ok(_) => health.watch_works(),
+            // The API server has forgotten where the watch was, which is nobody's fault: it begins anew.
+            Err(watcher::Error::WatchError(status)) if status.code == 410 => {
+                tracing::debug!(message = %status.message, "the watch on sessions begins anew");
+            }
             Err(error) => {
                 health.watch_failed();
                 metrics.failed("watch", category(error));

@@ -6,6 +6,7 @@ use kube::{Client, Resource, ResourceExt};
 use serde_json::json;
 use std::time::Duration;
 
+use super::watch::Guarded;
 use crate::api::FIELD_MANAGER;
 use crate::api::v1alpha1::{DebugSession, DebugSessionStatus};
 use crate::report::status::minimal;
@@ -119,7 +120,8 @@ impl StatusWriter {
     }
 
     async fn apply(&self, session: &DebugSession, status: &DebugSessionStatus) -> Result<(), WriteError> {
-        let api: Api<DebugSession> =
+        // What comes back may be a session that this version cannot read; the write went through all the same.
+        let api: Api<Guarded> =
             Api::namespaced(self.client.clone(), session.namespace().as_deref().unwrap_or_default());
         let name = session.name_any();
         // With its UID, the write fails where another session has taken the name.
@@ -138,8 +140,6 @@ impl StatusWriter {
             Ok(Err(kube::Error::Api(status))) if status.is_not_found() || status.is_conflict() => {
                 Err(WriteError::Gone)
             }
-            // The write went through; what came back is a session that this version cannot read.
-            Ok(Err(kube::Error::SerdeError(_))) => Ok(()),
             Ok(Err(error)) => Err(WriteError::Api(Box::new(error))),
         }
     }
