@@ -119,8 +119,8 @@ fn a_capture_holds_the_target_its_neighbours_and_no_secret() {
     assert_eq!(material.manifest.edges, [(format!("{space}/web"), format!("{space}-other/ledger"))]);
 
     let summary = String::from_utf8(output.stdout).unwrap();
-    let istio = summary.lines().find(|line| line.starts_with("Istio")).unwrap();
-    assert!(istio.contains("NotInstalled"), "{summary}");
+    let gateways = summary.lines().find(|line| line.starts_with("GatewayAPI")).unwrap();
+    assert!(gateways.contains("NotInstalled"), "{summary}");
     assert!(summary.contains("Next: meshscope analyze"), "{summary}");
     let progress = String::from_utf8(output.stderr).unwrap();
     assert!(progress.starts_with("[1/"), "{progress}");

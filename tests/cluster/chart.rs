@@ -12,10 +12,9 @@ use crate::support::{Cluster, PATIENCE};
 
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/charts/meshscope");
 
-/// Installs the chart as a user would, but without pods, once for all tests: custom resources, policies, roles of users.
+/// Installs the chart as a user would, but without pods, once for a cluster: custom resources, policies, roles of users.
 pub(crate) fn installed(cluster: &Cluster) {
-    static INSTALLED: std::sync::Once = std::sync::Once::new();
-    INSTALLED.call_once(|| {
+    cluster.chart.call_once(|| {
         cluster
             .try_helm(&[
                 "upgrade",

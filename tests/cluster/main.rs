@@ -12,10 +12,18 @@
     reason = "what goes wrong here is to stop here"
 )]
 
+mod backend;
+mod operator;
 mod support;
+mod world;
 
 mod capture;
 mod chart;
+mod kstatus;
+mod lifecycle;
+mod permissions;
 mod policies;
+mod recovery;
+mod scale;
 mod schema;
 mod server;

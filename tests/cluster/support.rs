@@ -3,8 +3,8 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Once, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -19,9 +19,17 @@ pub(crate) struct Cluster {
     /// The administrator's kubeconfig.
     kubeconfig: PathBuf,
     tools: PathBuf,
+    /// Whether the chart was installed in it.
+    pub(crate) chart: Once,
+    /// Whether it serves Istio's kinds.
+    pub(crate) istio: Once,
 }
 
 impl Cluster {
+    fn new(kubeconfig: PathBuf, tools: PathBuf) -> Self {
+        Self { kubeconfig, tools, chart: Once::new(), istio: Once::new() }
+    }
+
     /// The cluster that the environment names; `None` where there is none, after having said so once.
     pub(crate) fn get() -> Option<&'static Self> {
         static CLUSTER: OnceLock<Option<Cluster>> = OnceLock::new();
@@ -42,7 +50,7 @@ impl Cluster {
                         "No API server was named: the tests of this binary are left out. ./test starts one."
                     );
                 }
-                found.map(|(kubeconfig, tools)| Self { kubeconfig: kubeconfig.into(), tools: tools.into() })
+                found.map(|(kubeconfig, tools)| Self::new(kubeconfig.into(), tools.into()))
             })
             .as_ref()
     }
@@ -50,6 +58,31 @@ impl Cluster {
     /// The administrator's kubeconfig.
     pub(crate) fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
+    }
+
+    /// A cluster of its own for a test that others would notice. It ends with the tests.
+    pub(crate) fn another() -> &'static Self {
+        static ANOTHER: OnceLock<Cluster> = OnceLock::new();
+        ANOTHER.get_or_init(|| {
+            let shared = Self::get().unwrap();
+            let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/up");
+            // Inside the shared one's folder, which `./test` removes with everything that runs from it.
+            let folder = shared.kubeconfig.with_file_name("another");
+            let kubeconfig = folder.join("kubeconfig");
+            if !kubeconfig.exists() {
+                let output = Command::new(script).arg(&folder).stderr(Stdio::inherit()).output().unwrap();
+                assert!(output.status.success(), "{script} failed");
+            }
+            Self::new(kubeconfig, shared.tools.clone())
+        })
+    }
+
+    /// The kubeconfig with another token in it.
+    pub(crate) fn kubeconfig_with_token(&self, token: &str) -> String {
+        let mut config: Value =
+            serde_saphyr::from_str(&std::fs::read_to_string(&self.kubeconfig).unwrap()).unwrap();
+        config["users"][0]["user"] = serde_json::json!({ "token": token });
+        config.to_string()
     }
 
     /// Makes a namespace of its own for a test. Nobody removes it: the cluster does not outlive the tests.
@@ -92,10 +125,17 @@ impl Cluster {
         serde_json::from_str(&text).unwrap()
     }
 
+    /// A tool that talks to this cluster as the administrator.
+    pub(crate) fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(self.tools.join(name));
+        command.env("KUBECONFIG", &self.kubeconfig);
+        command
+    }
+
     fn tool(&self, name: &str, args: &[&str], input: &str) -> Result<String, String> {
-        let mut child = Command::new(self.tools.join(name))
+        let mut child = self
+            .command(name)
             .args(args)
-            .env("KUBECONFIG", &self.kubeconfig)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
