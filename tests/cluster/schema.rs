@@ -131,6 +131,16 @@ fn what_the_documentation_shows_is_taken() {
     }
 }
 
+#[test]
+fn the_examples_are_taken() {
+    let Some(cluster) = Cluster::get() else { return };
+    installed(cluster);
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/sessions");
+    cluster.apply(r#"{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}"#);
+    let taken = cluster.kubectl(&["apply", "--dry-run=server", "--output", "name", "--filename", folder]);
+    assert_eq!(taken.lines().count(), std::fs::read_dir(folder).unwrap().count(), "{taken}");
+}
+
 /// GitOps tools compare what is stored with what is in Git, and take an object without a status for done.
 #[test]
 fn nothing_is_written_into_a_spec_and_a_new_session_does_not_look_done() {
