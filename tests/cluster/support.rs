@@ -23,11 +23,13 @@ pub(crate) struct Cluster {
     pub(crate) chart: Once,
     /// Whether it serves Istio's kinds.
     pub(crate) istio: Once,
+    /// Whether it has a node.
+    pub(crate) node: Once,
 }
 
 impl Cluster {
     fn new(kubeconfig: PathBuf, tools: PathBuf) -> Self {
-        Self { kubeconfig, tools, chart: Once::new(), istio: Once::new() }
+        Self { kubeconfig, tools, chart: Once::new(), istio: Once::new(), node: Once::new() }
     }
 
     /// The cluster that the environment names; `None` where there is none, after having said so once.

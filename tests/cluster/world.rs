@@ -24,19 +24,38 @@ pub(crate) fn istio_installed(cluster: &Cluster) {
     });
 }
 
+/// A node that is ready, as far as its object goes.
+fn node(cluster: &Cluster) {
+    cluster.node.call_once(|| {
+        cluster.apply(r#"{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1"}}"#);
+        let ready =
+            r#"{"status": {"conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady"}]}}"#;
+        cluster.kubectl(&[
+            "patch",
+            "node",
+            "node-1",
+            "--subresource=status",
+            "--type=merge",
+            "--patch",
+            ready,
+        ]);
+    });
+}
+
 fn object(api_version: &str, kind: &str, space: &str, name: &str, spec: &Value) -> Value {
     json!({ "apiVersion": api_version, "kind": kind, "metadata": { "namespace": space, "name": name }, "spec": spec })
 }
 
 /// A Service `checkout` with one ready pod of version v1.
 pub(crate) fn checkout(cluster: &Cluster, space: &str) {
+    node(cluster);
     let labels = json!({ "app": "checkout", "version": "v1" });
     let deployment = json!({
         "replicas": 1,
         "selector": { "matchLabels": labels },
         "template": {
             "metadata": { "labels": labels },
-            "spec": { "containers": [{ "name": "app", "image": "registry.internal/checkout:1", "ports": [{ "containerPort": 8080 }] }] },
+            "spec": { "nodeName": "node-1", "containers": [{ "name": "app", "image": "registry.internal/checkout:1", "ports": [{ "containerPort": 8080 }] }] },
         },
     });
     let service = json!({ "selector": { "app": "checkout" }, "ports": [{ "name": "http", "port": 80, "targetPort": 8080 }] });
