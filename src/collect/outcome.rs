@@ -226,7 +226,8 @@ fn hint(asker: Asker, verb: &str, resource: &str, namespace: &str, reason: GapRe
             format!("grant {of}: chart value rbac.logNamespaces")
         }
         (GapReason::Forbidden, Asker::Operator, _) => {
-            format!("grant {of} to the operator's ServiceAccount; meshscope rbac prints the whole role")
+            let value = if namespace.is_empty() { "rbac.clusterScoped" } else { "watchNamespaces" };
+            format!("grant {of}: chart value {value}; meshscope rbac prints the whole role")
         }
         (GapReason::Forbidden, Asker::Person, _) => format!("ask for the right to {of}"),
         (GapReason::TimedOut, ..) => "run it again; if it stays, the API server is overloaded".to_owned(),
@@ -262,6 +263,19 @@ mod tests {
         let outcome = ledger.outcomes().remove(0);
         assert_eq!(outcome.hint, "grant get pods/log in namespace shop: chart value rbac.logNamespaces");
         assert_eq!((outcome.state, outcome.reason.as_str()), (CollectorState::Denied, "Forbidden"));
+    }
+
+    #[test]
+    fn another_refusal_names_the_value_of_the_chart_too() {
+        let mut ledger = ledger();
+        ledger.miss("Cluster", "Objects", "list", "nodes", "", GapReason::Forbidden);
+        ledger.miss("Istio", "Mesh", "list", "sidecars.networking.istio.io", "mesh", GapReason::Forbidden);
+        let hints: Vec<String> = ledger.outcomes().into_iter().map(|outcome| outcome.hint).collect();
+        assert!(
+            hints[0].starts_with("grant list nodes of the cluster: chart value rbac.clusterScoped;"),
+            "{hints:?}"
+        );
+        assert!(hints[1].contains("in namespace mesh: chart value watchNamespaces;"), "{hints:?}");
     }
 
     #[test]

@@ -19,6 +19,7 @@ fn what_is_denied_becomes_a_gap_with_a_hint() {
     let Some(cluster) = Cluster::get() else { return };
     let release = Release::new(cluster, "denied", json!({}));
     world::checkout(cluster, &release.space);
+    world::restarted(cluster, &release.space);
     let _operator = release.start("a");
     release.ask("checkout", &json!({ "target": { "services": ["checkout"] } }));
     let session = release.finished("checkout");
@@ -43,6 +44,7 @@ fn with_all_that_the_chart_can_grant_nothing_is_denied() {
         json!({ "rbac": { "logNamespaces": ["*"], "clusterScoped": true } }),
     );
     world::checkout(cluster, &release.space);
+    world::restarted(cluster, &release.space);
     world::subset_without_pods(cluster, &release.space);
     let _operator = release.start("a");
     release.ask("checkout", &json!({ "target": { "services": ["checkout"] } }));

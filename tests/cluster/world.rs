@@ -61,33 +61,40 @@ pub(crate) fn checkout(cluster: &Cluster, space: &str) {
     let service = json!({ "selector": { "app": "checkout" }, "ports": [{ "name": "http", "port": 80, "targetPort": 8080 }] });
     cluster.apply(&object("apps/v1", "Deployment", space, "checkout-v1", &deployment).to_string());
     cluster.apply(&object("v1", "Service", space, "checkout", &service).to_string());
-    let pod = cluster.eventually("the Deployment's pod", || {
-        cluster
-            .kubectl(&["--namespace", space, "get", "pods", "--output", "name"])
-            .lines()
-            .next()
-            .map(str::to_owned)
-    });
-    let ready = json!({ "status": {
-        "phase": "Running", "podIP": "10.1.0.1", "podIPs": [{ "ip": "10.1.0.1" }],
-        "conditions": [{ "type": "Ready", "status": "True" }],
-        "containerStatuses": [{ "name": "app", "ready": true, "restartCount": 0, "image": "registry.internal/checkout:1",
-            "imageID": "", "state": { "running": { "startedAt": "2026-01-01T00:00:00Z" } } }],
-    } });
-    cluster.kubectl(&[
-        "--namespace",
+    pod_is(
+        cluster,
         space,
-        "patch",
-        &pod,
-        "--subresource=status",
-        "--type=merge",
-        "--patch",
-        &ready.to_string(),
-    ]);
+        &json!({ "name": "app", "ready": true, "restartCount": 0, "image": "registry.internal/checkout:1",
+        "imageID": "", "state": { "running": { "startedAt": "2026-01-01T00:00:00Z" } } }),
+    );
     cluster.eventually("an endpoint", || {
         let slices = cluster.kubectl(&["--namespace", space, "get", "endpointslices", "--output", "json"]);
         slices.contains("10.1.0.1").then_some(())
     });
+}
+
+/// The pod's container has crashed and was started again.
+pub(crate) fn restarted(cluster: &Cluster, space: &str) {
+    pod_is(
+        cluster,
+        space,
+        &json!({ "name": "app", "ready": true, "restartCount": 3, "image": "registry.internal/checkout:1",
+        "imageID": "", "state": { "running": { "startedAt": "2026-01-01T00:00:00Z" } },
+        "lastState": { "terminated": { "exitCode": 1, "reason": "Error", "finishedAt": "2026-01-01T00:00:00Z" } } }),
+    );
+}
+
+/// Plays the kubelet: the pod runs and is ready, and its container is as said.
+fn pod_is(cluster: &Cluster, space: &str, container: &Value) {
+    let names = ["--namespace", space, "get", "pods", "--output", "name"];
+    let pod = cluster
+        .eventually("the Deployment's pod", || cluster.kubectl(&names).lines().next().map(str::to_owned));
+    let status = json!({ "status": {
+        "phase": "Running", "podIP": "10.1.0.1", "podIPs": [{ "ip": "10.1.0.1" }],
+        "conditions": [{ "type": "Ready", "status": "True" }], "containerStatuses": [container],
+    } });
+    let patch = ["--subresource=status", "--type=merge", "--patch", &status.to_string()];
+    cluster.kubectl(&[&["--namespace", space, "patch", &pod], patch.as_slice()].concat());
 }
 
 /// Sends a part of the traffic to a subset that no pod belongs to.

@@ -119,7 +119,7 @@ impl LiveRun {
             self.ledger.miss("Logs", "Logs", "get", "pods/log", &namespace, GapReason::Forbidden);
         }
         if requests.is_empty() {
-            self.ledger.skip("Logs", "no container that could be asked has run yet");
+            self.ledger.skip("Logs", "no container that has run is unwell or implicated");
         }
         for read in logs::read(&self.reader, &self.plan, requests).await {
             self.redactions.add(&read.redactions);
