@@ -1,24 +1,45 @@
-//! `meshscope replay`: a recorded incident as a Kubernetes API on this machine.
+//! `meshscope replay`: a recorded incident as a Kubernetes API on this machine, with the real controller at work on it.
+
+mod ask;
+mod kubeconfig;
 
 use anyhow::Context;
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 use super::{Internal, print};
+use crate::collect::budget::Budget;
 use crate::collect::bundle;
+use crate::collect::kubernetes::client::connect;
 use crate::collect::material::Material;
+use crate::collect::prometheus::MetricsSource;
+use crate::collect::prometheus::recorded::Recorded;
+use crate::controller::config::Config;
+use crate::controller::health::Health;
+use crate::controller::live::LiveInvestigator;
+use crate::controller::metrics::Metrics;
+use crate::controller::operator::Operator;
 use crate::model::fields::Fields;
-use crate::replay::{self, Options};
-use crate::telemetry;
+use crate::replay::{self, Handle, Options};
+use crate::telemetry::{self, LogFormat};
+use ask::Watched;
+use kubeconfig::KubeconfigFile;
+
+/// How often a run's progress is written: there is no cluster to be spared.
+const PROGRESS: Duration = Duration::from_millis(200);
+
+/// How long an end may take that somebody waits for.
+const GRACE: Duration = Duration::from_secs(3);
 
 /// Serve a recorded incident as a Kubernetes API on this machine, for kubectl and for DebugSessions
 ///
-/// What was recorded cannot be changed; DebugSessions can be created. Ages are those at the time of the recording.
-/// It runs until Ctrl-C.
+/// What was recorded cannot be changed. DebugSessions can be created, and the controller works on them as on a cluster. The
+/// clock is that of the recording: ages in `kubectl get` are those of then. It runs until Ctrl-C.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Bundles: folders, archives (.tar, .tar.gz, .tar.zst) or Kubernetes YAML; several are read as one
@@ -27,36 +48,106 @@ pub struct Args {
     /// Port on 127.0.0.1 [default: any free one]
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     port: u16,
-    /// Where to write the kubeconfig [default: a private temporary file, removed at the end]
+    /// Where to write the kubeconfig, removed at the end [default: a private temporary file]
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
+    /// Apply the DebugSession of this file, print what the controller finds, and end
+    #[arg(long, value_name = "FILE")]
+    session: Option<PathBuf>,
+    /// With --session: do not end, but leave the API up until Ctrl-C
+    #[arg(long, requires = "session")]
+    keep: bool,
 }
 
 impl Args {
-    /// Serves until it is told to stop.
+    /// Serves until it is told to stop, or until the session has its answer.
     pub fn run(self) -> anyhow::Result<ExitCode> {
+        telemetry::install_crypto();
+        // What the controller has to say besides its answer goes to standard error, and only if something is wrong.
+        telemetry::init_logging(LogFormat::Console, "warn")?;
         let material = bundle::read(&self.paths)?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Internal(format!("failed to start the runtime: {error}")))?;
-        runtime.block_on(self.serve(material))
+        let result = runtime.block_on(self.serve(material));
+        runtime.shutdown_timeout(GRACE);
+        result
     }
 
-    async fn serve(self, material: Material) -> anyhow::Result<ExitCode> {
+    async fn serve(self, mut material: Material) -> anyhow::Result<ExitCode> {
         let namespace = busiest_namespace(&material);
-        let objects = material.objects.len();
+        let session = self.session.as_deref().map(|path| ask::read(path, &namespace)).transpose()?;
+        let summary = summary(&material);
+        let metrics = Recorded::new(std::mem::take(&mut material.metrics));
         let options = Options { port: self.port, clock: Arc::new(telemetry::now) };
         let handle = replay::serve(material, options).await?;
         let file = KubeconfigFile::write(self.kubeconfig, &handle.kubeconfig(&namespace))?;
-        let at = handle.captured_at();
-        print(&format!(
-            "{objects} objects as they were at {at}, served at {}\n\n  export KUBECONFIG={}\n  kubectl get pods\n  \
-             kubectl get events\n\nCtrl-C ends it.\n",
-            handle.url(),
-            file.path.display(),
-        ))?;
-        stopped().await.context("failed to wait for Ctrl-C")?;
-        handle.shutdown().await;
+        let running = Controller::start(&handle, metrics)?;
+        let around = format!(
+            "  export KUBECONFIG={}\n  kubectl get pods,services,events\n  kubectl get dbg\n\nCtrl-C ends it.\n",
+            file.path.display()
+        );
+        print(&format!("{summary}, as they were at {:.0}\n", handle.captured_at()))?;
+        let mut wait = true;
+        if let Some(session) = session {
+            tokio::select! {
+                answer = ask::ask(running.client.clone(), &session, &running.watched) => answer?,
+                stopped = stopped() => {
+                    stopped.context("failed to wait for Ctrl-C")?;
+                    wait = false;
+                }
+            }
+            wait &= self.keep;
+        }
+        if wait {
+            print(&format!("\nThe API is at {}\n\n{around}", handle.url()))?;
+            stopped().await.context("failed to wait for Ctrl-C")?;
+        }
+        running.stop().await;
+        // Connections that somebody keeps open do not keep us.
+        let _ = tokio::time::timeout(GRACE, handle.shutdown()).await;
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The controller, at work on the replayed cluster.
+struct Controller {
+    client: kube::Client,
+    watched: Arc<Watched>,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Controller {
+    fn start(handle: &Handle, metrics: Recorded) -> anyhow::Result<Self> {
+        let kube =
+            kube::Config::new(handle.url().parse().context("failed to name the replay's own address")?);
+        let reader =
+            connect(kube.clone(), &Budget::default()).context("failed to set up the collecting client")?;
+        let client = kube::Client::try_from(kube).context("failed to set up the connection to the replay")?;
+        let mut config = Config::default();
+        config.leader_election.enabled = false;
+        config.limits.progress_interval = PROGRESS;
+        config.limits.shutdown_grace = GRACE;
+        let metrics = (!metrics.is_empty()).then(|| Arc::new(metrics) as Arc<dyn MetricsSource>);
+        let live = LiveInvestigator::new(reader, config.clone()).of_recording(handle.captured_at(), metrics);
+        let watched = Arc::new(Watched::new(live));
+        let operator = Operator {
+            client: client.clone(),
+            config,
+            investigator: watched.clone(),
+            identity: "meshscope-replay".to_owned(),
+            namespace: "default".to_owned(),
+            metrics: Arc::new(Metrics::default()),
+            health: Arc::new(Health::default()),
+        };
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(operator.run(stop.clone()));
+        Ok(Controller { client, watched, stop, task })
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        let _ = tokio::time::timeout(GRACE, self.task).await;
     }
 }
 
@@ -70,12 +161,23 @@ async fn stopped() -> io::Result<()> {
     }
 }
 
+/// `224 objects, 17 logs and 46 metrics`.
+fn summary(material: &Material) -> String {
+    let plural = |count: usize, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
+    format!(
+        "{}, {} and {}",
+        plural(material.objects.len(), "object"),
+        plural(material.logs.len(), "log"),
+        plural(material.metrics.len(), "metric"),
+    )
+}
+
 /// The namespace that the recording is about: the target's, else the one with most objects that is no system's.
 fn busiest_namespace(material: &Material) -> String {
     if let Some(target) = material.manifest.target.as_ref().filter(|target| !target.namespace.is_empty()) {
         return target.namespace.clone();
     }
-    let mut counts = std::collections::BTreeMap::<&str, usize>::new();
+    let mut counts = BTreeMap::<&str, usize>::new();
     for object in &material.objects {
         let namespace = object.text("metadata.namespace").unwrap_or_default();
         if !namespace.is_empty() && !namespace.starts_with("kube-") && !namespace.starts_with("istio-") {
@@ -84,45 +186,6 @@ fn busiest_namespace(material: &Material) -> String {
     }
     let busiest = counts.into_iter().max_by_key(|(_, count)| *count);
     busiest.map_or_else(|| "default".to_owned(), |(namespace, _)| namespace.to_owned())
-}
-
-/// A kubeconfig that only its owner can read: it holds the token. Removed when it is dropped.
-struct KubeconfigFile {
-    path: PathBuf,
-    folder: Option<PathBuf>,
-}
-
-impl KubeconfigFile {
-    fn write(path: Option<PathBuf>, content: &str) -> anyhow::Result<Self> {
-        let file = match path {
-            Some(path) => KubeconfigFile { path, folder: None },
-            None => {
-                let folder = std::env::temp_dir().join(format!("meshscope-replay-{}", std::process::id()));
-                // Not `recursive`: a folder that somebody put there before us is refused.
-                let made = DirBuilder::new().mode(0o700).create(&folder);
-                made.with_context(|| format!("failed to create {}", folder.display()))?;
-                KubeconfigFile { path: folder.join("kubeconfig"), folder: Some(folder) }
-            }
-        };
-        write_private(&file.path, content)
-            .with_context(|| format!("failed to write {}", file.path.display()))?;
-        Ok(file)
-    }
-}
-
-fn write_private(path: &Path, content: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(content.as_bytes())
-}
-
-impl Drop for KubeconfigFile {
-    fn drop(&mut self) {
-        // At the end of the program nobody is left to tell about a file that cannot be removed.
-        let _ = fs::remove_file(&self.path);
-        if let Some(folder) = &self.folder {
-            let _ = fs::remove_dir(folder);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -134,29 +197,11 @@ mod tests {
     fn the_namespace_that_it_is_about() {
         let object =
             |namespace: &str| json!({"kind": "Pod", "metadata": {"name": "a", "namespace": namespace}});
-        let mut material = Material {
-            objects: vec![
-                object("kube-system"),
-                object("kube-system"),
-                object("kube-system"),
-                object("a"),
-                object("b"),
-                object("b"),
-            ],
-            ..Material::default()
-        };
+        let names = ["kube-system", "kube-system", "kube-system", "a", "b", "b"];
+        let mut material = Material { objects: names.map(object).to_vec(), ..Material::default() };
         assert_eq!(busiest_namespace(&material), "b");
+        assert_eq!(summary(&material), "6 objects, 0 logs and 0 metrics");
         material.objects.clear();
         assert_eq!(busiest_namespace(&material), "default");
-    }
-
-    #[test]
-    fn the_kubeconfig_is_private_and_goes_at_the_end() {
-        use std::os::unix::fs::PermissionsExt;
-        let file = KubeconfigFile::write(None, "x").unwrap();
-        let path = file.path.clone();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        drop(file);
-        assert!(!path.exists() && !path.parent().unwrap().exists());
     }
 }

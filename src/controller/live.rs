@@ -23,6 +23,7 @@ use crate::collect::live::{self, LiveRun, Sources};
 use crate::collect::logs::choose::PodKey;
 use crate::collect::material::Material;
 use crate::collect::plan::Plan;
+use crate::collect::prometheus::MetricsSource as PrometheusSource;
 use crate::collect::prometheus::client::{Connection, Prometheus};
 use crate::model::gap::{Gap, GapReason};
 use crate::model::snapshot::Snapshot;
@@ -39,12 +40,25 @@ const MAX_CREDENTIALS: u64 = 1 << 20;
 pub struct LiveInvestigator {
     client: Client,
     config: Config,
+    recording: Option<Recording>,
+}
+
+/// What a replayed cluster has besides its API.
+struct Recording {
+    at: Timestamp,
+    metrics: Option<Arc<dyn PrometheusSource>>,
 }
 
 impl LiveInvestigator {
     /// Reads the cluster through `client`, and the sources that `config` names.
     pub fn new(client: Client, config: Config) -> Self {
-        LiveInvestigator { client, config }
+        LiveInvestigator { client, config, recording: None }
+    }
+
+    /// Investigates a recording that `client` serves: its clock is `at`, and its metrics are the recorded ones.
+    #[must_use]
+    pub fn of_recording(self, at: Timestamp, metrics: Option<Arc<dyn PrometheusSource>>) -> Self {
+        LiveInvestigator { recording: Some(Recording { at, metrics }), ..self }
     }
 
     /// The metrics source that a session asks for, or why there is none.
@@ -52,6 +66,9 @@ impl LiveInvestigator {
         let wanted = &session.spec.collect;
         if !wanted.sources.is_empty() && !wanted.sources.contains(&SourceKind::Metrics) {
             return (Sources::default(), None);
+        }
+        if let Some(recording) = &self.recording {
+            return (Sources { metrics: recording.metrics.clone() }, None);
         }
         let name = wanted.metrics_source_ref.as_ref().map(|reference| reference.name.as_str());
         let Some(source) = self.config.metrics_source(name.unwrap_or("default")) else {
@@ -110,6 +127,8 @@ impl Investigate for LiveInvestigator {
         context: RunContext,
     ) -> BoxFuture<'static, Result<Outcome, InvestigateError>> {
         let (sources, gap) = self.sources(&session);
+        let now = self.recording.as_ref().map_or(context.now, |recording| recording.at);
+        let context = RunContext { now, ..context };
         let run =
             Run { client: self.client.clone(), max_window: self.config.limits.max_window, sources, gap };
         async move {

@@ -404,3 +404,36 @@ async fn the_real_kubectl_works_with_it() {
     assert!(!success && error.contains("recording"), "{error}");
     handle.shutdown().await;
 }
+
+/// `./demo` applies these and promises an answer: each bundle is one, and each session is about something in it.
+#[test]
+fn the_incidents_that_ship_are_whole() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples/incidents");
+    let mut names = vec![];
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        if !path.is_dir() {
+            continue;
+        }
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let material = meshscope::collect::bundle::read(&[path.join("bundle.tar.gz")]).unwrap();
+        assert!(material.gaps.is_empty(), "{name}: {:?}", material.gaps);
+        assert!(material.manifest.captured_at.is_some(), "{name}");
+        let session: Value =
+            serde_saphyr::from_str(&std::fs::read_to_string(path.join("session.yaml")).unwrap()).unwrap();
+        for service in session["spec"]["target"]["services"].as_array().unwrap() {
+            let known = material.objects.iter().any(|object| {
+                object["kind"] == "Service"
+                    && object["metadata"]["name"] == *service
+                    && object["metadata"]["namespace"] == session["metadata"]["namespace"]
+            });
+            assert!(known, "{name}: {service}");
+        }
+        let readme = std::fs::read_to_string(path.join("README.md")).unwrap();
+        assert!(readme.starts_with("# ") && readme.contains("## What it was"), "{name}");
+        names.push(name);
+    }
+    names.sort();
+    let list = std::fs::read_to_string(folder.join("README.md")).unwrap();
+    assert!(names.len() >= 3 && names.iter().all(|name| list.contains(&format!("({name}/)"))), "{names:?}");
+}
