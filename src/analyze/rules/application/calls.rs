@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::analyze::finding::{Evidence, Severity};
 use crate::analyze::logs::digest::{CallGroup, Digest, WorkloadLog};
 use crate::analyze::logs::failure_text::Kind;
+use crate::model::memo::Derived;
 use crate::model::network::ServiceName;
 use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
@@ -151,20 +152,40 @@ pub fn since(at: Option<Timestamp>) -> String {
     at.map(|at| format!(" since {}", clock(at))).unwrap_or_default()
 }
 
-/// All failing calls, by caller and callee.
-pub fn failing(snapshot: &Snapshot) -> Vec<Calls> {
-    let digest: Arc<Digest> = snapshot.derived();
-    let mut out = vec![];
-    for (caller, log) in &digest.workloads {
-        let mut merged: BTreeMap<(String, u8), Vec<CallGroup>> = BTreeMap::new();
-        for group in &log.calls {
-            merged.entry((group.callee(), class(group.kind))).or_default().push(group.clone());
+/// All failing calls of a snapshot, by caller and callee.
+#[derive(Debug, Default)]
+pub struct Failing {
+    /// Each caller, callee and way of failing once.
+    pub all: Vec<Calls>,
+}
+
+impl Derived for Failing {
+    fn derive(snapshot: &Snapshot) -> Self {
+        let digest: Arc<Digest> = snapshot.derived();
+        let mut all = vec![];
+        for (caller, log) in &digest.workloads {
+            let mut merged: BTreeMap<(String, u8), Vec<CallGroup>> = BTreeMap::new();
+            for group in &log.calls {
+                merged.entry((group.callee(), class(group.kind))).or_default().push(group.clone());
+            }
+            all.extend(merged.into_values().map(|groups| calls(caller, log, groups)));
         }
-        for groups in merged.into_values() {
-            out.push(calls(caller, log, groups));
-        }
+        Failing { all }
     }
-    out
+}
+
+/// All failing calls, put together once for all rules.
+pub fn failing(snapshot: &Snapshot) -> Arc<Failing> {
+    snapshot.derived()
+}
+
+/// A value of the cluster that may stand in a sentence: short, and of letters, digits and the signs of numbers, names and
+/// addresses. Anything else is left to the evidence.
+pub fn plain(value: &str) -> Option<&str> {
+    let fits = !value.is_empty() && value.len() <= 48;
+    let harmless =
+        |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'/' | b'+' | b'%');
+    (fits && value.bytes().all(harmless)).then_some(value)
 }
 
 /// Ways of failing that are told apart: all server errors are one.
@@ -234,7 +255,7 @@ mod tests {
             )
         };
         let text = format!("{}{}{}", line(1, "10.0.0.1"), line(2, "pay"), line(3, "pay.n"));
-        let all = failing(&snapshot(&text));
+        let all = failing(&snapshot(&text)).all.clone();
         assert_eq!(all.len(), 1);
         assert_eq!((all[0].count, all[0].severity()), (3, Severity::Error));
     }
@@ -252,8 +273,12 @@ mod tests {
         for n in [1, 200, 590] {
             text.push_str(&format!("2026-11-21T10:{:02}:{:02}Z level=error msg=x error=\"Get \\\"http://pay/a\\\": connection reset by peer\"\n", n / 60, n % 60));
         }
-        let all = failing(&snapshot(&text));
+        let all = failing(&snapshot(&text)).all.clone();
         assert_eq!((all[0].count, all[0].severity()), (3, Severity::Info));
         assert_eq!(percent(0.053), "5.3 %");
+        assert_eq!(
+            (plain("200ms"), plain("http://a:1/x"), plain("a b; rm"), plain("")),
+            (Some("200ms"), Some("http://a:1/x"), None, None)
+        );
     }
 }

@@ -71,11 +71,12 @@ impl Check for CallsFail {
 
     fn detect(&self, snapshot: &Snapshot) -> Vec<Fact> {
         let mut out: Vec<Fact> = calls::failing(snapshot)
-            .into_iter()
+            .all
+            .iter()
             // A pool without free connections is the caller's own affair, and a bad request is its sender's.
             .filter(|calls| !matches!(calls.kind(), Some(Kind::Pool | Kind::Status(400 | 402 | 405..=428 | 430..=499)) | None))
             .filter(|calls| calls.main().is_some_and(|group| group.target.is_some()))
-            .map(Fact::Calls)
+            .map(|calls| Fact::Calls(calls.clone()))
             .collect();
         out.extend(loads(snapshot));
         out

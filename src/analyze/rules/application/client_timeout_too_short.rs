@@ -10,7 +10,7 @@ use crate::analyze::rule::{Check, Declared};
 use crate::model::network::ServiceName;
 use crate::model::snapshot::Snapshot;
 
-use super::calls::{self, Calls, clock, service_of, since};
+use super::calls::{self, Calls, clock, plain, service_of, since};
 use super::settings::{Setting, settings};
 
 crate::rule! {
@@ -74,9 +74,9 @@ impl Check for ClientTimeoutTooShort {
 
     fn detect(&self, snapshot: &Snapshot) -> Vec<Fact> {
         let mut out = vec![];
-        for calls in calls::failing(snapshot) {
+        for calls in &calls::failing(snapshot).all {
             if calls.kind() == Some(Kind::Timeout) && calls.severity() >= Severity::Warning {
-                out.extend(too_short(snapshot, calls));
+                out.extend(too_short(snapshot, calls.clone()));
             }
         }
         out
@@ -86,8 +86,13 @@ impl Check for ClientTimeoutTooShort {
         let setting = &fact.setting;
         let callee = fact.calls.main().map(|group| group.callee()).unwrap_or_default();
         let short = fact.calls.service().map_or_else(|| callee.clone(), |s| s.name.clone());
-        let value =
-            setting.value.clone().filter(|_| fact.value_seen).map(|v| format!("={v}")).unwrap_or_default();
+        let value = setting
+            .value
+            .as_deref()
+            .and_then(plain)
+            .filter(|_| fact.value_seen)
+            .map(|v| format!("={v}"))
+            .unwrap_or_default();
         let usual = match &fact.usual {
             Some((half, most, count, whose)) => {
                 format!(
@@ -104,7 +109,7 @@ impl Check for ClientTimeoutTooShort {
             setting.name,
             fact.calls.amount()
         );
-        if let Some(before) = &setting.previous {
+        if let Some(before) = setting.previous.as_deref().and_then(plain) {
             message.push_str(&format!(" The setting was {before} before."));
         }
         let mut finding = Finding::new(Self::META, setting.subject.clone(), &[&callee])
@@ -277,7 +282,7 @@ fn usual(snapshot: &Snapshot, calls: &Calls, first: Option<Timestamp>) -> Option
         .services_of(&calls.caller)
         .flat_map(|s| snapshot.graph.backing.get(s).into_iter().flatten());
     for other in beside.filter(|w| !w.same_object(&calls.caller)) {
-        let log = digest.workloads.get(other)?;
+        let Some(log) = digest.workloads.get(other) else { continue };
         let mut all = log.durations(first, false);
         all.extend(log.durations(first, true));
         all.sort_by(f64::total_cmp);
@@ -292,11 +297,7 @@ fn remedies(fact: &Fact, snapshot: &Snapshot) -> Vec<Remedy> {
     let setting = &fact.setting;
     let mut out = vec![];
     if let Some(before) = &setting.previous {
-        out.extend(setting.set(
-            snapshot,
-            before,
-            format!("Give {} its previous value {before}", setting.name),
-        ));
+        out.extend(setting.set(snapshot, before, format!("Give {} its previous value", setting.name)));
     } else if let Some((value, whose)) = setting.usual(snapshot) {
         let longer = Setting { value: Some(value.clone()), ..setting.clone() }
             .millis()

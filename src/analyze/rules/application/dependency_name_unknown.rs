@@ -51,7 +51,8 @@ impl Check for DependencyNameUnknown {
     type Fact<'a> = Fact;
 
     fn detect(&self, snapshot: &Snapshot) -> Vec<Fact> {
-        let all = calls::failing(snapshot);
+        let failing = calls::failing(snapshot);
+        let all = &failing.all;
         let dns = |c: &&Calls| c.kind() == Some(Kind::NoSuchHost) && c.severity() >= Severity::Warning;
         // Where Services that exist do not resolve either, it is the resolver.
         let plain =

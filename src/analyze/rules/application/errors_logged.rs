@@ -88,7 +88,7 @@ impl Check for ErrorsLogged {
         // Requests fail with it, or nothing tells of requests and it is new.
         let hurts = fact.often && fact.failed.map_or(fact.new, |failed| failed * 2 >= error.count);
         let what = match &error.exception {
-            Some(e) if !e.kind.is_empty() => format!("{}", short_kind(&e.kind)),
+            Some(e) if !e.kind.is_empty() => short_kind(&e.kind),
             _ => "an error of its own".to_owned(),
         };
         let new = if fact.new { ", new in its log" } else { "" };
@@ -129,9 +129,9 @@ impl Check for ErrorsLogged {
             )
             .onset(error.first)
             .prevention(Prevention::alert(
-                "Alert on the rate of logged errors",
+                "Alert on the rate of logged errors, where the application counts them (Micrometer's name)",
                 format!(
-                    "sum by (app) (rate({{namespace=\"{}\"}} |= \"error\" [5m])) > 0.1",
+                    "sum by (pod) (rate(logback_events_total{{level=\"error\",namespace=\"{}\"}}[5m])) > 0.1",
                     fact.workload.namespace
                 ),
             ));

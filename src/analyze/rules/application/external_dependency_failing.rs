@@ -56,7 +56,8 @@ impl Check for ExternalDependencyFailing {
     type Fact<'a> = Fact;
 
     fn detect(&self, snapshot: &Snapshot) -> Vec<Fact> {
-        let all = calls::failing(snapshot);
+        let failing = calls::failing(snapshot);
+        let all = &failing.all;
         let mut out = vec![];
         for calls in all.iter().filter(|c| c.severity() >= Severity::Warning) {
             let Some(group) = calls.main().filter(|group| group.external()) else { continue };

@@ -10,7 +10,7 @@ use crate::model::network::ServiceName;
 use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
 
-use super::calls::{self, Calls, clock, service_of, since};
+use super::calls::{self, Calls, clock, plain, service_of, since};
 use super::settings::{Setting, settings};
 
 crate::rule! {
@@ -67,9 +67,9 @@ impl Check for PoolExhausted {
 
     fn detect(&self, snapshot: &Snapshot) -> Vec<Fact> {
         let mut out = vec![];
-        for calls in calls::failing(snapshot) {
+        for calls in &calls::failing(snapshot).all {
             if calls.kind() == Some(Kind::Pool) && calls.severity() >= Severity::Warning {
-                out.push(fact(snapshot, calls));
+                out.push(fact(snapshot, calls.clone()));
             }
         }
         out
@@ -84,7 +84,7 @@ impl Check for PoolExhausted {
         };
         let subject = fact.setting.as_ref().map_or_else(|| caller.clone(), |s| s.subject.clone());
         let named = fact.setting.as_ref().map(|setting| {
-            let value = setting.value.as_ref().map(|v| format!("={v}")).unwrap_or_default();
+            let value = setting.value.as_deref().and_then(plain).map(|v| format!("={v}")).unwrap_or_default();
             format!("{}{value}", setting.name)
         });
         let large = fact.size.is_some_and(|size| size >= LARGE);
@@ -100,7 +100,7 @@ impl Check for PoolExhausted {
             fact.calls.amount(),
             since(fact.calls.first)
         );
-        if let Some(before) = fact.setting.as_ref().and_then(|s| s.previous.as_ref()) {
+        if let Some(before) = fact.setting.as_ref().and_then(|s| s.previous.as_deref()).and_then(plain) {
             message.push_str(&format!(" The setting was {before} before."));
         }
         let title = match &named {
@@ -223,11 +223,7 @@ fn failing_dependency(snapshot: &Snapshot, calls: &Calls) -> Option<ObjectRef> {
 fn remedies(fact: &Fact, setting: &Setting, snapshot: &Snapshot) -> Vec<Remedy> {
     let mut out = vec![];
     if let Some(before) = &setting.previous {
-        out.extend(setting.set(
-            snapshot,
-            before,
-            format!("Give {} its previous value {before}", setting.name),
-        ));
+        out.extend(setting.set(snapshot, before, format!("Give {} its previous value", setting.name)));
     } else if let Some((value, whose)) = setting.usual(snapshot)
         && value.parse::<u64>().is_ok_and(|value| fact.size.is_none_or(|size| value > size))
     {

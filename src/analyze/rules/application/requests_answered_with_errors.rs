@@ -78,7 +78,7 @@ impl Check for RequestsAnsweredWithErrors {
                 for request in log.served.iter().filter(|r| r.status >= 500) {
                     *statuses.entry(request.status).or_default() += 1;
                 }
-                let own: Vec<_> = failing.iter().filter(|c| c.caller.same_object(workload)).collect();
+                let own: Vec<_> = failing.all.iter().filter(|c| c.caller.same_object(workload)).collect();
                 let mut callees: Vec<String> =
                     own.iter().filter_map(|c| c.main()).map(|group| group.callee()).collect();
                 callees.sort();

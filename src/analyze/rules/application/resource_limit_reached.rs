@@ -10,7 +10,7 @@ use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::{Container, EnvSource, Workload};
 
-use super::calls::{service_of, since};
+use super::calls::{plain, service_of, since};
 
 crate::rule! {
     /// An application says that it ran into a limit: files, disk, heap, threads, or a file system that it may not write.
@@ -135,14 +135,11 @@ impl Check for ResourceLimitReached {
         let digest = snapshot.derived::<Digest>();
         let mut out: Vec<Fact> = vec![];
         for (reference, log) in &digest.workloads {
-            let killed = snapshot
-                .pods_of(reference)
-                .flat_map(|p| &p.statuses)
-                .any(|s| s.latest_end().is_some_and(|end| end.out_of_memory()));
             for error in log.errors.iter().filter(|e| !e.ended(log)) {
                 let text = error.sample.to_ascii_lowercase();
                 let Some((_, limit)) = TEXTS.iter().find(|(words, _)| text.contains(words)) else { continue };
-                if killed && matches!(limit, Limit::JavaHeap | Limit::NodeHeap | Limit::Memory) {
+                let memory = matches!(limit, Limit::JavaHeap | Limit::NodeHeap | Limit::Memory);
+                if memory && killed_for_memory(snapshot, reference) {
                     continue;
                 }
                 if let Some(known) = out.iter_mut().find(|f| f.workload == *reference && f.limit == *limit) {
@@ -223,6 +220,12 @@ impl Check for ResourceLimitReached {
     }
 }
 
+/// Whether the kernel ended a container of the workload for memory: then that is the limit, and another rule tells of it.
+fn killed_for_memory(snapshot: &Snapshot, workload: &ObjectRef) -> bool {
+    let mut statuses = snapshot.pods_of(workload).flat_map(|pod| &pod.statuses);
+    statuses.any(|status| status.latest_end().is_some_and(|end| end.out_of_memory()))
+}
+
 fn remedy(fact: &Fact) -> Remedy {
     let restart = super::settings::restart(&fact.workload);
     let place = if fact.subject.field_path.is_empty() {
@@ -281,7 +284,7 @@ fn field(
             match option {
                 Some((index, var)) => {
                     let value = if let EnvSource::Literal(value) = &var.source {
-                        format!("={value}")
+                        plain(value).map(|v| format!("={v}")).unwrap_or_default()
                     } else {
                         String::new()
                     };

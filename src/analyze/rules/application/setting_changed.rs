@@ -13,7 +13,7 @@ use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::{ContainerState, Workload};
 
-use super::calls::{self, Calls, ERROR_SHARE, MIN_FAILURES, clock, service_of, since};
+use super::calls::{self, Calls, ERROR_SHARE, MIN_FAILURES, clock, plain, service_of, since};
 use super::settings::{Setting, names_host, settings};
 
 crate::rule! {
@@ -83,6 +83,7 @@ impl Check for SettingChanged {
         for (reference, log) in &digest.workloads {
             let Some(workload) = snapshot.workload(reference) else { continue };
             let own: Vec<&Calls> = failing
+                .all
                 .iter()
                 .filter(|c| c.caller.same_object(reference) && c.severity() >= Severity::Warning)
                 .collect();
@@ -97,7 +98,8 @@ impl Check for SettingChanged {
 
     fn describe(&self, fact: &Fact, snapshot: &Snapshot) -> Finding {
         let setting = &fact.setting;
-        let change = match (&setting.previous, &setting.value) {
+        let value = |value: &Option<String>| value.as_deref().and_then(plain).map(str::to_owned);
+        let change = match (value(&setting.previous), value(&setting.value)) {
             (Some(before), Some(after)) => format!("{} was changed from {before} to {after}", setting.name),
             _ => format!("{} was changed", setting.name),
         };

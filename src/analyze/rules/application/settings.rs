@@ -5,8 +5,9 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 use crate::analyze::remedy::{Remedy, pointer, pointer_segment, quote, resource, scope};
-use crate::model::change::ChangeKind;
+use crate::model::change::{Change, ChangeKind};
 use crate::model::fields::Fields;
+use crate::model::memo::Derived;
 use crate::model::network::ServiceName;
 use crate::model::object::{Object, ObjectRef};
 use crate::model::snapshot::Snapshot;
@@ -14,6 +15,8 @@ use crate::model::workload::{EnvSource, Workload};
 
 /// A file in a ConfigMap larger than this is data and no settings, in bytes.
 const MAX_FILE: usize = 64 * 1024;
+/// A longer name in a file is none.
+const MAX_NAME: usize = 80;
 /// Settings read of one workload.
 const MAX_SETTINGS: usize = 2000;
 
@@ -41,10 +44,69 @@ fn known(value: &str) -> Option<String> {
     (!value.is_empty() && !value.contains("[redacted")).then(|| value.to_owned())
 }
 
+/// The changes of each object, by their place in the snapshot's list.
+struct History(BTreeMap<(String, String, String), Vec<usize>>);
+
+impl Derived for History {
+    fn derive(snapshot: &Snapshot) -> Self {
+        let mut index: BTreeMap<(String, String, String), Vec<usize>> = BTreeMap::new();
+        for (at, change) in snapshot.changes.iter().enumerate() {
+            let subject = &change.subject;
+            let key = (subject.kind.clone(), subject.namespace.clone(), subject.name.clone());
+            index.entry(key).or_default().push(at);
+        }
+        History(index)
+    }
+}
+
+/// The changes of an object, oldest first.
+fn changes_of<'a>(snapshot: &'a Snapshot, object: &ObjectRef) -> Vec<&'a Change> {
+    let history = snapshot.derived::<History>();
+    let key = (object.kind.clone(), object.namespace.clone(), object.name.clone());
+    history.0.get(&key).into_iter().flatten().filter_map(|at| snapshot.changes.get(*at)).collect()
+}
+
+/// A ConfigMap, with what tells of its history: read once for all of its keys.
+struct Map<'a> {
+    object: &'a Object,
+    changes: Vec<&'a Change>,
+    /// What `kubectl apply` last wrote.
+    applied: Value,
+}
+
+impl<'a> Map<'a> {
+    fn read(snapshot: &'a Snapshot, namespace: &str, name: &str) -> Option<Self> {
+        let object = snapshot.object("ConfigMap", namespace, name)?;
+        let annotations = object.body.at("metadata.annotations");
+        let text =
+            annotations.and_then(|a| a.child("kubectl.kubernetes.io/last-applied-configuration")?.as_str());
+        let applied = text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        Some(Map { changes: changes_of(snapshot, &object.reference), object, applied })
+    }
+
+    fn key(&self, workload: &Workload, key: &str, name: &str) -> Option<Setting> {
+        let value = known(self.object.body.at("data")?.child(key)?.as_str()?);
+        let field = format!("data.{key}");
+        let edits = self.changes.iter().filter(|c| c.kind == ChangeKind::Edited && c.fields.contains(&field));
+        let applied = self.applied.at("data").and_then(|data| known(data.child(key)?.as_str()?));
+        Some(Setting {
+            name: name.to_owned(),
+            previous: applied.filter(|before| value.as_ref().is_some_and(|now| now != before)),
+            value,
+            changed: edits.map(|change| change.time).max(),
+            pointer: format!("/data/{}", pointer_segment(key)),
+            subject: self.object.reference.field(field),
+            workload: workload.reference().clone(),
+        })
+    }
+}
+
 /// All settings of a workload, in the order of its template.
 pub fn settings(snapshot: &Snapshot, workload: &Workload) -> Vec<Setting> {
     let mut out = vec![];
     let namespace = workload.object.namespace();
+    let rollouts = changes_of(snapshot, workload.reference());
+    let mut maps: BTreeMap<&str, Option<Map<'_>>> = BTreeMap::new();
     for container in workload.template.application_containers() {
         for (index, var) in container.env.iter().enumerate() {
             match &var.source {
@@ -55,12 +117,11 @@ pub fn settings(snapshot: &Snapshot, workload: &Workload) -> Vec<Setting> {
                         "spec.template.spec.containers[name={}].env[name={}]",
                         container.name, var.name
                     );
-                    out.push(own(snapshot, workload, &var.name, value, path, &history));
+                    out.push(own(&rollouts, workload, &var.name, value, path, &history));
                 }
                 EnvSource::ConfigMapKey { name, key, .. } => {
-                    if let Some(map) = snapshot.object("ConfigMap", namespace, name) {
-                        out.extend(of_key(snapshot, workload, map, key, &var.name));
-                    }
+                    let map = maps.entry(name).or_insert_with(|| Map::read(snapshot, namespace, name));
+                    out.extend(map.as_ref().and_then(|map| map.key(workload, key, &var.name)));
                 }
                 EnvSource::SecretKey { .. } | EnvSource::Other => {}
             }
@@ -74,21 +135,23 @@ pub fn settings(snapshot: &Snapshot, workload: &Workload) -> Vec<Setting> {
                 let path = workload.template_path(&format!("spec.{}.{list}[{index}]", container.path()));
                 out.push(Setting {
                     pointer: String::new(),
-                    ..own(snapshot, workload, name.trim_start_matches('-'), value, path, "")
+                    ..own(&rollouts, workload, name.trim_start_matches('-'), value, path, "")
                 });
             }
         }
     }
     for reference in workload.template.config_references() {
-        let map = snapshot.object("ConfigMap", namespace, &reference.name);
-        let Some(map) = map.filter(|_| reference.kind == "ConfigMap") else { continue };
+        if reference.kind != "ConfigMap" {
+            continue;
+        }
+        let Some(map) = Map::read(snapshot, namespace, &reference.name) else { continue };
         let mounted = reference.path.contains("volumes[");
         if !mounted && !reference.path.contains("envFrom") {
             continue;
         }
-        for key in map.body.map("data").into_iter().flatten().map(|(key, _)| key) {
+        for key in map.object.body.map("data").into_iter().flatten().map(|(key, _)| key) {
             if reference.keys.is_empty() || reference.keys.contains(key) {
-                let setting = of_key(snapshot, workload, map, key, key);
+                let setting = map.key(workload, key, key);
                 match setting.as_ref().and_then(|s| s.value.as_deref()).filter(|_| mounted) {
                     Some(file) if file.contains(['\n', '=', ':']) => {
                         out.extend(lines(setting.as_ref(), file))
@@ -104,7 +167,7 @@ pub fn settings(snapshot: &Snapshot, workload: &Workload) -> Vec<Setting> {
 
 /// A setting in the template of the workload itself.
 fn own(
-    snapshot: &Snapshot,
+    rollouts: &[&Change],
     workload: &Workload,
     name: &str,
     value: &str,
@@ -120,11 +183,7 @@ fn own(
         subject: workload.reference().field(path),
         workload: workload.reference().clone(),
     };
-    let rollouts = snapshot
-        .changes
-        .iter()
-        .filter(|c| c.kind == ChangeKind::Rollout && c.subject.same_object(workload.reference()));
-    for change in rollouts {
+    for change in rollouts.iter().filter(|change| change.kind == ChangeKind::Rollout) {
         let written = change
             .differences
             .iter()
@@ -138,35 +197,6 @@ fn own(
     setting
 }
 
-/// A key of a ConfigMap.
-fn of_key(snapshot: &Snapshot, workload: &Workload, map: &Object, key: &str, name: &str) -> Option<Setting> {
-    let value = known(map.body.at("data")?.child(key)?.as_str()?);
-    let field = format!("data.{key}");
-    let mut edits = snapshot
-        .changes
-        .iter()
-        .filter(|c| c.kind == ChangeKind::Edited && c.subject.same_object(&map.reference));
-    let changed = edits.rfind(|change| change.fields.contains(&field)).map(|change| change.time);
-    let previous = applied(map, key).filter(|before| value.as_ref().is_some_and(|now| now != before));
-    Some(Setting {
-        name: name.to_owned(),
-        value,
-        previous,
-        changed,
-        pointer: format!("/data/{}", pointer_segment(key)),
-        subject: map.reference.field(field),
-        workload: workload.reference().clone(),
-    })
-}
-
-/// The value that `kubectl apply` last wrote, where the object still says so.
-fn applied(map: &Object, key: &str) -> Option<String> {
-    let annotations = map.body.at("metadata.annotations")?;
-    let text = annotations.child("kubectl.kubernetes.io/last-applied-configuration")?.as_str()?;
-    let body: Value = serde_json::from_str(text).ok()?;
-    known(body.at("data")?.child(key)?.as_str()?)
-}
-
 /// The settings in a mounted file: `key=value` and `key: value`, one to a line.
 fn lines<'a>(file: Option<&'a Setting>, text: &'a str) -> impl Iterator<Item = Setting> + 'a {
     let lines = text.lines().take_while(|_| text.len() <= MAX_FILE);
@@ -175,9 +205,14 @@ fn lines<'a>(file: Option<&'a Setting>, text: &'a str) -> impl Iterator<Item = S
             let line = line.trim();
             let (name, value) =
                 line.split_once(['=', ':']).filter(|_| !line.starts_with(['#', '/', ';', '!']))?;
+            let name = name.trim().trim_matches('"');
+            let harmless = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'/');
+            if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(harmless) {
+                return None;
+            }
             let value = known(value.trim().trim_matches(['"', '\'', ',']))?;
             Some(Setting {
-                name: name.trim().trim_matches('"').to_owned(),
+                name: name.to_owned(),
                 value: Some(value),
                 previous: None,
                 pointer: String::new(),

@@ -74,6 +74,7 @@ impl Check for WrongPortOrSchemeInSetting {
             .filter(|w| w.object.owners.is_empty() && snapshot.in_scope(w.object.namespace()))
         {
             let own: Vec<&Calls> = failing
+                .all
                 .iter()
                 .filter(|c| c.caller.same_object(workload.reference()) && c.severity() >= Severity::Warning)
                 .collect();
