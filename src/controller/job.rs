@@ -131,7 +131,9 @@ async fn investigate(
             _ = ticks.tick() => {
                 let seen = latest.lock().unwrap_or_else(PoisonError::into_inner).take();
                 let generation = signals.session.borrow().metadata.generation;
-                tell_progress(context, session, status, generation, seen).await;
+                if !tell_progress(context, session, status, generation, seen).await {
+                    break End::Stopped;
+                }
             }
         }
     };
@@ -141,28 +143,27 @@ async fn investigate(
     end
 }
 
-/// Writes progress where there is something new to tell. A write that fails is not tried again: the next one tells more.
+/// Writes progress where there is something new to tell. A write that fails is not tried again: the next one tells
+/// more. `false`: the session is gone, and nobody waits for the answer.
 async fn tell_progress(
     context: &Context,
     session: &DebugSession,
     status: &mut DebugSessionStatus,
     generation: Option<i64>,
     seen: Option<(Phase, Progress)>,
-) {
+) -> bool {
     let mut next = status.clone();
     let now = telemetry::now();
-    let (phase, progress) = seen
-        .unwrap_or((status.phase.unwrap_or(Phase::Collecting), status.progress.clone().unwrap_or_default()));
-    if progress != Progress::default() {
-        state::progressed(&mut next, generation, phase, progress, now);
-    }
+    state::progressed(&mut next, generation, seen, now);
     if next == *status {
-        return;
+        return true;
     }
     match context.writer.write(session, &next).await {
         Ok(_) => *status = next,
+        Err(WriteError::Gone) => return false,
         Err(error) => note_write_error(context, session, &error),
     }
+    true
 }
 
 /// Writes how an attempt ended, and tells it. `true`: it failed in a way that may pass.
@@ -309,7 +310,9 @@ fn collection_condition(
         let list: Vec<String> = missing
             .iter()
             .map(|collector| {
-                format!("{}: {} ({})", collector.name, collector.state.as_str(), collector.reason)
+                let hint =
+                    if collector.hint.is_empty() { String::new() } else { format!(": {}", collector.hint) };
+                format!("{} {} ({}){hint}", collector.name, collector.state.as_str(), collector.reason)
             })
             .collect();
         conditions.set(types::COLLECTION_COMPLETE, false, "PartialData", &list.join("; "));

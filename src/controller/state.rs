@@ -153,17 +153,18 @@ pub fn started(status: &mut DebugSessionStatus, generation: Option<i64>, now: Ti
     under_way(&mut Conditions::new(status, generation, now), reason::RUNNING, "the run is under way");
 }
 
-/// The run has come this far.
+/// The run goes on, for this generation too, and has come as far as `seen` where that is known.
 pub fn progressed(
     status: &mut DebugSessionStatus,
     generation: Option<i64>,
-    phase: Phase,
-    progress: Progress,
+    seen: Option<(Phase, Progress)>,
     now: Timestamp,
 ) {
     status.observed_generation = generation;
-    status.phase = Some(phase);
-    status.progress = Some(progress);
+    if let Some((phase, progress)) = seen {
+        status.phase = Some(phase);
+        status.progress = Some(progress);
+    }
     Conditions::new(status, generation, now).observe();
 }
 

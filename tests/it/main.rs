@@ -12,6 +12,7 @@
 
 mod chart;
 mod collect;
+mod controller;
 mod crd;
 mod generated;
 mod locked;
