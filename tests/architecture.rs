@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 const ALLOWED: &[(&str, &[&str])] = &[
     ("api", &[]),
     ("model", &[]),
-    ("collect", &["api", "model"]),
+    ("collect", &["api", "model", "telemetry"]),
     ("analyze", &["model"]),
     ("report", &["api", "model", "analyze"]),
     ("controller", &["api", "model", "collect", "analyze", "report", "telemetry"]),

@@ -10,23 +10,23 @@ use std::path::{Path, PathBuf};
 /// `expected.json`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Expected {
+struct Expected {
     /// What was done, in one sentence.
     #[allow(dead_code, reason = "for the reader of the file")]
-    pub what: String,
+    what: String,
     /// Nothing is wrong: anything at Warning or above is a false alarm.
     #[serde(default)]
-    pub healthy: bool,
+    healthy: bool,
     /// Objects that count as the root cause: `Kind namespace/name`.
     #[serde(default)]
-    pub root_cause: Vec<String>,
+    root_cause: Vec<String>,
     /// A word that the fix must contain.
     #[serde(default)]
-    pub fix: String,
+    fix: String,
 }
 
 /// The folders under `tests/scenarios`.
-pub fn scenarios() -> Vec<(PathBuf, Expected)> {
+fn scenarios() -> Vec<(PathBuf, Expected)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
     let mut out: Vec<(PathBuf, Expected)> = std::fs::read_dir(root)
         .unwrap()
@@ -50,7 +50,7 @@ fn diagnose(folder: &Path) -> Diagnosis {
 }
 
 /// What is wrong with a diagnosis; `None` where it is right.
-pub fn judge(expected: &Expected, diagnosis: &Diagnosis) -> Option<String> {
+fn judge(expected: &Expected, diagnosis: &Diagnosis) -> Option<String> {
     if expected.healthy {
         let loud: Vec<_> = diagnosis
             .findings
