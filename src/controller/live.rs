@@ -184,9 +184,13 @@ impl Run {
         let (mut diagnosis, implicated) = diagnose(run.material(), &session, gap.clone(), context.now);
         let mut cpu_millis = clock.millis();
         let time_left = began.elapsed() < context.timeout.mul_f64(TIME_FOR_CLOSER);
-        if time_left && !implicated.is_empty() && !context.cancel.is_cancelled() {
+        // The target is implicated by definition: what its applications log may be all that says why. It comes after what
+        // the first look suspects, in case there is no room for all of it.
+        let mut closer = implicated;
+        closer.extend(run.target_pods());
+        if time_left && !closer.is_empty() && !context.cancel.is_cancelled() {
             (context.progress)(Phase::Collecting, steps("Closer look", 1, 2));
-            run.deepen(&implicated).await;
+            run.deepen(&closer).await;
             (context.progress)(Phase::Analyzing, steps("Analysis", 1, 2));
             clock = ThreadClock::start();
             diagnosis = diagnose(run.material(), &session, gap, context.now).0;

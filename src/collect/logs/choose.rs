@@ -62,7 +62,8 @@ pub fn cheap(snapshot: &Snapshot, around: &Neighbourhood, plan: &Plan, budget: &
     Choice { requests, left_out }
 }
 
-/// The second, deep pass: every container of the implicated pods, but what was read already.
+/// The second, deep pass: every container of the implicated pods, but what was read already. The first ones are the ones
+/// that stay where the budget does not reach.
 pub fn deep(
     snapshot: &Snapshot,
     implicated: &[PodKey],
@@ -73,10 +74,10 @@ pub fn deep(
     // A request is the same whatever the number of lines.
     let key = |r: &LogRequest| (r.namespace.clone(), r.pod.clone(), r.container.clone(), r.previous);
     let have: BTreeMap<_, u32> = have.iter().map(|request| (key(request), request.lines)).collect();
-    let wanted_pods: BTreeSet<&PodKey> = implicated.iter().collect();
-    let pods: Vec<&Pod> = wanted_pods
+    let mut seen = BTreeSet::new();
+    let pods: Vec<&Pod> = implicated
         .iter()
-        .filter(|(namespace, _)| plan.reaches(namespace))
+        .filter(|key| plan.reaches(&key.0) && seen.insert(*key))
         .filter_map(|(namespace, name)| snapshot.pod(namespace, name))
         .collect();
     let left_out = pods.len().saturating_sub(budget.log_pods);
@@ -228,5 +229,9 @@ mod tests {
             [key("shop", "a-well"), key("shop", "a-well"), key("other", "x"), key("shop", "gone")];
         let choice = deep(&snapshot, &implicated, &plan, &budget, &have);
         assert_eq!(short(&choice), ["a-well/istio-proxy 2000", "a-well/app 2000"]);
+        let narrow = Budget { log_pods: 1, ..Budget::default() };
+        let order = [key("shop", "stranger"), key("shop", "a-well")];
+        let choice = deep(&snapshot, &order, &plan, &narrow, &BTreeSet::new());
+        assert!(choice.left_out == 1 && choice.requests.iter().all(|request| request.pod == "stranger"));
     }
 }
