@@ -23,9 +23,7 @@ pub(crate) fn read(session: &Value) -> Reading {
         Reading::InProgress
     } else if is_true("Stalled") {
         Reading::Failed
-    } else if is_true("Reconciling") {
-        Reading::InProgress
-    } else if condition(session, "Ready").is_some() && !is_true("Ready") {
+    } else if is_true("Reconciling") || (condition(session, "Ready").is_some() && !is_true("Ready")) {
         Reading::InProgress
     } else {
         Reading::Current
