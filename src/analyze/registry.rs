@@ -103,6 +103,8 @@ pub const RULES: &[&dyn Rule] = &[
     &istio::custom_provider_unknown::CustomProviderUnknown,
     &istio::fault_injection_left_on::FaultInjectionLeftOn,
     &istio::timeout_too_short::TimeoutTooShort,
+    &istio::envoy_filter_rejected::EnvoyFilterRejected,
+    &istio::proxy_out_of_memory::ProxyOutOfMemory,
 
     // Network policies and DNS.
     &network::network_policy_blocks::NetworkPolicyBlocks,
