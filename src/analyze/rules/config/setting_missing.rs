@@ -188,7 +188,7 @@ pub(crate) fn setting_in(line: &str) -> Option<String> {
         const NAME: &str = r#"["'`\[{(<]*(?P<name>[A-Za-z_][A-Za-z0-9_.\-]{1,80})["'`\]})>]*"#;
         const UPPER: &str = r#"["'`]?\b(?P<name>[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+|[A-Z][A-Z0-9]{3,})["'`]?"#;
         const THING: &str = r"(?:settings?|env(?:ironment)?(?:[ -]?var(?:iable)?)?s?|config(?:uration)?(?: (?:key|value|property|option|setting|parameter|entry|field|variable))?s?|variables?|propert(?:y|ies)|parameters?|options?|keys?)";
-        const LACKS: &str = r"(?:is |was |are |must be |has |have )?(?:not (?:been )?(?:set|found|defined|specified|provided|configured|present)|missing|required|undefined|unset|mandatory|(?:must be )?(?:set|defined|provided|specified) *(?:$|[.,;!)]|before|to )|empty|absent|no value)";
+        const LACKS: &str = r#"(?:is |was |are |must be |has |have )?(?:not (?:been )?(?:set|found|defined|specified|provided|configured|present)|missing|required|undefined|unset|mandatory|(?:must be )?(?:set|defined|provided|specified) *(?:$|[.,;!)"'\\]|before|to )|empty|absent|no value)"#;
         [
             // "environment variable not found: REGION", "required setting not set: REGION"
             format!(r"(?i){THING} (?:is |was )?(?:not (?:set|found|defined|specified|provided|present)|missing|required) *[:=] *{NAME}"),
