@@ -7,7 +7,7 @@ use meshscope::collect::bundle;
 use meshscope::collect::material::Material;
 use meshscope::report::json;
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -72,7 +72,9 @@ fn no_rule_fails_on_mutilated_input() {
         (any::<u16>(), prop::collection::vec(any::<u16>(), 1..9), replacements()),
         1..12,
     );
-    let mut runner = TestRunner::new(Config { cases: CASES, failure_persistence: None, ..Config::default() });
+    // The same cases every time: a failure is found where it was made.
+    let config = Config { cases: CASES, failure_persistence: None, ..Config::default() };
+    let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     runner
         .run(&(0..all.len(), mutations), |(which, mutations)| {
             let mut material = all[which].clone();
