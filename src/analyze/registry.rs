@@ -105,13 +105,18 @@ pub const RULES: &[&dyn Rule] = &[
     // Network policies and DNS.
     &network::network_policy_blocks::NetworkPolicyBlocks,
 
-    // Quotas, budgets, autoscalers, nodes.
+    // Quotas, admission, budgets, autoscalers, nodes.
     &platform::quota_exceeded::QuotaExceeded,
     &platform::limit_range::LimitRangeViolated,
     &platform::disruption_budget::DisruptionBudgetBlocks,
     &platform::autoscaler_cannot_scale::AutoscalerCannotScale,
     &platform::autoscaler_at_max::AutoscalerAtMax,
     &platform::node_not_ready::NodeNotReady,
+    &platform::webhook_fails::WebhookFails,
+    &platform::admission_denied::AdmissionDenied,
+    &platform::pod_security::PodSecurityRefuses,
+    &platform::admission_reference::AdmissionReferenceMissing,
+    &platform::namespace_terminating::NamespaceTerminating,
 
     // Pods.
     &pods::crash_loop::CrashLoop,

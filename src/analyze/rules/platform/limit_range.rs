@@ -5,10 +5,9 @@ use serde_json::json;
 use std::sync::LazyLock;
 
 use super::refused::{Refused, refused};
-use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
+use crate::analyze::finding::{Evidence, Finding};
 use crate::analyze::remedy::{Prevention, Remedy, pointer};
 use crate::analyze::rule::{Check, Declared};
-use crate::analyze::rules::pods::common;
 use crate::model::fields::Fields;
 use crate::model::object::{Object, ObjectRef};
 use crate::model::snapshot::Snapshot;
@@ -89,11 +88,6 @@ impl Check for LimitRangeViolated {
     fn describe(&self, fact: &Fact<'_>, snapshot: &Snapshot) -> Finding {
         let (refused, bound) = (&fact.refused, &fact.bound);
         let owner = &refused.owner;
-        let ready = refused.workload.and_then(|w| w.status_count("readyReplicas")).unwrap_or(0);
-        let services: Vec<_> = refused
-            .workload
-            .map(|w| snapshot.services_before(w).map(|s| s.service_name()).collect())
-            .unwrap_or_default();
         let place = refused.workload.and_then(|w| violator(w, bound));
         let subject = owner.field(place.as_ref().map_or_else(
             || refused.workload.map_or_else(String::new, |w| w.template_path("spec.containers[0].resources")),
@@ -106,23 +100,17 @@ impl Check for LimitRangeViolated {
             "{} {} per {} is {}, and its {} is {}",
             bound.end, bound.resource, bound.per, bound.bound, bound.which, bound.value
         );
-        let mut finding = Finding::new(Self::META, subject.clone(), &[&bound.end, &bound.resource])
+        let mut finding = refused
+            .finding(Self::META, subject.clone(), &[&bound.end, &bound.resource], snapshot)
             .title(format!("{owner}: pods refused by a LimitRange: {what}"))
             .message(format!(
                 "The API server refuses to make pods of {owner}: {range} says that the {what}. {}",
-                if ready == 0 { "No pod of it serves." } else { "The pods that it has still serve." }
+                refused.serves()
             ))
             .mechanism(
                 "limit range violated: a container lies outside the bounds of the namespace's LimitRange",
             )
-            .severity(if ready == 0 { Severity::Critical } else { Severity::Error })
-            .role(Role::Cause, Confidence::Observed)
-            .service(services.first().cloned())
-            .evidence(refused.evidence.clone())
-            .evidence(Evidence::object(&subject, format!("{} {}", bound.which, bound.value)))
-            .onset(refused.since)
-            .effect(Effect::pods(owner))
-            .effects(services.iter().filter(|_| ready == 0).map(|s| Effect::requests(s, common::DOWN)));
+            .evidence(Evidence::object(&subject, format!("{} {}", bound.which, bound.value)));
         let reference: Option<&ObjectRef> = fact.range.map(|r| &r.reference);
         if let Some(reference) = reference {
             finding = finding.related(reference.field("spec.limits"));

@@ -5,7 +5,7 @@ use serde_json::json;
 use std::sync::LazyLock;
 
 use super::refused::{Refused, refused};
-use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
+use crate::analyze::finding::{Evidence, Finding};
 use crate::analyze::remedy::{Prevention, Remedy, Risk, pointer_segment};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::rules::config::source::core;
@@ -81,11 +81,6 @@ impl Check for QuotaExceeded {
         let owner = &refused.owner;
         let quota = core("ResourceQuota", &owner.namespace, &exceeded.quota);
         let demands = exceeded.limited.is_empty();
-        let services: Vec<_> = refused
-            .workload
-            .map(|w| snapshot.services_before(w).map(|s| s.service_name()).collect())
-            .unwrap_or_default();
-        let ready = refused.workload.and_then(|w| w.status_count("readyReplicas")).unwrap_or(0);
         let template = owner.field(
             refused.workload.map_or_else(String::new, |w| w.template_path("spec.containers[0].resources")),
         );
@@ -98,24 +93,13 @@ impl Check for QuotaExceeded {
             );
             (quota.field(format!("spec.hard.{}", exceeded.resource)), template, numbers)
         };
-        let lacks = if refused.missing > 0 {
-            format!("{} of {owner} are missing", common::plural(refused.missing as usize, "pod"))
-        } else {
-            format!("pods of {owner} are missing")
-        };
-        Finding::new(Self::META, subject.clone(), &[&owner.kind, &owner.name])
+        refused
+            .finding(Self::META, subject.clone(), &[&owner.kind, &owner.name], snapshot)
             .title(format!("{owner}: pods refused by {quota}: {numbers}"))
-            .message(format!("{lacks}: the API server refuses to make them because of {quota} ({numbers}). {}", if ready == 0 { "No pod of it serves." } else { "The pods that it has still serve." }))
+            .message(format!("{}: the API server refuses to make them because of {quota} ({numbers}). {}", refused.lacks(), refused.serves()))
             .mechanism(if demands { "quota exceeded: the quota demands requests or limits that the template lacks" } else { "quota exceeded: the ResourceQuota of the namespace is used up" })
-            .severity(if ready == 0 { Severity::Critical } else { Severity::Error })
-            .role(Role::Cause, Confidence::Observed)
-            .service(services.first().cloned())
             .related(other)
-            .evidence(refused.evidence.clone())
             .evidence(Evidence::object(&subject, numbers))
-            .onset(refused.since)
-            .effect(Effect::pods(owner))
-            .effects(services.iter().filter(|_| ready == 0).map(|s| Effect::requests(s, common::DOWN)))
             .maybe_remedy(raise(fact, snapshot))
             .remedy(Remedy::commands(
                 if demands { format!("Add {} to resources of every container of the template, or give the namespace a LimitRange with defaults", exceeded.resource) } else { format!("Lower {} in the template, or scale down what is not needed in the namespace", exceeded.resource) },

@@ -3,8 +3,10 @@
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 
-use crate::analyze::finding::Evidence;
+use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
+use crate::analyze::rule::Meta;
 use crate::analyze::rules::pods::common;
+use crate::model::network::ServiceName;
 use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::Workload;
@@ -24,6 +26,53 @@ pub(crate) struct Refused<'a> {
     pub since: Option<Timestamp>,
     /// Where it was said.
     pub evidence: Evidence,
+}
+
+impl Refused<'_> {
+    /// The Services in front of the workload.
+    pub(crate) fn services(&self, snapshot: &Snapshot) -> Vec<ServiceName> {
+        let before = self.workload.into_iter().flat_map(|w| snapshot.services_before(w));
+        before.map(|service| service.service_name()).collect()
+    }
+
+    /// Pods of the workload that are ready all the same.
+    pub(crate) fn ready(&self) -> i64 {
+        self.workload.and_then(|w| w.status_count("readyReplicas")).unwrap_or(0)
+    }
+
+    /// `2 pods of Deployment shop/checkout are missing`.
+    pub(crate) fn lacks(&self) -> String {
+        if self.missing > 0 {
+            let verb = if self.missing == 1 { "is" } else { "are" };
+            format!("{} of {} {verb} missing", common::plural(self.missing as usize, "pod"), self.owner)
+        } else {
+            format!("pods of {} are missing", self.owner)
+        }
+    }
+
+    /// Whether anything of it still serves, as a sentence.
+    pub(crate) fn serves(&self) -> &'static str {
+        if self.ready() == 0 { "No pod of it serves." } else { "The pods that it has still serve." }
+    }
+
+    /// A finding about the refusal, with what all such findings have: severity, role, evidence, onset and effects.
+    pub(crate) fn finding(
+        &self,
+        meta: &'static Meta,
+        subject: ObjectRef,
+        parameters: &[&str],
+        snapshot: &Snapshot,
+    ) -> Finding {
+        let (ready, services) = (self.ready(), self.services(snapshot));
+        Finding::new(meta, subject, parameters)
+            .severity(if ready == 0 { Severity::Critical } else { Severity::Error })
+            .role(Role::Cause, Confidence::Observed)
+            .service(services.first().cloned())
+            .evidence(self.evidence.clone())
+            .onset(self.since)
+            .effect(Effect::pods(&self.owner))
+            .effects(services.iter().filter(|_| ready == 0).map(|s| Effect::requests(s, common::DOWN)))
+    }
 }
 
 /// All makers of pods in wanted namespaces that are refused now: `FailedCreate` events of those that still lack pods, and

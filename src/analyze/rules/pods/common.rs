@@ -194,6 +194,23 @@ impl<'a, T> Group<'a, T> {
     }
 }
 
+/// Takes back the last rollout of a workload, where it changed anything under `within` (the empty text: anything at all).
+pub(crate) fn undo_last_rollout(snapshot: &Snapshot, owner: &ObjectRef, within: &str) -> Option<Remedy> {
+    let last = |c: &&Change| c.kind == ChangeKind::Rollout && c.subject.same_object(owner);
+    let rollout = snapshot.changes.iter().rev().find(last)?;
+    if !rollout.differences.iter().any(|d| d.path.contains(within)) {
+        return None;
+    }
+    Some(Remedy::undo_rollout(
+        owner,
+        format!(
+            "Go back to the revision before {}: it differs in {}",
+            clock(rollout.time),
+            differences(rollout)
+        ),
+    ))
+}
+
 /// One operation of a JSON patch at a field path.
 pub(crate) fn operation(op: &str, path: &str, value: &serde_json::Value) -> serde_json::Value {
     match op {
