@@ -1,0 +1,3 @@
+module meshscope.dev/examples/shop
+
+go 1.24
