@@ -63,7 +63,7 @@ impl Signal {
                     })
             }
             Signal::Metrics => !snapshot.series.is_empty(),
-            Signal::Proxies => !snapshot.proxies.is_empty(),
+            Signal::Proxies => !snapshot.proxies.is_empty() || !snapshot.proxy_syncs.is_empty(),
             Signal::Istio => snapshot.istio.present,
             Signal::GatewayApi => {
                 !snapshot.gateway_api.gateways.is_empty() || !snapshot.gateway_api.routes.is_empty()

@@ -46,6 +46,9 @@ pub fn assemble(material: Material) -> Snapshot {
     for file in &material.proxies {
         builder.proxy(&file.namespace, &file.pod, &file.file, &file.bytes);
     }
+    for file in &material.control_plane {
+        builder.control_plane(&file.pod, &file.file, &file.body);
+    }
     for gap in manifest.gaps.into_iter().chain(material.gaps) {
         builder.gap(gap);
     }

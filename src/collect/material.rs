@@ -35,6 +35,9 @@ pub struct Manifest {
     /// What the capture could not see.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub gaps: Vec<Gap>,
+    /// Paths of logs of which the capture kept the newest part only.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub truncated_logs: Vec<String>,
 }
 
 impl Manifest {
@@ -82,6 +85,14 @@ pub struct LogFile {
     pub truncated: bool,
 }
 
+impl LogFile {
+    /// Its path in a bundle.
+    pub fn path(&self) -> String {
+        let suffix = if self.previous { ".previous.log" } else { ".log" };
+        format!("logs/{}/{}/{}{suffix}", self.namespace, self.pod, self.container)
+    }
+}
+
 /// A response body of Prometheus' `query` or `query_range`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MetricFile {
@@ -98,7 +109,7 @@ pub struct ProxyFile {
     pub namespace: String,
     /// The pod's name.
     pub pod: String,
-    /// `config_dump.json`, `clusters.json`, `certs.json`, `server_info.json` or `stats.txt`.
+    /// One of [`crate::model::proxy::FILES`].
     pub file: String,
     /// The answer as it came.
     pub bytes: Vec<u8>,

@@ -17,6 +17,7 @@ use super::mesh::istio::{self, Istio, Policy};
 use super::network::{EndpointSlice, NetworkPolicy, Service, ServiceName};
 use super::object::{Object, ObjectRef};
 use super::proxy::Proxy;
+use super::proxy::sync::{self, ProxySync};
 use super::series::Series;
 use super::time::{self, Window};
 use super::traffic::{EdgeTraffic, ProxyIdentity, Reporter, TrafficBuilder};
@@ -61,8 +62,10 @@ pub struct Snapshot {
     pub logs: Vec<LogStream>,
     /// Series.
     pub series: Vec<Series>,
-    /// What proxies' admin ports said.
+    /// What proxies' admin ports said, in order of namespace and pod.
     pub proxies: Vec<Proxy>,
+    /// What control planes know of their proxies, in order of namespace and pod.
+    pub proxy_syncs: Vec<ProxySync>,
     /// Istio's objects.
     pub istio: Istio,
     /// The Gateway API's objects.
@@ -139,6 +142,12 @@ impl Snapshot {
     /// The pod with an address.
     pub fn pod_by_ip(&self, ip: &str) -> Option<&Pod> {
         self.pod_of_ip.get(ip).and_then(|at| self.pods.get(*at))
+    }
+
+    /// The proxy of a pod, where its admin port was seen.
+    pub fn proxy(&self, namespace: &str, pod: &str) -> Option<&Proxy> {
+        let place = |p: &Proxy| (p.namespace.as_str(), p.pod.as_str()).cmp(&(namespace, pod));
+        self.proxies.binary_search_by(place).ok().and_then(|at| self.proxies.get(at))
     }
 
     /// A workload by what names it.
@@ -361,6 +370,13 @@ impl Builder {
         proxy.read(file, bytes);
     }
 
+    /// An answer of a control plane's debug port.
+    pub fn control_plane(&mut self, pod: &str, file: &str, body: &Value) {
+        if file == "syncz.json" {
+            self.snapshot.proxy_syncs.extend(sync::read(pod, body));
+        }
+    }
+
     /// Something that could not be seen.
     pub fn gap(&mut self, gap: Gap) {
         self.snapshot.gaps.push(gap);
@@ -371,6 +387,9 @@ impl Builder {
         self.sort_objects();
         let mut snapshot = self.snapshot;
         snapshot.proxies = self.proxies.into_values().collect();
+        snapshot.proxy_syncs.sort_by(|a, b| {
+            (&a.namespace, &a.pod, &a.control_plane).cmp(&(&b.namespace, &b.pod, &b.control_plane))
+        });
         snapshot.logs.sort_by(|a, b| {
             (&a.namespace, &a.pod, &a.container, a.previous).cmp(&(
                 &b.namespace,

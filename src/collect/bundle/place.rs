@@ -38,6 +38,7 @@ const PROXY_FILES: &[(&str, &str)] = &[
     ("certs.json", "certs.json"),
     ("server_info.json", "server_info.json"),
     ("stats.txt", "stats.txt"),
+    ("listeners.json", "listeners.json"),
     ("config_dump", "config_dump.json"),
     ("certs", "certs.json"),
     ("server_info", "server_info.json"),

@@ -11,7 +11,7 @@ use super::objects::{self, Fault};
 use super::place::{Place, is_document, place};
 use super::{BundleError, MAX_ENTRY_BYTES, MAX_GAPS, MAX_OBJECTS, STDIN};
 use crate::collect::material::{ControlPlaneFile, LogFile, Manifest, Material, MetricFile, ProxyFile};
-use crate::collect::redact::{redact_all, redact_bytes, redact_object};
+use crate::collect::redact::{redact_all, redact_bytes, redact_object, redact_proxy_file};
 use crate::model::fields::Fields;
 use crate::model::gap::{Gap, GapReason};
 
@@ -88,14 +88,10 @@ impl Sink for Reader {
             Place::DumpedLogs { namespace, pod } => self.dumped_logs(namespace, pod, &bytes, cut),
             Place::Metrics { name } => self.metrics(path, name, &bytes),
             Place::Traces { name } => self.traces(path, name, &bytes),
-            Place::Proxy { namespace, pod, file } => self.material.proxies.push(ProxyFile {
-                namespace: namespace.to_owned(),
-                pod: pod.to_owned(),
-                file: file.to_owned(),
-                bytes,
-            }),
+            Place::Proxy { namespace, pod, file } => self.proxy(path, namespace, pod, file, &bytes),
             Place::ControlPlane { pod, file } => {
-                if let Some(body) = self.json(path, &bytes) {
+                if let Some(mut body) = self.json(path, &bytes) {
+                    redact_all(&mut body, &mut self.material.redacted);
                     self.material.control_plane.push(ControlPlaneFile {
                         pod: pod.to_owned(),
                         file: file.to_owned(),
@@ -211,6 +207,7 @@ impl Reader {
             ours.istio = ours.istio.take().or(manifest.istio);
             ours.edges.extend(manifest.edges);
             ours.gaps.extend(manifest.gaps);
+            ours.truncated_logs.extend(manifest.truncated_logs);
         }
         self.has_manifest = true;
         Ok(())
@@ -312,6 +309,18 @@ impl Reader {
         }
     }
 
+    fn proxy(&mut self, path: &str, namespace: &str, pod: &str, file: &str, bytes: &[u8]) {
+        match redact_proxy_file(file, bytes, &mut self.material.redacted) {
+            Some(bytes) => self.material.proxies.push(ProxyFile {
+                namespace: namespace.to_owned(),
+                pod: pod.to_owned(),
+                file: file.to_owned(),
+                bytes,
+            }),
+            None => self.fault(path, &Fault { line: 1, message: "it is no JSON".to_owned() }),
+        }
+    }
+
     fn metrics(&mut self, path: &str, name: &str, bytes: &[u8]) {
         let Some(body) = self.json(path, bytes) else { return };
         if body.at("data.result").is_some() {
@@ -355,6 +364,10 @@ impl Reader {
             self.material.gaps.push(Gap::new("Bundle", what, GapReason::Failed));
         }
         self.material.manifest.version = Manifest::VERSION;
+        let truncated = std::mem::take(&mut self.material.manifest.truncated_logs);
+        for log in &mut self.material.logs {
+            log.truncated |= truncated.contains(&log.path());
+        }
         Ok(self.material)
     }
 }

@@ -127,7 +127,7 @@ const CLUSTER: &str = "_cluster";
 /// All files, by their path.
 fn files(material: &Material) -> io::Result<BTreeMap<String, Vec<u8>>> {
     let mut out = BTreeMap::new();
-    let mut left_out = vec![];
+    let (mut left_out, mut truncated_logs) = (vec![], vec![]);
     let mut lists: BTreeMap<String, Vec<&Value>> = BTreeMap::new();
     for object in &material.objects {
         lists.entry(list_path(object)).or_default().push(object);
@@ -136,13 +136,15 @@ fn files(material: &Material) -> io::Result<BTreeMap<String, Vec<u8>>> {
         out.insert(path, list(objects)?);
     }
     for log in &material.logs {
-        let suffix = if log.previous { ".previous.log" } else { ".log" };
         let parts = [log.namespace.as_str(), &log.pod, &log.container];
         if parts.iter().any(|part| safe(part) != *part) {
             left_out.push(format!("the log of container {}", printable(&parts.join("/"))));
             continue;
         }
-        out.insert(format!("logs/{}{suffix}", parts.join("/")), log.bytes.clone());
+        if log.truncated {
+            truncated_logs.push(log.path());
+        }
+        out.insert(log.path(), log.bytes.clone());
     }
     for proxy in &material.proxies {
         let parts = [proxy.namespace.as_str(), &proxy.pod, &proxy.file];
@@ -165,6 +167,8 @@ fn files(material: &Material) -> io::Result<BTreeMap<String, Vec<u8>>> {
         insert_free(&mut out, &format!("traces/{}", safe(name)), body);
     }
     let mut manifest = Manifest { version: Manifest::VERSION, ..material.manifest.clone() };
+    truncated_logs.sort();
+    manifest.truncated_logs = truncated_logs;
     manifest.gaps.extend(material.gaps.iter().cloned());
     manifest.gaps.extend(left_out.into_iter().map(|what| Gap::new("Bundle", what, GapReason::Failed)));
     let mut text = serde_json::to_vec_pretty(&manifest)?;
@@ -267,7 +271,10 @@ mod tests {
                 json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a-1", "namespace": "shop"}}),
                 json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "b-1", "namespace": "shop"}}),
             ],
-            logs: vec![log("app", false, b"one \xff\n"), log("app", true, b"zero\n")],
+            logs: vec![
+                log("app", false, b"one \xff\n"),
+                LogFile { truncated: true, ..log("app", true, b"zero\n") },
+            ],
             metrics: vec![MetricFile { name: "up".to_owned(), body: json!({"data": {"result": []}}) }],
             traces: vec![("t".to_owned(), json!([{"traceId": "1"}]))],
             proxies: vec![ProxyFile {

@@ -11,9 +11,11 @@
 
 mod clean;
 mod object;
+mod proxy;
 mod rules;
 
 pub use object::{redact_all, redact_object};
+pub use proxy::redact_proxy_file;
 
 use regex::bytes::{Regex, RegexBuilder, RegexSet, RegexSetBuilder};
 use std::borrow::Cow;

@@ -56,7 +56,7 @@ fn walk(value: &mut Value, free: bool, counts: &mut Counts, depth: usize) {
 }
 
 /// `NAME=value` decides as it would in a log; the value alone may hold a credential too.
-fn environment(name: &str, text: &str, counts: &mut Counts) -> Option<String> {
+pub(super) fn environment(name: &str, text: &str, counts: &mut Counts) -> Option<String> {
     let line = format!("{name}={text}");
     let before = counts.clone();
     if let Cow::Owned(masked) = redact_text(&line, counts) {
