@@ -27,6 +27,10 @@ const WORTH_NAMING: f64 = 0.05;
 const ROOT_CAUSE: f64 = 0.5;
 /// Closeness from which a symptom counts as explained.
 const EXPLAINED: f64 = 0.3;
+/// Closeness from which a symptom is a cause's own: the same Service or workload, failing as the cause predicts.
+const OWN: f64 = 0.95;
+/// A hypothesis of which others account for more than this share has nothing of its own to explain.
+const ACCOUNTED: f64 = 0.75;
 /// No probability is certainty: rules can be wrong together.
 const MOST_CERTAIN: f64 = 0.98;
 
@@ -42,6 +46,28 @@ struct Candidate {
     log_odds: f64,
 }
 
+impl Candidate {
+    /// What must be left of its symptoms for it to stand on its own: those that are its own, where it has any, else all that
+    /// it explains. Two faults at once share what they do to everybody above them, and each has symptoms of its own.
+    fn residue(&self) -> Vec<(usize, f64)> {
+        let others = self.explains.iter().copied().filter(|(s, c)| *s != self.finding && *c >= EXPLAINED);
+        let (own, farther): (Vec<_>, Vec<_>) = others.partition(|(_, c)| *c >= OWN);
+        if own.is_empty() { farther } else { own }
+    }
+
+    /// How closely it explains a symptom.
+    fn closeness(&self, symptom: usize) -> f64 {
+        self.explains.iter().filter(|(s, _)| *s == symptom).map(|(_, c)| *c).fold(0.0, f64::max)
+    }
+}
+
+/// The share of these symptoms that something accounts for, 0 to 1; none of nothing.
+fn accounted_share(residue: &[(usize, f64)], accounted: impl Fn(usize) -> f64) -> f64 {
+    let before: f64 = residue.iter().map(|(_, c)| c).sum();
+    let left: f64 = residue.iter().map(|(s, c)| (c - accounted(*s)).max(0.0)).sum();
+    if before > 0.0 { 1.0 - left / before } else { 0.0 }
+}
+
 /// Ranks the causes among the findings and puts the diagnosis together.
 pub fn conclude(
     snapshot: &Snapshot,
@@ -53,9 +79,7 @@ pub fn conclude(
     let onset = timing::onset(snapshot, &findings);
     let mut candidates = candidates(snapshot, &findings, onset);
     explain_away(&mut candidates, &findings);
-    let mut causes = probabilities(&candidates, &findings);
-    causes.retain(|(_, p)| *p >= WORTH_NAMING);
-    causes.sort_by(|(a, p), (b, q)| q.total_cmp(p).then_with(|| order(&findings, *a, *b, &candidates)));
+    let causes = ranked(&candidates, &findings);
     let root_causes: Vec<RootCause> = causes
         .iter()
         .enumerate()
@@ -334,19 +358,12 @@ fn explain_away(candidates: &mut [Candidate], findings: &[Finding]) {
                 .max_by(|a, b| a.1.total_cmp(&b.1))
                 .map(|(_, _, by)| *by);
             let by = by.and_then(|by| findings.get(by)).map(|f| f.subject.to_string()).unwrap_or_default();
-            push(candidates, at, test(TestVerdict::Refuted, -4.0 * own, format!("it follows from {by}")));
+            let log_odds = -2.0 - 2.0 * own;
+            push(candidates, at, test(TestVerdict::Refuted, log_odds, format!("it follows from {by}")));
             continue;
         }
-        let explained: Vec<(usize, f64)> = candidate
-            .explains
-            .iter()
-            .copied()
-            .filter(|(s, c)| *s != candidate.finding && *c >= EXPLAINED)
-            .collect();
-        let before: f64 = explained.iter().map(|(_, c)| c).sum();
-        let left: f64 = explained.iter().map(|(s, c)| (c - accounted(*s)).max(0.0)).sum();
-        if before > 0.0 && left < 0.25 * before {
-            let share = 1.0 - left / before;
+        let share = accounted_share(&candidate.residue(), accounted);
+        if share > ACCOUNTED {
             push(
                 candidates,
                 at,
@@ -369,13 +386,9 @@ fn push(candidates: &mut [Candidate], at: usize, test: Test) {
     }
 }
 
-/// Probabilities: each hypothesis against "something else" and against those that explain the same.
-fn probabilities(candidates: &[Candidate], findings: &[Finding]) -> Vec<(usize, f64)> {
-    let rivals = |a: &Candidate, b: &Candidate| {
-        a.explains
-            .iter()
-            .any(|(s, c)| *c >= EXPLAINED && b.explains.iter().any(|(t, d)| s == t && *d >= EXPLAINED))
-    };
+/// The hypotheses worth naming, the best supported first, each with its probability: against "something else" and against
+/// those that account for the same. A lower rank never has the higher probability.
+fn ranked(candidates: &[Candidate], findings: &[Finding]) -> Vec<(usize, f64)> {
     let mut out = vec![];
     for (at, candidate) in candidates.iter().enumerate() {
         let Some(finding) = findings.get(candidate.finding) else { continue };
@@ -385,14 +398,28 @@ fn probabilities(candidates: &[Candidate], findings: &[Finding]) -> Vec<(usize, 
         if !explains_others && finding.severity < Severity::Error {
             continue;
         }
+        let mut residue = candidate.residue();
+        if finding.role == Role::Symptom {
+            residue.push((candidate.finding, 1.0));
+        }
+        let rivals = candidates.iter().enumerate().filter(|(other, rival)| {
+            *other != at && accounted_share(&residue, |symptom| rival.closeness(symptom)) > ACCOUNTED
+        });
+        let others: f64 = rivals.map(|(_, rival)| rival.log_odds.exp()).sum();
         let own = candidate.log_odds.exp();
-        let others: f64 = candidates
-            .iter()
-            .enumerate()
-            .filter(|(other, rival)| *other != at && rivals(candidate, rival))
-            .map(|(_, rival)| rival.log_odds.exp())
-            .sum();
-        out.push((at, (own / (own + others + SOMETHING_ELSE.exp())).min(MOST_CERTAIN)));
+        let probability = (own / (own + others + SOMETHING_ELSE.exp())).min(MOST_CERTAIN);
+        if probability >= WORTH_NAMING {
+            out.push((at, probability));
+        }
+    }
+    let odds = |at: usize| candidates.get(at).map_or(f64::MIN, |c| c.log_odds);
+    out.sort_by(|(a, _), (b, _)| {
+        odds(*b).total_cmp(&odds(*a)).then_with(|| order(findings, *a, *b, candidates))
+    });
+    let mut most = MOST_CERTAIN;
+    for (_, probability) in &mut out {
+        *probability = probability.min(most);
+        most = *probability;
     }
     out
 }
@@ -477,6 +504,32 @@ mod tests {
             "{:#?}",
             diagnosis.root_causes
         );
+    }
+
+    #[test]
+    fn two_faults_at_once_are_both_named_where_each_has_symptoms_of_its_own() {
+        let snapshot = snapshot(None, &[]);
+        let failing = |role: Role, name: &str, flag: &str| {
+            let mut finding = finding(role, Severity::Error, Confidence::Observed, name);
+            finding.effects = vec![Effect::requests(&ServiceName::new("n", name), &[flag])];
+            finding
+        };
+        let felt = vec![
+            failing(Role::Symptom, "back", "5xx"),
+            failing(Role::Symptom, "middle", "rbac"),
+            failing(Role::Symptom, "front", "5xx"),
+            failing(Role::Cause, "back", "5xx"),
+        ];
+        let mut denied = failing(Role::Cause, "middle", "rbac");
+        denied.subject.kind = "AuthorizationPolicy".to_owned();
+        let both = conclude_all(&snapshot, felt.iter().cloned().chain([denied.clone()]).collect());
+        let named: Vec<_> = both.root_causes.iter().take(2).map(|c| c.subject.kind.as_str()).collect();
+        assert_eq!(named, ["Deployment", "AuthorizationPolicy"]);
+        assert!(both.root_causes[1].probability > 0.5, "{:#?}", both.root_causes);
+        // Without a denial that was felt, the policy has nothing of its own to explain.
+        let one = felt.into_iter().filter(|f| f.effects != denied.effects).chain([denied.clone()]).collect();
+        let one = conclude_all(&snapshot, one);
+        assert!(one.root_causes.iter().skip(1).all(|c| c.probability < 0.2), "{:#?}", one.root_causes);
     }
 
     #[test]

@@ -18,6 +18,34 @@ const NEXT: Closeness = 0.8;
 const HOP: Closeness = 0.85;
 /// The same Service, failing in another way than predicted: a proxy's flag and an application's words rarely agree.
 const OTHER_WAY: Closeness = 0.35;
+/// What a failure further down leaves of a way of failing that a proxy decides at this very hop ([`OF_THE_HOP`]).
+const HOP_DECIDES: Closeness = 0.2;
+/// The same for an endpoint that is missing or refuses: a failing dependency can make pods unready, or get them ejected.
+const HOP_LOSES_ENDPOINTS: Closeness = 0.4;
+
+/// Ways of failing that the two ends of one hop decide by their own configuration. Nothing that fails further down makes a
+/// proxy lose a route, refuse a certificate or inject a fault.
+const OF_THE_HOP: &[&str] = &[
+    "NC",
+    "NR",
+    "rbac",
+    "jwt",
+    "FI",
+    "DI",
+    "RL",
+    "RLSE",
+    "UAEX",
+    "ext_authz",
+    "tls",
+    "direct_response",
+    "blackhole",
+    "UPE",
+    "DPE",
+    "dns",
+];
+
+/// Ways of failing of a callee that has no endpoint, or one that does not listen.
+const OF_ENDPOINTS: &[&str] = &["UH", "refused"];
 
 /// Answers, for one service graph, what explains what. Reachability is computed once for each Service.
 #[derive(Debug)]
@@ -54,10 +82,10 @@ impl<'a> Explainer<'a> {
                     0.0
                 }
             }
-            (Effect::Pods { workload }, Effect::Requests { service, .. }) => self
+            (Effect::Pods { workload }, Effect::Requests { .. }) => self
                 .graph
                 .services_of(workload)
-                .map(|own| self.propagated(own, service, NEXT))
+                .map(|own| self.propagated(own, symptom, NEXT))
                 .fold(0.0, f64::max),
             (Effect::Requests { service: a, flags: x }, Effect::Requests { service: b, flags: y }) => {
                 if a == b {
@@ -69,7 +97,7 @@ impl<'a> Explainer<'a> {
                         0.0
                     }
                 } else {
-                    self.propagated(a, b, 1.0)
+                    self.propagated(a, symptom, DIRECT)
                 }
             }
             // A workload that cannot reach what it needs fails its own checks.
@@ -90,7 +118,7 @@ impl<'a> Explainer<'a> {
                 let own = self
                     .graph
                     .services_of(workload)
-                    .map(|s| if s == service { NEXT } else { self.propagated(s, service, NEXT) });
+                    .map(|s| if s == service { NEXT } else { self.propagated(s, symptom, NEXT) });
                 own.fold(self.calls(workload, service) * NEXT, f64::max)
             }
             (Effect::Pods { workload: a }, Effect::Calls { workload: b }) => {
@@ -106,13 +134,23 @@ impl<'a> Explainer<'a> {
         }
     }
 
-    /// A failure of `from`, as callers of `to` feel it: `to` must depend on `from`.
-    fn propagated(&self, from: &ServiceName, to: &ServiceName, start: Closeness) -> Closeness {
+    /// A failure of `from`, as callers of another Service feel it, which must depend on `from`. In some ways its requests
+    /// fail only for reasons of their own hop.
+    fn propagated(&self, from: &ServiceName, felt: &Effect, start: Closeness) -> Closeness {
+        let Effect::Requests { service: to, flags } = felt else { return 0.0 };
         if from == to {
             return start;
         }
+        let any = |words: &[&str]| flags.iter().any(|flag| words.contains(&flag.as_str()));
+        let carried = if any(OF_THE_HOP) {
+            HOP_DECIDES
+        } else if any(OF_ENDPOINTS) {
+            HOP_LOSES_ENDPOINTS
+        } else {
+            1.0
+        };
         match self.reach.get(to).and_then(|reached| reached.get(from)) {
-            Some(hops) => start * HOP.powi(*hops as i32),
+            Some(hops) => start * carried * HOP.powi(*hops as i32),
             None => 0.0,
         }
     }
@@ -192,6 +230,23 @@ mod tests {
         assert_eq!(explainer.explains(&felt, &deep), 0.0);
         let pods = finding(Role::Cause, "pods", Effect::pods(&ObjectRef::new("Deployment", "n", "back")));
         assert!(explainer.explains(&pods, &felt) > 0.4);
+    }
+
+    #[test]
+    fn what_one_hop_decides_does_not_come_from_further_down() {
+        let graph = chain();
+        let explainer = Explainer::new(&graph);
+        let deep = finding(Role::Cause, "deep", Effect::requests(&ServiceName::new("n", "back"), &["5xx"]));
+        let felt = |flags: &[&str]| {
+            let symptom =
+                finding(Role::Symptom, "felt", Effect::requests(&ServiceName::new("n", "middle"), flags));
+            explainer.explains(&deep, &symptom)
+        };
+        assert!(felt(&["5xx"]) > 0.8);
+        assert!(felt(&["UT", "timeout"]) > 0.8);
+        assert!(felt(&["UH"]) < 0.4);
+        assert!(felt(&["FI", "fault"]) < 0.3);
+        assert!(felt(&["rbac"]) < 0.3);
     }
 
     #[test]
