@@ -3,10 +3,10 @@
 //! The texts are those of the usual clients (Go's `net`, Java, Python's urllib3 and aiohttp, Node, .NET, Rust, JDBC, libpq, gRPC). The
 //! first one in a text decides: what stands behind it is the answer's body, in which the callee quotes its own callees.
 
-use super::exception::Exception;
 use super::failure_text::{Kind, limit, meaning};
 use super::http;
 use super::record::{Level, Record};
+use super::stack::Exception;
 use super::target::{Target, host_at, target_in_text, target_of_fields};
 
 /// One failed call.
@@ -230,7 +230,7 @@ mod tests {
         let exception = Exception {
             kind: "java.net.UnknownHostException".into(),
             message: "pay".into(),
-            frame: String::new(),
+            ..Exception::default()
         };
         let stack = ["org.x.ResourceAccessException: I/O error on GET request for \"http://pay/a\""];
         let failure = failure(&record, Some(&exception), &stack).unwrap();

@@ -9,10 +9,12 @@
 
 pub mod client_error;
 pub mod digest;
-pub mod exception;
 pub mod failure_text;
 pub mod http;
 pub mod join;
+mod reading;
 pub mod record;
+pub mod shape;
+pub mod stack;
 pub mod target;
 pub mod template;

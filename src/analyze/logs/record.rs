@@ -3,6 +3,8 @@
 use serde_json::Value;
 use std::borrow::Cow;
 
+use crate::model::log::without_colours;
+
 /// How grave the application says it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Level {
@@ -86,43 +88,6 @@ impl Record<'_> {
 
 /// Reads one line.
 pub fn parse(line: &str) -> Record<'_> {
-    let text = strip_colours(line);
-    match text {
-        Cow::Borrowed(text) => parse_clean(text),
-        Cow::Owned(ref text) => own(parse_clean(text)),
-    }
-}
-
-fn own(record: Record<'_>) -> Record<'static> {
-    Record {
-        level: record.level,
-        message: Cow::Owned(record.message.into_owned()),
-        fields: record
-            .fields
-            .into_iter()
-            .map(|(k, v)| (Cow::Owned(k.into_owned()), Cow::Owned(v.into_owned())))
-            .collect(),
-    }
-}
-
-/// Terminal colours (`ESC [ … m`) that a logger left in.
-fn strip_colours(line: &str) -> Cow<'_, str> {
-    if !line.contains('\u{1b}') {
-        return Cow::Borrowed(line);
-    }
-    let mut out = String::with_capacity(line.len());
-    let mut rest = line;
-    while let Some((before, after)) = rest.split_once('\u{1b}') {
-        out.push_str(before);
-        rest = after.strip_prefix('[').map_or(after, |code| {
-            code.split_once(|c: char| c.is_ascii_alphabetic()).map_or("", |(_, tail)| tail)
-        });
-    }
-    out.push_str(rest);
-    Cow::Owned(out)
-}
-
-fn parse_clean(line: &str) -> Record<'_> {
     let trimmed = line.trim();
     if trimmed.starts_with('{')
         && let Some(record) = parse_json(trimmed)
@@ -165,7 +130,12 @@ fn parse_json(line: &str) -> Option<Record<'_>> {
         "short_message",
         "text",
     ]);
-    record.message = Cow::Owned(message.unwrap_or_default().to_owned());
+    let message = message.unwrap_or_default().to_owned();
+    // A collector that wraps lines leaves their level inside.
+    if record.level.is_none() && !message.is_empty() {
+        record.level = parse_text(message.lines().next().unwrap_or_default()).level;
+    }
+    record.message = Cow::Owned(message);
     Some(record)
 }
 
@@ -181,7 +151,12 @@ fn flatten<'a>(value: &Value, prefix: String, depth: usize, out: &mut Vec<(Cow<'
             }
         }
         Value::Null => {}
-        Value::String(text) => out.push((Cow::Owned(prefix), Cow::Owned(text.clone()))),
+        Value::String(text) => out.push((Cow::Owned(prefix), Cow::Owned(without_colours(text).into_owned()))),
+        // A stack that its logger split into lines.
+        Value::Array(lines) if !lines.is_empty() && lines.iter().all(Value::is_string) => {
+            let lines: Vec<&str> = lines.iter().filter_map(Value::as_str).collect();
+            out.push((Cow::Owned(prefix), Cow::Owned(lines.join("\n"))));
+        }
         other => out.push((Cow::Owned(prefix), Cow::Owned(other.to_string()))),
     }
 }
@@ -288,7 +263,7 @@ fn parse_text(line: &str) -> Record<'_> {
         }
         rest = tail;
     }
-    let level = if super::join::is_exception_head(line) || line.starts_with("Traceback (most recent") {
+    let level = if super::shape::is_exception_head(line) || line.starts_with("Traceback (most recent") {
         Some(Level::Error)
     } else {
         None
@@ -348,6 +323,9 @@ mod tests {
         assert_eq!(record.error_text(), "no");
         assert_eq!(parse(r#"{"severity_text": "WARN", "msg": "a"}"#).level, Some(Level::Warn));
         assert_eq!(text("{ not json").0, None);
+        let wrapped = parse(r#"{"log":"2026-11-22 02:38:48 ERROR failed","stack":["a.B: c","\tat d"]}"#);
+        assert_eq!((wrapped.level, wrapped.field(&["stack"])), (Some(Level::Error), Some("a.B: c\n\tat d")));
+        assert_eq!(text(r#"{"level":"error","msg":"\u001b[31mred\u001b[0m"}"#).1, "red");
     }
 
     #[test]
@@ -401,7 +379,6 @@ mod tests {
             ("INFO:app:Received request", Level::Info, "app:Received request"),
             ("INFO:     Started server process [1]", Level::Info, "Started server process [1]"),
             ("Nov 22 02:42:52 host app[12]: ERROR: disk", Level::Error, "disk"),
-            ("\u{1b}[31mERROR\u{1b}[0m failed", Level::Error, "failed"),
         ] {
             assert_eq!(text(line), (Some(level), words.to_owned()), "{line}");
         }
