@@ -114,6 +114,7 @@ func load(ctx context.Context, urls []string) error {
 		case <-report.C:
 			line, _ := json.Marshal(seen.take(time.Now(), int(every.Seconds())))
 			fmt.Println(string(line))
+			client.CloseIdleConnections()
 			i--
 		case <-tick.C:
 			select {

@@ -2,6 +2,7 @@
 //
 //	shop frontend|checkout|payment|inventory|store   one of the services
 //	shop load URL...                                 the load generator
+//	shop wait URL                                    ends when the URL answers, for init containers
 //	shop fault [status=503,share=0.5 | none]         asks the service in this pod to misbehave, or shows how it does
 //
 // frontend → checkout → payment and inventory → store. README.md has the settings and the faults.
@@ -25,6 +26,7 @@ const controlAddress = "127.0.0.1:9090"
 
 const usage = `usage: shop frontend|checkout|payment|inventory|store
        shop load URL...
+       shop wait URL
        shop fault [status=503,share=0.5,... | none]`
 
 func main() {
@@ -38,6 +40,8 @@ func main() {
 	switch role, args := os.Args[1], os.Args[2:]; role {
 	case "load":
 		err = load(ctx, args)
+	case "wait":
+		err = await(ctx, strings.Join(args, " "))
 	case "fault":
 		err = askForFault(ctx, strings.Join(args, ","))
 	case "frontend", "checkout", "payment", "inventory", "store":
@@ -91,6 +95,23 @@ func control(service *service) {
 	server := &http.Server{Addr: controlAddress, Handler: mux, ReadHeaderTimeout: time.Second}
 	if err := server.ListenAndServe(); err != nil {
 		service.log.info("faults cannot be asked for: " + err.Error())
+	}
+}
+
+// await ends when the URL answers without an error.
+func await(ctx context.Context, url string) error {
+	client := &http.Client{Timeout: 2 * time.Second}
+	for {
+		outcome := ask(ctx, client, url, "")
+		if len(outcome) == 3 && outcome < "400" {
+			return nil
+		}
+		fmt.Printf("waiting for %s: %s\n", url, outcome)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(2 * time.Second):
+		}
 	}
 }
 

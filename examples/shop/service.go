@@ -60,6 +60,7 @@ func (s *service) serve(ctx context.Context) error {
 			return context.WithValue(ctx, connectionKey{}, &connection{})
 		},
 	}
+	go s.renew(ctx)
 	go func() {
 		<-ctx.Done()
 		patience, cancel := context.WithTimeout(context.Background(), 2*time.Second)
@@ -77,6 +78,22 @@ func (s *service) serve(ctx context.Context) error {
 		s.log.info(s.role + " " + s.settings.version + " listens on " + s.settings.listen)
 	}
 	return server.ListenAndServe()
+}
+
+// renew closes idle connections again and again, so that a change to a Service is felt within seconds: a connection
+// that is kept goes on to the pod that it once found.
+func (s *service) renew(ctx context.Context) {
+	tick := time.NewTicker(s.settings.connectionLife)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			s.client.CloseIdleConnections()
+			s.store.closeIdle()
+		}
+	}
 }
 
 func (s *service) handler() http.Handler {

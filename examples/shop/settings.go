@@ -8,21 +8,22 @@ import (
 
 // settings is what a service is told by its environment.
 type settings struct {
-	version      string
-	listen       string
-	style        string
-	checkout     string
-	payment      string
-	inventory    string
-	store        string
-	provider     string
-	warehouse    string
-	callTimeout  time.Duration
-	connections  int
-	storePool    int
-	storeTimeout time.Duration
-	poolWait     time.Duration
-	faults       string
+	version        string
+	listen         string
+	style          string
+	checkout       string
+	payment        string
+	inventory      string
+	store          string
+	provider       string
+	warehouse      string
+	callTimeout    time.Duration
+	connections    int
+	storePool      int
+	storeTimeout   time.Duration
+	poolWait       time.Duration
+	connectionLife time.Duration
+	faults         string
 }
 
 // The language that each service pretends to be written in.
@@ -86,15 +87,16 @@ func readSettings(role string, get func(string) string) (settings, error) {
 		return n
 	}
 	s := settings{
-		version:      text("VERSION", "v1"),
-		listen:       text("LISTEN", ":8080"),
-		style:        text("LOG_STYLE", styles[role]),
-		callTimeout:  duration("CALL_TIMEOUT", 3*time.Second),
-		connections:  number("MAX_CONNECTIONS", 0),
-		storePool:    max(number("STORE_POOL", 8), 1),
-		storeTimeout: duration("STORE_TIMEOUT", 2*time.Second),
-		poolWait:     duration("STORE_POOL_WAIT", time.Second),
-		faults:       get("FAULTS"),
+		version:        text("VERSION", "v1"),
+		listen:         text("LISTEN", ":8080"),
+		style:          text("LOG_STYLE", styles[role]),
+		callTimeout:    duration("CALL_TIMEOUT", 3*time.Second),
+		connections:    number("MAX_CONNECTIONS", 0),
+		storePool:      max(number("STORE_POOL", 8), 1),
+		storeTimeout:   duration("STORE_TIMEOUT", 2*time.Second),
+		poolWait:       duration("STORE_POOL_WAIT", time.Second),
+		connectionLife: max(duration("CONNECTION_LIFE", 3*time.Second), time.Millisecond),
+		faults:         get("FAULTS"),
 	}
 	switch role {
 	case "frontend":

@@ -148,6 +148,18 @@ func (c *storeClient) ask(ctx context.Context, line string) (string, error) {
 	return c.talk(ctx, connection, line)
 }
 
+// closeIdle closes the connections that nobody uses.
+func (c *storeClient) closeIdle() {
+	for {
+		select {
+		case connection := <-c.idle:
+			connection.Close()
+		default:
+			return
+		}
+	}
+}
+
 func (c *storeClient) talk(ctx context.Context, connection net.Conn, line string) (string, error) {
 	verb, _, _ := strings.Cut(line, " ")
 	deadline, _ := ctx.Deadline()

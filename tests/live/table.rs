@@ -1,0 +1,117 @@
+//! What came out, and its table in `docs/accuracy.md`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use crate::fault;
+
+/// What came out of one fault.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Row {
+    pub(crate) fault: String,
+    pub(crate) mesh: bool,
+    pub(crate) double: bool,
+    /// Where the truth stands among the answers.
+    pub(crate) rank: Option<usize>,
+    /// Where the other one stands, of two at once.
+    pub(crate) second: Option<usize>,
+    /// From `kubectl apply` until the session is finished.
+    pub(crate) seconds: Option<f64>,
+    /// Whether the suggested fix, as given, made users well.
+    pub(crate) healed: bool,
+    /// Whether the suggested rollback brought back what was there.
+    pub(crate) restored: bool,
+    /// What went wrong.
+    pub(crate) wrong: Option<String>,
+}
+
+fn yes(it: bool) -> &'static str {
+    if it { "yes" } else { "no" }
+}
+
+impl Row {
+    fn is_healthy_run(&self) -> bool {
+        self.fault.starts_with("healthy")
+    }
+
+    /// For who watches.
+    pub(crate) fn line(&self) -> String {
+        match &self.wrong {
+            Some(wrong) => format!("{}: WRONG: {wrong}", self.fault),
+            None => format!("{}: right, after {:.1} s", self.fault, self.seconds.unwrap_or_default()),
+        }
+    }
+
+    /// As a row of the table.
+    fn markdown(&self) -> String {
+        let mesh = if self.mesh { "mesh" } else { "plain" };
+        let seconds = self.seconds.map_or_else(|| "–".to_owned(), |seconds| format!("{seconds:.1}"));
+        if self.is_healthy_run() {
+            let rank = if self.wrong.is_none() { "silent, ten times" } else { "not silent" };
+            return format!("| {} | {mesh} | {rank} | {seconds} | – | – |", self.fault);
+        }
+        let place = |rank: Option<usize>| rank.map_or_else(|| "–".to_owned(), |rank| rank.to_string());
+        let rank = if self.double {
+            format!("{} and {}", place(self.rank), place(self.second))
+        } else {
+            place(self.rank)
+        };
+        format!(
+            "| {} | {mesh} | {rank} | {seconds} | {} | {} |",
+            self.fault,
+            yes(self.healed),
+            yes(self.restored)
+        )
+    }
+}
+
+const HEAD: &str = "\
+# How often it is right
+
+Each row is a fault of `tests/live/faults/`, put into the shop (`examples/shop`) on a real cluster: Kubernetes with real pods, Istio's control plane and
+sidecars on real Envoy. The shop is under load, its users feel the fault, and then a `DebugSession` is asked why the namespace fails. *Rank* is where the
+truth stands among the answers: the right object, of which the field and the mechanism are checked as well. *Seconds* are from `kubectl apply` until the
+session is finished. *Healed*: the first fix of the answer, pasted as it stands, made the users well. *Taken back*: its rollback brought back what was
+there before. The last runs are of shops that are well: there, anything at Warning or above is a false alarm.
+
+`UPDATE=1 cargo test --test live` makes this page; a run of some faults only changes their rows.
+
+";
+
+/// Writes the table; rows of faults that did not run stay.
+pub(crate) fn write(rows: &[Row]) {
+    let path = fault::root().join("docs/accuracy.md");
+    let known: Vec<_> = fault::all().into_iter().map(|fault| fault.name).collect();
+    let mut table: BTreeMap<(bool, String), String> = BTreeMap::new();
+    let key = |name: &str| (name.starts_with("healthy"), name.to_owned());
+    for line in std::fs::read_to_string(&path).unwrap_or_default().lines() {
+        let name = line.split('|').nth(1).unwrap_or_default().trim();
+        if known.iter().any(|known| known == name) || name.starts_with("healthy") {
+            table.insert(key(name), line.to_owned());
+        }
+    }
+    table.extend(rows.iter().map(|row| (key(&row.fault), row.markdown())));
+    let cells = |line: &str, at: usize| line.split('|').nth(at).unwrap_or_default().trim().to_owned();
+    let faults: Vec<_> = table.iter().filter(|((healthy, _), _)| !healthy).map(|(_, line)| line).collect();
+    let count = |good: &dyn Fn(&str) -> bool| faults.iter().filter(|line| good(line)).count();
+    let first = count(&|line| cells(line, 3).starts_with('1'));
+    let healed = count(&|line| cells(line, 5) == "yes");
+    let mut seconds: Vec<f64> = faults.iter().filter_map(|line| cells(line, 4).parse().ok()).collect();
+    seconds.sort_by(f64::total_cmp);
+    let median = seconds.get(seconds.len() / 2).copied().unwrap_or_default();
+    let worst = seconds.last().copied().unwrap_or_default();
+    let mut text = HEAD.to_owned();
+    let _ = writeln!(
+        text,
+        "Of {} faults the truth came first in {first}, and the suggested fix healed {healed}. From apply to the answer: median {median:.1} s, at worst \
+         {worst:.1} s, with several shops at a time on two cores.\n",
+        faults.len()
+    );
+    text.push_str(
+        "| fault | shop | rank | seconds | healed | taken back |\n| --- | --- | --- | --- | --- | --- |\n",
+    );
+    for line in table.values() {
+        let _ = writeln!(text, "{line}");
+    }
+    std::fs::write(path, text).unwrap();
+}
