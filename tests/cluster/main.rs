@@ -21,6 +21,7 @@ mod capture;
 mod chart;
 mod kstatus;
 mod lifecycle;
+mod nodes;
 mod permissions;
 mod policies;
 mod recovery;

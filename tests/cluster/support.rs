@@ -57,6 +57,27 @@ impl Cluster {
             .as_ref()
     }
 
+    /// The cluster with nodes that the environment names; `None` where there is none, after having said so once. It may
+    /// have been running for long, and others may use it at the same time.
+    pub(crate) fn with_nodes() -> Option<&'static Self> {
+        static CLUSTER: OnceLock<Option<Cluster>> = OnceLock::new();
+        CLUSTER
+            .get_or_init(|| {
+                let found = Option::zip(
+                    std::env::var_os("MESHSCOPE_LIVE_KUBECONFIG"),
+                    std::env::var_os("MESHSCOPE_TEST_TOOLS"),
+                );
+                if found.is_none() {
+                    let _ = writeln!(
+                        std::io::stderr(),
+                        "No cluster with nodes was named: the tests on running pods are left out. ./test --cluster starts one."
+                    );
+                }
+                found.map(|(kubeconfig, tools)| Self::new(kubeconfig.into(), tools.into()))
+            })
+            .as_ref()
+    }
+
     /// The administrator's kubeconfig.
     pub(crate) fn kubeconfig(&self) -> &Path {
         &self.kubeconfig

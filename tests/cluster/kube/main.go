@@ -1,10 +1,12 @@
-// Command kube is every program that the tests on a real API server need, in one: etcd, the API
-// server, the controller manager, kubectl and helm. The name of the link that it is started
-// through, or else its first argument, says which of them it is to be. They share most of their
-// packages, so building them together costs little more than building the largest alone.
+// Command kube is every program of Kubernetes that the tests need, in one: etcd, the API server,
+// the controller manager, the scheduler, the kubelet, kube-proxy, kubectl and helm. The name of the
+// link that it is started through, or else its first argument, says which of them it is to be. They
+// share most of their packages, so building them together costs little more than building the
+// largest alone.
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -23,12 +25,18 @@ import (
 	kubectlutil "k8s.io/kubectl/pkg/cmd/util"
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	controllermanager "k8s.io/kubernetes/cmd/kube-controller-manager/app"
+	proxy "k8s.io/kubernetes/cmd/kube-proxy/app"
+	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
+	kubelet "k8s.io/kubernetes/cmd/kubelet/app"
 )
 
 var programs = map[string]func() int{
 	"etcd":                    func() int { etcdmain.Main(os.Args); return 0 },
 	"kube-apiserver":          func() int { return cli.Run(apiserver.NewAPIServerCommand()) },
 	"kube-controller-manager": func() int { return cli.Run(controllermanager.NewControllerManagerCommand()) },
+	"kube-scheduler":          func() int { return cli.Run(scheduler.NewSchedulerCommand()) },
+	"kubelet":                 func() int { return cli.Run(kubelet.NewKubeletCommand(context.Background())) },
+	"kube-proxy":              func() int { return cli.Run(proxy.NewProxyCommand()) },
 	"kubectl":                 runKubectl,
 	"helm":                    runHelm,
 }
