@@ -88,6 +88,8 @@ pub struct RootCause {
     pub tests: Vec<Test>,
     /// The change that brought it about, where one is known.
     pub change: Option<Change>,
+    /// The place, among its finding's remedies, of the one that takes the change back.
+    pub take_back: Option<usize>,
     /// When what it explains began.
     pub onset: Option<Timestamp>,
 }

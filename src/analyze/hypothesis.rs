@@ -13,6 +13,7 @@ use super::causal::timing::{self, CLOCK_ERROR, History, RECENT};
 use super::diagnosis::{Diagnosis, NotEvaluated, RootCause, Test, TestVerdict, Verdict};
 use super::finding::{Confidence, Effect, Finding, Role, Severity};
 use super::narrative;
+use super::take_back;
 use crate::model::change::Change;
 use crate::model::gap::Gap;
 use crate::model::network::ServiceName;
@@ -109,10 +110,15 @@ pub fn conclude(
                 explains,
                 tests: candidate.tests.clone(),
                 change: candidate.change.clone(),
+                take_back: None,
                 onset: candidate.onset,
             })
         })
         .collect();
+    let (mut root_causes, mut findings) = (root_causes, findings);
+    for cause in &mut root_causes {
+        cause.take_back = offer_take_back(snapshot, cause, &mut findings);
+    }
     let verdict = verdict(&findings, &root_causes);
     Diagnosis {
         verdict,
@@ -131,6 +137,20 @@ pub fn conclude(
         evaluated,
         not_evaluated,
     }
+}
+
+/// Sees to it that the remedies of a cause hold one that takes its change back, and says where it stands: behind the best,
+/// which knows what is wrong.
+fn offer_take_back(snapshot: &Snapshot, cause: &RootCause, findings: &mut [Finding]) -> Option<usize> {
+    let remedy = take_back::take_back(snapshot, cause.change.as_ref()?)?;
+    let remedies = &mut findings.get_mut(cause.finding)?.remedies;
+    if let Some(known) = take_back::place(remedies, &remedy) {
+        return Some(known);
+    }
+    let decided = remedies.first().is_some_and(|best| !best.rollback.is_empty());
+    let at = usize::from(decided);
+    remedies.insert(at, remedy);
+    Some(at)
 }
 
 /// Whether a finding is something that users or pods feel.

@@ -14,4 +14,5 @@ pub mod registry;
 pub mod remedy;
 pub mod rule;
 pub mod rules;
+pub mod take_back;
 pub mod traffic;

@@ -1,6 +1,7 @@
 //! The story around a ranking: headline, chain, timeline, what it is not.
 
 use jiff::Timestamp;
+use std::collections::BTreeSet;
 
 use super::diagnosis::{RootCause, RuledOut, TimelineEntry, Verdict};
 use super::finding::{Finding, Role, Severity};
@@ -37,18 +38,49 @@ pub fn tell_change(change: &Change) -> String {
     let by = if change.by.is_empty() { String::new() } else { format!(" by {}", change.by) };
     let what = match change.kind {
         ChangeKind::Created => "created".to_owned(),
-        ChangeKind::Scaled => "scaled".to_owned(),
-        ChangeKind::Edited => "edited".to_owned(),
+        ChangeKind::Deleted => "asked to go".to_owned(),
+        ChangeKind::NodeState => return format!("{} {}", change.subject, change.fields.join(", ")),
+        ChangeKind::Scaled => match change.differences.first().map(|d| (d.before.as_str(), d.after.as_str()))
+        {
+            Some(("", after)) => format!("scaled to {after}"),
+            Some((before, after)) => format!("scaled from {before} to {after}"),
+            None => "scaled".to_owned(),
+        },
+        ChangeKind::Released => {
+            match change.differences.first().map(|d| (d.before.as_str(), d.after.as_str())) {
+                Some(("", after)) => format!("released revision {after}"),
+                Some((before, after)) => format!("released revision {after} after {before}"),
+                None => "released".to_owned(),
+            }
+        }
+        ChangeKind::Edited => tell_edit(change),
         ChangeKind::Rollout => {
             let named: Vec<String> = change.differences.iter().take(3).map(tell_difference).collect();
             if named.is_empty() {
-                "rolled out".to_owned()
+                "rolled out again without a change of its template".to_owned()
             } else {
                 format!("rolled out: {}", named.join(", "))
             }
         }
     };
-    format!("{} {what}{by}", change.subject)
+    let release = change.release.as_ref().map(|release| format!(", part of {release}")).unwrap_or_default();
+    format!("{} {what}{by}{release}", change.subject)
+}
+
+/// What an edit changed where that is known, else the fields that its manager owns, if these are few enough to tell something.
+fn tell_edit(change: &Change) -> String {
+    const FEW: usize = 3;
+    let changed: Vec<String> = change.differences.iter().take(FEW).map(tell_difference).collect();
+    if !changed.is_empty() {
+        return format!("edited: {}", changed.join(", "));
+    }
+    let own = |field: &&String| !field.starts_with("metadata.annotations");
+    let fields: Vec<&str> = change.fields.iter().filter(own).map(String::as_str).collect();
+    if (1..=FEW).contains(&fields.len()) {
+        format!("edited ({})", fields.join(", "))
+    } else {
+        "edited".to_owned()
+    }
 }
 
 fn tell_difference(difference: &crate::model::change::Difference) -> String {
@@ -85,10 +117,16 @@ pub fn relevant_changes(snapshot: &Snapshot, onset: Option<Timestamp>) -> Vec<Ch
         (None, None) => return vec![],
     };
     let near = snapshot.changes.iter().filter(|change| (from..=to).contains(&change.time.as_second()));
+    let wanted = snapshot.pods.iter().filter(|pod| snapshot.in_scope(pod.object.namespace()));
+    let nodes: BTreeSet<&str> = wanted.map(|pod| pod.node.as_str()).collect();
     let mut out: Vec<Change> = near
         .filter(|change| {
-            snapshot.in_scope(&change.subject.namespace)
-                || change.subject.namespace == snapshot.istio.root_namespace
+            let r = &change.subject;
+            match r.kind.as_str() {
+                "Node" => nodes.contains(r.name.as_str()),
+                "Namespace" => snapshot.in_scope(&r.name),
+                _ => snapshot.in_scope(&r.namespace) || r.namespace == snapshot.istio.root_namespace,
+            }
         })
         .cloned()
         .collect();

@@ -97,6 +97,7 @@ pub const PERMISSIONS: &[Permission] = &[
         &["deployments", "replicasets", "statefulsets", "daemonsets", "controllerrevisions"],
         "workloads, and the history of their rollouts",
     ),
+    read("argoproj.io", &["rollouts"], "workloads of Argo Rollouts"),
     read("batch", &["jobs", "cronjobs"], "workloads that end"),
     read(
         "autoscaling",
@@ -106,6 +107,29 @@ pub const PERMISSIONS: &[Permission] = &[
     read("policy", &["poddisruptionbudgets"], "what holds up a drain or a rollout"),
     read("networking.k8s.io", &["networkpolicies", "ingresses"], "who may connect, and how traffic comes in"),
     read("discovery.k8s.io", &["endpointslices"], "where a Service really sends traffic"),
+    Permission {
+        role: RoleKind::Namespaced,
+        group: "coordination.k8s.io",
+        resources: &["leases"],
+        verbs: &["list"],
+        why: "whether one of an application's replicas leads, where they elect a leader",
+    },
+    read(
+        "cert-manager.io",
+        &["certificates"],
+        "whether a certificate was issued, and when it ends; never the certificate's key",
+    ),
+    read(
+        "argoproj.io",
+        &["applications"],
+        "which revision was deployed last, when and by whom; values of charts are dropped",
+    ),
+    read(
+        "helm.toolkit.fluxcd.io",
+        &["helmreleases"],
+        "which chart was deployed last and when; its values are dropped",
+    ),
+    read("kustomize.toolkit.fluxcd.io", &["kustomizations"], "which revision was deployed last and when"),
     read(
         "gateway.networking.k8s.io",
         &[
@@ -172,6 +196,8 @@ pub const PERMISSIONS: &[Permission] = &[
     read_cluster("", &["persistentvolumes"], "why a claim is not bound, or bound to another zone"),
     read_cluster("storage.k8s.io", &["storageclasses"], "why a claim is not bound"),
     read_cluster("networking.k8s.io", &["ingressclasses"], "which controller serves an Ingress"),
+    read_cluster("scheduling.k8s.io", &["priorityclasses"], "whose pods give way to whose"),
+    read_cluster("apiregistration.k8s.io", &["apiservices"], "which parts of the API do not answer"),
     read_cluster("gateway.networking.k8s.io", &["gatewayclasses"], "which controller serves a Gateway"),
     read_cluster(
         "apiextensions.k8s.io",

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use crate::analyze::diagnosis::{Diagnosis, RootCause, Verdict};
 use crate::analyze::finding::{Finding, Role, Severity};
 use crate::analyze::narrative::tell_change;
+use crate::analyze::take_back::look;
 use crate::model::gap::Gap;
 
 /// One section: its heading and its lines.
@@ -66,6 +67,8 @@ pub struct Answer {
 const ALSO_LIKELY: f64 = 0.2;
 /// Causes told at most.
 const MAX_CAUSES: usize = 3;
+/// Fixes told at most.
+const MAX_FIXES: usize = 3;
 /// Lines of one section at most.
 const MAX_LINES: usize = 6;
 
@@ -128,19 +131,23 @@ fn tell(diagnosis: &Diagnosis, cause: &RootCause) -> Option<Told> {
     add("Seen", seen(diagnosis, cause, finding));
     add("Because", vec![Line::Text(finding.message.clone())]);
     if let Some(change) = &cause.change {
-        add(
-            "Changed",
-            vec![Line::Text(format!(
-                "{} {}{}",
-                clock(change.time),
-                tell_change(change),
-                before(change.time, cause.onset)
-            ))],
-        );
+        let told =
+            format!("{} {}{}", clock(change.time), tell_change(change), before(change.time, cause.onset));
+        let mut lines = vec![Line::Text(told)];
+        lines.extend(match cause.take_back {
+            Some(place) if place < MAX_FIXES => vec![Line::Text(format!("Fix {} takes it back.", place + 1))],
+            _ => vec![
+                Line::Text(
+                    "What stood there before is not known here; who wrote which field when:".to_owned(),
+                ),
+                Line::Command(look(&change.subject)),
+            ],
+        });
+        add("Changed", lines);
     }
     let mut fixes = vec![];
     let mut rollbacks = vec![];
-    for (index, remedy) in finding.remedies.iter().take(3).enumerate() {
+    for (index, remedy) in finding.remedies.iter().take(MAX_FIXES).enumerate() {
         fixes.push(Line::Text(format!("{}. {}", index + 1, remedy.summary)));
         fixes.extend(remedy.commands.iter().cloned().map(Line::Command));
         if !remedy.rollback.is_empty() {

@@ -528,6 +528,7 @@ mod tests {
                         evidence: vec![],
                     }],
                     change: None,
+                    take_back: None,
                     onset: None,
                 })
                 .collect(),

@@ -67,6 +67,13 @@ fn every_rule_fires_on_its_fixtures_and_is_silent_on_the_near_misses() {
                             finding.message
                         );
                     }
+                    for alert in
+                        finding.prevention.iter().filter(|p| p.kind == "Alert" && !p.snippet.is_empty())
+                    {
+                        if let Err(error) = promql_parser::parser::parse(&alert.snippet) {
+                            wrong.push(format!("{}: {}: {error}", meta.code, alert.snippet));
+                        }
+                    }
                     for remedy in &finding.remedies {
                         assert!(
                             remedy.patch.is_none() || !remedy.rollback.is_empty(),

@@ -39,9 +39,14 @@ pub fn history<'a>(snapshot: &'a Snapshot, finding: &Finding, onset: Timestamp) 
     let objects: Vec<&ObjectRef> = std::iter::once(&finding.subject).chain(&finding.related).collect();
     let touches = |change: &&Change| objects.iter().any(|object| change.subject.same_object(object));
     let seconds = |change: &Change| onset.as_second() - change.time.as_second();
-    let born = |change: &&Change| change.kind != ChangeKind::Created || is_late(snapshot, change);
+    // What a node went through is an effect itself, and asks for a cause.
+    let born = |change: &&Change| match change.kind {
+        ChangeKind::Created => is_late(snapshot, change),
+        ChangeKind::NodeState => false,
+        _ => true,
+    };
     let mut known: Vec<&Change> = snapshot.changes.iter().filter(touches).filter(born).collect();
-    // The change that says what differs before the edit that only says who did it.
+    // Of several at once, the one that says what differs before the edit that only says who did it: looked for from the end.
     known.sort_by_key(|change| (change.time, !change.differences.is_empty()));
     if let Some(change) = known.iter().rev().find(|change| seconds(change) >= -CLOCK_ERROR) {
         return History::Before(change, seconds(change));

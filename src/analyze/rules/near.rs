@@ -2,14 +2,13 @@
 
 use serde_json::Value;
 
-use crate::model::fields::Fields;
 use crate::model::object::Object;
 
 /// A name longer than this is none that the API server accepts; comparing costs the product of both lengths.
 const MAX_NAME: usize = 253;
 
-/// The candidate that was probably meant by `name`: few letters differ, or one of the two is the other with a further part
-/// (`checkout` and `checkout-v2`). `None` where two are equally close, or none is close.
+/// The candidate that was probably meant by `name`: another spelling of it, few letters differ, or one of the two is the
+/// other with a further part (`checkout` and `checkout-v2`). `None` where two are equally close, or none is close.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let mut best: Option<(usize, &'a str)> = None;
     let mut tied = false;
@@ -30,15 +29,28 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     best.filter(|_| !tied).map(|(_, candidate)| candidate)
 }
 
+/// A name without what differs between spellings: `DB_HOST` and `db-host`.
+fn plain(name: &str) -> String {
+    name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
+}
+
 /// How far apart two names are, where they are close at all.
 fn closeness(a: &str, b: &str) -> Option<usize> {
     if a.len() > MAX_NAME || b.len() > MAX_NAME {
         return None;
     }
-    let allowed = (a.len().min(b.len()) / 4).clamp(1, 3);
-    let distance = edits(a, b);
-    if distance <= allowed && a.len().min(b.len()) > 2 {
-        return Some(distance);
+    let (x, y) = (plain(a), plain(b));
+    let shorter = x.len().min(y.len());
+    if x == y && shorter > 0 {
+        return Some(0);
+    }
+    let allowed = (shorter / 4).clamp(1, 3);
+    // The difference in length alone is the least that two words differ in.
+    if shorter > 2 && x.len().abs_diff(y.len()) <= allowed {
+        let distance = edits(&x, &y);
+        if distance <= allowed {
+            return Some(distance);
+        }
     }
     let extends = |long: &str, short: &str| {
         long.strip_prefix(short).is_some_and(|rest| rest.starts_with(['-', '.', '_']))
@@ -73,10 +85,7 @@ fn edits(a: &str, b: &str) -> usize {
 /// The value that a field had when somebody last applied the object with `kubectl apply`. Where it differs from the value
 /// now, a later edit changed it, and this is what it was before.
 pub fn applied(object: &Object, path: &str) -> Option<Value> {
-    let annotations = object.body.at("metadata.annotations")?;
-    let text = annotations.child("kubectl.kubernetes.io/last-applied-configuration")?.as_str()?;
-    let body: Value = serde_json::from_str(text).ok()?;
-    body.pointer(&crate::analyze::remedy::pointer(path)).cloned()
+    crate::model::change::applied(object)?.pointer(&crate::analyze::remedy::pointer(path)).cloned()
 }
 
 #[cfg(test)]
@@ -92,6 +101,11 @@ mod tests {
         assert_eq!(nearest("v3", ["v1", "v2"]), None);
         assert_eq!(nearest("cart", ["card", "care"]), None);
         assert_eq!(nearest("cart", ["shipping"]), None);
+        assert_eq!(nearest("REGION", ["CLIENT_TIMEOUT", "STOCK_REGION"]), Some("STOCK_REGION"));
+        assert_eq!(nearest("DB_HOST", ["DB-HOST", "DB_PORT"]), Some("DB-HOST"));
+        assert_eq!(nearest("DB_HOST", ["DB_PORT"]), None);
+        assert_eq!(nearest("timeout", ["timeuot"]), Some("timeuot"), "two neighbours that changed places");
+        assert_eq!(nearest("API_KEY", ["API_KEYS"]), Some("API_KEYS"));
     }
 
     #[test]

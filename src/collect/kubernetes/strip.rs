@@ -14,7 +14,8 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 ///
 /// - the annotation with the whole applied object, which holds the values of a ConfigMap once more;
 /// - the values of a ConfigMap, but for the mesh's own configuration (`keep_values`); the keys stay;
-/// - certificates of webhooks, the list of images of a node, the schemas of a CRD.
+/// - the values that a HelmRelease or an Application gives to its chart;
+/// - certificates of webhooks and API services, the list of images of a node, the schemas of a CRD.
 ///
 /// Managed fields stay: they say who changed what and when.
 pub fn strip(object: &mut Value, keep_values: bool) {
@@ -42,6 +43,12 @@ pub fn strip(object: &mut Value, keep_values: bool) {
                 remove(hook, "/clientConfig", "caBundle");
             }
         }
+        "APIService" => remove(object, "/spec", "caBundle"),
+        "HelmRelease" => {
+            remove(object, "/spec", "values");
+            remove(object, "/spec", "postRenderers");
+        }
+        "Application" => strip_application(object),
         "CustomResourceDefinition" => strip_definition(object),
         _ => {}
     }
@@ -50,6 +57,20 @@ pub fn strip(object: &mut Value, keep_values: bool) {
 fn remove(object: &mut Value, parent: &str, field: &str) {
     if let Some(parent) = object.pointer_mut(parent).and_then(Value::as_object_mut) {
         parent.remove(field);
+    }
+}
+
+/// Of an Application, nothing of what it gives to a chart, a plugin or kustomize: wherever a source of it is written down.
+fn strip_application(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for inputs in ["helm", "plugin", "kustomize", "directory"] {
+                fields.remove(inputs);
+            }
+            fields.values_mut().for_each(strip_application);
+        }
+        Value::Array(items) => items.iter_mut().for_each(strip_application),
+        _ => {}
     }
 }
 
@@ -124,6 +145,21 @@ mod tests {
         let mut map = json!({"kind": "ConfigMap", "metadata": {"name": "istio"}, "data": {"mesh": "a: b"}});
         strip(&mut map, true);
         assert_eq!(map.text("data.mesh"), Some("a: b"));
+    }
+
+    #[test]
+    fn values_of_charts_are_dropped_wherever_they_stand() {
+        let source =
+            json!({"repoURL": "https://git.example/shop", "helm": {"valuesObject": {"password": "hunter2"}}});
+        let mut application = json!({"kind": "Application", "metadata": {"name": "a"}, "spec": {"source": source},
+            "status": {"history": [{"revision": "a1", "source": source}], "sync": {"comparedTo": {"sources": [source]}}}});
+        strip(&mut application, false);
+        assert!(!application.to_string().contains("hunter2"), "{application}");
+        assert_eq!(application.list("status.history")[0].text("revision"), Some("a1"));
+        let mut release = json!({"kind": "HelmRelease", "metadata": {"name": "a"}, "spec": {"values": {"password": "hunter2"}, "interval": "5m"}});
+        strip(&mut release, false);
+        assert!(!release.to_string().contains("hunter2"));
+        assert_eq!(release.text("spec.interval"), Some("5m"));
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! CONFIG101.
 
 use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::source::{self, User, Wait, Waiting};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy, pointer};
 use crate::analyze::rule::{Check, Declared};
+use crate::analyze::rules::near::nearest;
 use crate::analyze::rules::pods::common;
 use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
@@ -48,38 +50,52 @@ pub struct Fact<'a> {
     near: Option<&'a str>,
 }
 
+/// Names compared with one that is missing. A template that lacks many has not mistyped them all, so each further one is
+/// compared with fewer: the work for one template grows with the number of its references, and not with its square.
+const MAX_COMPARED: usize = 4096;
+
+/// What names an owner, whatever the version and the field.
+fn plain(owner: &ObjectRef) -> ObjectRef {
+    ObjectRef::new(&owner.kind, &owner.namespace, &owner.name)
+}
+
 impl Check for MissingConfigMap {
     type Fact<'a> = Fact<'a>;
 
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
         let waiting = Waiting::read(snapshot);
+        let mut beside: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        for map in snapshot.objects_of("ConfigMap") {
+            beside.entry(map.namespace()).or_default().push(map.name());
+        }
         let mut out: Vec<Fact<'a>> = vec![];
+        let mut found: BTreeSet<(ObjectRef, String)> = BTreeSet::new();
         for user in source::users(snapshot) {
             let namespace = &user.reference().namespace;
-            let mut names: Vec<String> = vec![];
+            let there = beside.get(namespace.as_str()).map(Vec::as_slice).unwrap_or_default();
+            let waits: BTreeMap<&str, &Wait> = waiting
+                .of(user.reference())
+                .iter()
+                .filter(|w| w.missing.kind == "ConfigMap" && w.missing.key.is_empty())
+                .map(|w| (w.missing.name.as_str(), w))
+                .collect();
+            let mut seen = BTreeSet::new();
             for reference in user.template().config_references() {
-                let wanted =
-                    reference.kind == "ConfigMap" && !reference.optional && !names.contains(&reference.name);
+                let wanted = reference.kind == "ConfigMap"
+                    && !reference.optional
+                    && seen.insert(reference.name.clone());
                 if !wanted || snapshot.object("ConfigMap", namespace, &reference.name).is_some() {
                     continue;
                 }
-                let wait = waiting.of(user.reference()).iter().find(|w| {
-                    w.missing.kind == "ConfigMap"
-                        && w.missing.name == reference.name
-                        && w.missing.key.is_empty()
-                });
-                if wait.is_none() && !source::knows_config_maps(snapshot, namespace) {
+                let wait = waits.get(reference.name.as_str()).copied();
+                if wait.is_none() && there.is_empty() {
                     continue;
                 }
-                names.push(reference.name.clone());
-                let there = snapshot
-                    .objects_of("ConfigMap")
-                    .filter(|map| map.namespace() == namespace)
-                    .map(|map| map.name());
+                found.insert((plain(user.reference()), reference.name.clone()));
                 out.push(Fact {
                     user: Some(user),
                     owner: user.reference().clone(),
-                    near: common::near(&reference.name, there),
+                    near: nearest(&reference.name, there.iter().copied().take(MAX_COMPARED / seen.len())),
                     name: reference.name.clone(),
                     reference: Some(reference),
                     wait: wait.cloned(),
@@ -87,7 +103,7 @@ impl Check for MissingConfigMap {
             }
         }
         for (owner, wait) in waiting.owners() {
-            let known = out.iter().any(|f| f.owner.same_object(&owner) && f.name == wait.missing.name);
+            let known = found.contains(&(plain(&owner), wait.missing.name.clone()));
             if wait.missing.kind == "ConfigMap"
                 && wait.missing.key.is_empty()
                 && !known

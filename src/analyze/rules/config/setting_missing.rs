@@ -8,6 +8,7 @@ use super::source::{self, User};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::Prevention;
 use crate::analyze::rule::{Check, Declared};
+use crate::analyze::rules::near::nearest;
 use crate::analyze::rules::pods::common::{self, Group};
 use crate::analyze::rules::pods::crash_loop;
 use crate::model::fields::Fields;
@@ -311,7 +312,7 @@ fn holder<'a>(snapshot: &'a Snapshot, pod: &Pod, container: &str, setting: &str)
     names.retain(|name| seen.insert(*name));
     let maps: Vec<&Object> =
         names.iter().filter_map(|name| snapshot.object("ConfigMap", pod.object.namespace(), name)).collect();
-    let near = maps.iter().find(|map| common::near(setting, source::keys(map)).is_some());
+    let near = maps.iter().find(|map| nearest(setting, source::keys(map)).is_some());
     let edited = || {
         let time = |map: &&&Object| snapshot.last_change_before(&map.reference, snapshot.now).map(|c| c.time);
         maps.iter().filter(|map| time(map).is_some()).max_by_key(|map| time(map))

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::analyze::finding::Evidence;
 use crate::analyze::remedy::{Remedy, patch_command, pointer_segment, quote, scope};
+use crate::analyze::rules::near::nearest;
 use crate::analyze::rules::pods::common;
 use crate::analyze::rules::pods::missing::{self, Missing};
 use crate::model::fields::Fields;
@@ -150,11 +151,6 @@ fn holder_of(pod: &Pod, missing: &Missing) -> String {
     pod.template.config_references().iter().find(holds).map(|r| r.name.clone()).unwrap_or_default()
 }
 
-/// Whether ConfigMaps of a namespace were seen: only then does the absence of one mean anything.
-pub(crate) fn knows_config_maps(snapshot: &Snapshot, namespace: &str) -> bool {
-    snapshot.objects_of("ConfigMap").any(|map| map.namespace() == namespace)
-}
-
 /// The keys of a ConfigMap.
 pub(crate) fn keys(map: &Object) -> impl Iterator<Item = &str> {
     ["data", "binaryData"]
@@ -181,7 +177,7 @@ pub(crate) fn near_key<'a>(map: &'a Object, key: &str, user: User<'_>) -> Option
         .filter(|r| r.kind == "ConfigMap" && r.name == map.name())
         .flat_map(|r| r.keys)
         .collect();
-    common::near(key, keys(map).filter(|have| *have != key && !used.iter().any(|u| u == have)))
+    nearest(key, keys(map).filter(|have| *have != key && !used.iter().any(|u| u == have)))
 }
 
 /// Ways to bring a key of a ConfigMap back, the best first.

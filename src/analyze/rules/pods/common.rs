@@ -476,55 +476,6 @@ pub(crate) fn with_effects<T>(
     finding.service(group.services(snapshot).into_iter().next()).effects(group.effects(snapshot, flags))
 }
 
-/// The items of a list that are nearest to a word, where any is near: the same word in another spelling, one that holds the
-/// other, or one that differs in few letters.
-pub(crate) fn near<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let plain = |text: &str| {
-        text.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect::<String>()
-    };
-    let wanted = plain(word);
-    let mut best: Option<(usize, &str)> = None;
-    for candidate in candidates {
-        let have = plain(candidate);
-        // Shorter words are in too many others to mean anything.
-        const MIN_PART: usize = 4;
-        let distance = if have == wanted {
-            0
-        } else if (have.len() >= MIN_PART && wanted.contains(&have))
-            || (wanted.len() >= MIN_PART && have.contains(&wanted))
-        {
-            1
-        } else {
-            distance(&wanted, &have)
-        };
-        let limit = (wanted.len() / 4).clamp(1, 3);
-        if distance <= limit && best.is_none_or(|(known, _)| distance < known) {
-            best = Some((distance, candidate));
-        }
-    }
-    best.map(|(_, candidate)| candidate)
-}
-
-/// Words longer than this are not compared letter by letter.
-const MAX_COMPARED: usize = 128;
-
-/// The number of letters to insert, drop or replace to make one word of another (Levenshtein, 1965).
-fn distance(a: &str, b: &str) -> usize {
-    if a.len() > MAX_COMPARED || b.len() > MAX_COMPARED {
-        return usize::MAX;
-    }
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut next = vec![i + 1];
-        for (y, pair) in b.bytes().zip(row.windows(2)) {
-            let (&[diagonal, above], Some(&left)) = (pair, next.last()) else { continue };
-            next.push((diagonal + usize::from(x != y)).min(above + 1).min(left + 1));
-        }
-        row = next;
-    }
-    row.last().copied().unwrap_or(usize::MAX)
-}
-
 /// Text of a waiting container and of the events about its pod: where the kubelet says what is missing.
 pub(crate) fn kubelet_words<'a>(
     snapshot: &'a Snapshot,
@@ -537,16 +488,6 @@ pub(crate) fn kubelet_words<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn near_names_are_found_and_far_ones_are_not() {
-        assert_eq!(near("REGION", ["CLIENT_TIMEOUT", "STOCK_REGION"]), Some("STOCK_REGION"));
-        assert_eq!(near("DB_HOST", ["DB-HOST", "DB_PORT"]), Some("DB-HOST"));
-        assert_eq!(near("MERCHANT_ID", ["POOL_SIZE", "REGION"]), None);
-        assert_eq!(near("DB_HOST", ["DB_PORT"]), None);
-        assert_eq!(near("timeout", ["timeuot"]), None, "two letters of seven is too far");
-        assert_eq!(near("API_KEY", ["API_KEYS"]), Some("API_KEYS"));
-    }
 
     #[test]
     fn paths_are_said_shortly() {

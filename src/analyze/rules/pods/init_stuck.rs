@@ -9,6 +9,7 @@ use super::last_words::{LastWords, in_stream, last_words};
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy, Risk, pointer};
 use crate::analyze::rule::{Check, Declared};
+use crate::analyze::rules::near::nearest;
 use crate::model::fields::Fields;
 use crate::model::log::LogLine;
 use crate::model::network::ServiceName;
@@ -154,7 +155,7 @@ impl Check for InitStuck {
             ))
             .prevention(Prevention::alert(
                 "Alert when a pod does not get past its init containers",
-                format!("kube_pod_init_container_status_running{{{},container=\"{container}\"}} == 1 (for 10m)", common::pod_matcher(&group.owner)),
+                format!("kube_pod_init_container_status_running{{{},container=\"{container}\"}} == 1", common::pod_matcher(&group.owner)),
             ))
             .prevention(Prevention::of("Setting", "Let the application retry its dependencies itself instead of an init container that waits for ever, or give that one a deadline"));
         common::with_effects(finding, group, snapshot, common::DOWN)
@@ -299,7 +300,7 @@ fn look_up<'a>(snapshot: &'a Snapshot, namespace: &str, host: &str) -> Host<'a> 
         None => {
             let there =
                 snapshot.services.iter().filter(|s| s.object.namespace() == ns).map(|s| s.object.name());
-            Host::Absent(common::near(&service, there))
+            Host::Absent(nearest(&service, there))
         }
     }
 }

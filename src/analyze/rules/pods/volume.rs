@@ -9,6 +9,7 @@ use super::missing;
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy, Risk, quote, scope};
 use crate::analyze::rule::{Check, Declared};
+use crate::analyze::rules::near::nearest;
 use crate::model::event::Event;
 use crate::model::fields::Fields;
 use crate::model::object::{Object, ObjectRef};
@@ -331,7 +332,7 @@ fn other_class(case: &Case<'_>, classes: &[&str], snapshot: &Snapshot) -> Option
         })
         .map(Object::name);
     let wanted = claim.body.text("spec.storageClassName").unwrap_or_default();
-    let class = common::near(wanted, classes.iter().copied())
+    let class = nearest(wanted, classes.iter().copied())
         .or(default)
         .or_else(|| classes.first().copied())
         .unwrap_or("CLASS");

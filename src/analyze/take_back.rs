@@ -1,0 +1,233 @@
+//! How a change is taken back: with the value before, or with the tool that brought it in.
+
+use serde_json::{Value, json};
+
+use super::remedy::{Remedy, Risk, quote, resource, scope};
+use crate::model::change::{Change, ChangeKind, Tool, applied, path};
+use crate::model::fields::Fields;
+use crate::model::object::{Object, ObjectRef};
+use crate::model::snapshot::Snapshot;
+
+/// A larger edit is taken back from where its manifest is kept.
+const MAX_OPERATIONS: usize = 8;
+
+/// What takes a change back; `None` where what was before is not known, or where something newer lies on top of it.
+pub fn take_back(snapshot: &Snapshot, change: &Change) -> Option<Remedy> {
+    match change.kind {
+        ChangeKind::Rollout => rollout(snapshot, change),
+        ChangeKind::Scaled => scaled(change),
+        ChangeKind::Edited => edited(snapshot, change),
+        ChangeKind::Released => released(change),
+        ChangeKind::Created | ChangeKind::Deleted | ChangeKind::NodeState => None,
+    }
+}
+
+fn time(change: &Change) -> String {
+    change.time.strftime("%H:%M:%SZ").to_string()
+}
+
+fn rollout(snapshot: &Snapshot, change: &Change) -> Option<Remedy> {
+    let subject = &change.subject;
+    let newer =
+        |c: &Change| c.kind == ChangeKind::Rollout && c.time > change.time && c.subject.same_object(subject);
+    if snapshot.changes.iter().any(newer)
+        || !matches!(subject.kind.as_str(), "Deployment" | "StatefulSet" | "DaemonSet")
+    {
+        return None;
+    }
+    // What somebody rolled out past the tool is undone past the tool.
+    let by_tool = |tool: Tool| change.by.is_empty() || tool.is(&change.by);
+    let Some(release) = change.release.as_ref().filter(|r| by_tool(r.tool)) else {
+        return Some(Remedy::undo_rollout(
+            subject,
+            format!("Take the rollout of {} back: the revision before runs again", time(change)),
+        ));
+    };
+    let (name, undo) = (quote(&release.name), Remedy::undo_rollout(subject, "").commands);
+    let of = |flag: &str| {
+        if release.namespace.is_empty() {
+            String::new()
+        } else {
+            format!(" {flag} {}", quote(&release.namespace))
+        }
+    };
+    let remedy = match release.tool {
+        Tool::Helm => {
+            let back = format!("helm{} rollback {name}", of("-n"));
+            Remedy::commands(
+                format!(
+                    "Take the rollout of {} back with {release}: its revision before is deployed again",
+                    time(change)
+                ),
+                vec![format!("helm{} history {name}", of("-n")), back.clone()],
+                vec![back],
+            )
+        }
+        Tool::ArgoCd => Remedy::commands(
+            format!(
+                "Take the rollout of {} back with {release} (its automated sync must be off meanwhile), and revert the commit that it came with",
+                time(change)
+            ),
+            vec![format!("argocd app history {name}"), format!("argocd app rollback {name}")],
+            vec![format!("argocd app sync {name}")],
+        ),
+        Tool::FluxHelm | Tool::FluxKustomize => {
+            let kind = if release.tool == Tool::FluxHelm { "helmrelease" } else { "kustomization" };
+            let act = |verb: &str| format!("flux{} {verb} {kind} {name}", of("-n"));
+            let with = |first: Option<String>, last: Option<String>| {
+                first.into_iter().chain(undo.clone()).chain(last).collect()
+            };
+            Remedy::commands(
+                format!(
+                    "Take the rollout of {} back: stop {release}, which would write it again, go to the revision before, and revert the commit that it came with",
+                    time(change)
+                ),
+                with(Some(act("suspend")), None),
+                with(None, Some(act("resume"))),
+            )
+        }
+    };
+    Some(remedy.risk(Risk::Medium))
+}
+
+fn scaled(change: &Change) -> Option<Remedy> {
+    let difference = change.differences.iter().find(|d| d.path == "spec.replicas")?;
+    let (before, after) = (difference.before.parse().ok()?, difference.after.parse().ok()?);
+    let scales = matches!(change.subject.kind.as_str(), "Deployment" | "StatefulSet" | "ReplicaSet");
+    scales.then(|| {
+        let summary =
+            format!("Take the scaling of {} back: spec.replicas {before} instead of {after}", time(change));
+        Remedy::scale(&change.subject, after, before, summary)
+    })
+}
+
+/// Writes what `kubectl apply` wrote last over what was edited since, or makes a cordoned node take pods again.
+fn edited(snapshot: &Snapshot, change: &Change) -> Option<Remedy> {
+    let r = &change.subject;
+    let object = snapshot.object(&r.kind, &r.namespace, &r.name)?;
+    if r.kind == "Node" {
+        return uncordon(object, change);
+    }
+    if change.differences.is_empty() {
+        return None;
+    }
+    let before = applied(object)?;
+    let mut operations = vec![];
+    for field in change.fields.iter().filter(|field| field.starts_with("spec.")) {
+        let (pointer, now) = path::locate(&object.body, field)?;
+        match path::locate(&before, field) {
+            Some((_, old)) if old == now => {}
+            Some((_, old)) => operations.push(json!({"op": "replace", "path": pointer, "value": old})),
+            // Taking an item out of a list moves those behind it: such an edit is left to a person.
+            None if field.ends_with(']') => return None,
+            None => operations.push(json!({"op": "remove", "path": pointer})),
+        }
+    }
+    if operations.is_empty() || operations.len() > MAX_OPERATIONS {
+        return None;
+    }
+    let by = if change.by.is_empty() { String::new() } else { format!(" by {}", change.by) };
+    let summary =
+        format!("Take the edit of {}{by} back: what was applied before it stands again", time(change));
+    Remedy::patch(object, &Value::Array(operations), summary)
+}
+
+fn uncordon(node: &Object, change: &Change) -> Option<Remedy> {
+    let wrote = change.fields.iter().any(|field| field.starts_with("spec.unschedulable"));
+    let name = quote(node.name());
+    (wrote && node.body.flag("spec.unschedulable")).then(|| {
+        Remedy::commands(
+            format!("Let node {} take pods again: it was cordoned at {}", node.name(), time(change)),
+            vec![format!("kubectl uncordon {name}")],
+            vec![format!("kubectl cordon {name}")],
+        )
+    })
+}
+
+fn released(change: &Change) -> Option<Remedy> {
+    let ObjectRef { kind, name, .. } = &change.subject;
+    (kind == "Application").then(|| {
+        let name = quote(name);
+        Remedy::commands(
+            format!("Take the sync of {} back (automated sync must be off meanwhile)", time(change)),
+            vec![format!("argocd app history {name}"), format!("argocd app rollback {name}")],
+            vec![format!("argocd app sync {name}")],
+        )
+        .risk(Risk::Medium)
+    })
+}
+
+/// The place of a remedy among others that do the same.
+pub fn place(remedies: &[Remedy], wanted: &Remedy) -> Option<usize> {
+    let same = |r: &Remedy| match (&r.patch, &wanted.patch) {
+        (Some(a), Some(b)) => a == b,
+        (None, None) => !wanted.commands.is_empty() && r.commands == wanted.commands,
+        _ => false,
+    };
+    remedies.iter().position(same)
+}
+
+/// A command that shows who wrote what when, for a change whose previous value nobody knows.
+pub fn look(subject: &ObjectRef) -> String {
+    format!(
+        "kubectl {}get {} {} -o yaml --show-managed-fields",
+        scope(subject),
+        resource(subject),
+        quote(&subject.name)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::snapshot::Builder;
+
+    fn service(port: u16, applied: &str) -> Value {
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a", "namespace": "n", "creationTimestamp": "2026-11-21T09:00:00Z",
+            "annotations": {"kubectl.kubernetes.io/last-applied-configuration": applied},
+            "managedFields": [{"manager": "kubectl-edit", "operation": "Update", "time": "2026-11-21T10:00:00Z",
+                "fieldsV1": {"f:spec": {"f:ports": {"k:{\"port\":80,\"protocol\":\"TCP\"}": {"f:targetPort": {}}}}}}]},
+            "spec": {"ports": [{"port": 80, "protocol": "TCP", "targetPort": port}]}})
+    }
+
+    #[test]
+    fn an_edit_goes_back_to_what_was_applied() {
+        let applied =
+            json!({"spec": {"ports": [{"port": 80, "protocol": "TCP", "targetPort": 8080}]}}).to_string();
+        let mut builder = Builder::new();
+        builder.object(service(9090, &applied));
+        let snapshot = builder.finish();
+        let change = snapshot.changes.iter().find(|c| c.kind == ChangeKind::Edited).unwrap();
+        let remedy = take_back(&snapshot, change).unwrap();
+        let expected = json!([{"op": "replace", "path": "/spec/ports/0/targetPort", "value": 8080}]);
+        assert_eq!(remedy.patch.unwrap().operations, expected);
+        assert!(!remedy.rollback.is_empty());
+    }
+
+    #[test]
+    fn a_rollout_by_helm_is_taken_back_by_helm_and_one_past_it_is_not() {
+        let deployment = |manager: &str| {
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a", "namespace": "n", "creationTimestamp": "2026-11-21T08:00:00Z",
+                "annotations": {"meta.helm.sh/release-name": "shop", "meta.helm.sh/release-namespace": "n"},
+                "managedFields": [{"manager": manager, "operation": "Update", "time": "2026-11-21T10:00:00Z",
+                    "fieldsV1": {"f:spec": {"f:template": {"f:spec": {"f:containers": {"k:{\"name\":\"app\"}": {"f:image": {}}}}}}}}]}})
+        };
+        let set = |name: &str, revision: &str, made: &str| {
+            json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"name": name, "namespace": "n", "creationTimestamp": made,
+                "annotations": {"deployment.kubernetes.io/revision": revision},
+                "ownerReferences": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": "a", "controller": true}]},
+                "spec": {"template": {"spec": {"containers": [{"name": "app", "image": name}]}}}})
+        };
+        let command = |manager: &str| {
+            let mut builder = Builder::new();
+            builder.object(deployment(manager));
+            builder.object(set("a-1", "1", "2026-11-21T08:00:00Z"));
+            builder.object(set("a-2", "2", "2026-11-21T10:00:00Z"));
+            let snapshot = builder.finish();
+            let change = snapshot.changes.iter().find(|c| c.kind == ChangeKind::Rollout).unwrap().clone();
+            take_back(&snapshot, &change).unwrap().commands.pop().unwrap()
+        };
+        assert_eq!(command("helm"), "helm -n n rollback shop");
+        assert_eq!(command("kubectl-set"), "kubectl -n n rollout undo deployment/a");
+    }
+}
