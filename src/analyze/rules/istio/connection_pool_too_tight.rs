@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::support::{parts, traffic_policy};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy, pointer};
 use crate::analyze::rule::{Check, Declared};
@@ -88,9 +89,8 @@ impl Check for ConnectionPoolTooTight {
             let host = full_host(&service.name, &service.namespace);
             let cluster = ClusterName::read(&part.cluster);
             let rules = snapshot.istio.destination_rules_for(&host, &part.workload.namespace);
-            let Some((rule, path, pool)) = rules.into_iter().find_map(|rule| pool(rule, &cluster)) else {
-                continue;
-            };
+            let pool = |rule| Some((rule, traffic_policy(rule, &cluster, "connectionPool")?));
+            let Some((rule, (path, pool))) = rules.into_iter().find_map(pool) else { continue };
             let limits: Vec<(&'static str, i64)> =
                 LIMITS.iter().filter_map(|name| Some((*name, pool.int(name)?))).collect();
             if limits.is_empty() {
@@ -136,15 +136,7 @@ impl Check for ConnectionPoolTooTight {
             .service(Some(fact.service.clone()))
             .onset(fact.group.onset)
             .evidence(Evidence::object(&subject, limits))
-            .evidences(fact.group.parts.iter().take(3).map(|part| {
-                Evidence::new(
-                    if part.counted { "Metric" } else { "AccessLog" },
-                    format!("istio-proxy of {}, {}", part.workload, text::plain(&part.cluster, 120)),
-                    format!("{}, {} requests", text::plain(&part.short, 24), text::number(part.count)),
-                )
-                .at(part.first)
-                .excerpt(&part.details)
-            }))
+            .evidences(parts(&fact.group))
             .effect(Effect::requests(&fact.service, &["UO"]))
             .maybe_remedy(raise(fact))
             .maybe_remedy(Remedy::patch(
@@ -157,30 +149,6 @@ impl Check for ConnectionPoolTooTight {
                 format!("sum(rate(istio_requests_total{{reporter=\"source\",response_flags=~\".*UO.*\",destination_service_name=\"{}\"}}[2m])) > 0", text::plain(name, 63)),
             ))
     }
-}
-
-/// The pool that counts for a cluster: the subset's own where it has one, else the port's, else the general one.
-fn pool<'a>(
-    rule: &'a DestinationRule,
-    cluster: &ClusterName,
-) -> Option<(&'a DestinationRule, String, &'a Value)> {
-    let subset =
-        rule.subsets.iter().find(|subset| subset.name == cluster.subset && !cluster.subset.is_empty());
-    if let Some(subset) = subset
-        && let Some(pool) = subset.body.at("trafficPolicy.connectionPool")
-    {
-        let index = rule.subsets.iter().position(|s| s.name == subset.name)?;
-        let own = rule
-            .object
-            .body
-            .list("spec.subsets")
-            .get(index)?
-            .at("trafficPolicy.connectionPool")
-            .unwrap_or(pool);
-        return Some((rule, format!("{}.trafficPolicy.connectionPool", subset.path), own));
-    }
-    let (path, pool) = rule.policy(cluster.port, "connectionPool")?;
-    Some((rule, path, pool))
 }
 
 /// Rate and latency of the busiest proxy, from the requests of callers that were not rejected.

@@ -1,14 +1,13 @@
 //! ISTIO129.
 
 use jiff::Timestamp;
-use serde_json::json;
 use std::collections::BTreeMap;
 
+use super::support::annotate;
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
-use crate::analyze::remedy::{Prevention, Remedy, Risk, pointer, pointer_segment};
+use crate::analyze::remedy::{Prevention, Remedy};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::traffic::text;
-use crate::model::fields::Fields;
 use crate::model::network::{Service, ServiceName};
 use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
@@ -145,19 +144,8 @@ fn raise(fact: &Fact<'_>) -> Option<Remedy> {
     let annotations = &fact.workload.template.annotations;
     let now = annotations.get(ANNOTATION).and_then(|text| quantity(text)).or(fact.limit).unwrap_or(0.0);
     let raised = (now * 2.0 / 1_048_576.0).max(LEAST_MIB).ceil();
-    let base = pointer(&fact.workload.template_path("metadata.annotations"));
     let value = format!("{raised}Mi");
-    let operations = if fact.workload.object.body.pointer(&base).is_some_and(|a| a.is_object()) {
-        json!([{"op": "add", "path": format!("{base}/{}", pointer_segment(ANNOTATION)), "value": value}])
-    } else {
-        json!([{"op": "add", "path": base, "value": {ANNOTATION: value}}])
-    };
-    let template = fact.workload.object.body.at(&fact.workload.template_path("metadata"))?;
-    template.is_object().then_some(())?;
-    let remedy = Remedy::patch(
-        &fact.workload.object,
-        &operations,
-        format!("Raise {ANNOTATION} of {} to {value}; its pods are replaced", fact.workload.reference()),
-    )?;
-    Some(remedy.risk(Risk::Medium))
+    let summary =
+        format!("Raise {ANNOTATION} of {} to {value}; its pods are replaced", fact.workload.reference());
+    annotate(fact.workload, ANNOTATION, &value, summary)
 }

@@ -1,0 +1,204 @@
+//! What several rules about a mesh share: evidence from failing edges, lines of logs, traffic policies, annotations of pods.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::analyze::finding::Evidence;
+use crate::analyze::remedy::{Remedy, Risk, pointer, pointer_segment};
+use crate::analyze::traffic::{Failures, text};
+use crate::model::fields::Fields;
+use crate::model::log::LogStream;
+use crate::model::mesh::istio::DestinationRule;
+use crate::model::network::{Service, ServiceName};
+use crate::model::object::ObjectRef;
+use crate::model::snapshot::Snapshot;
+use crate::model::traffic::ClusterName;
+use crate::model::workload::Workload;
+
+/// At most this many edges are shown as evidence.
+const MAX_PARTS: usize = 3;
+
+/// The busiest edges of a group of failures as evidence.
+pub fn parts(group: &Failures) -> impl Iterator<Item = Evidence> + '_ {
+    group.parts.iter().take(MAX_PARTS).map(|part| {
+        let source = if part.counted { "Metric" } else { "AccessLog" };
+        let place = format!("istio-proxy of {}, {}", part.workload, text::plain(&part.cluster, 120));
+        let value = format!("{}, {} requests", text::plain(&part.short, 24), text::number(part.count));
+        Evidence::new(source, place, value).at(part.first).excerpt(&part.details)
+    })
+}
+
+/// ` since 10:00:00Z`; empty where nobody knows.
+pub fn since(at: Option<Timestamp>) -> String {
+    at.map(|at| format!(" since {}", text::clock(at))).unwrap_or_default()
+}
+
+/// The part of a DestinationRule's traffic policy (`connectionPool`, `outlierDetection`) that counts for a cluster, with
+/// where it stands: the subset's own where it has one, else the port's, else the general one.
+pub fn traffic_policy<'a>(
+    rule: &'a DestinationRule,
+    cluster: &ClusterName,
+    what: &str,
+) -> Option<(String, &'a Value)> {
+    let named = rule.subsets.iter().find(|s| s.name == cluster.subset && !cluster.subset.is_empty());
+    if let Some(subset) = named
+        && let Some(policy) = rule
+            .object
+            .body
+            .pointer(&pointer(&subset.path))
+            .and_then(|body| body.at("trafficPolicy")?.child(what))
+    {
+        return Some((format!("{}.trafficPolicy.{what}", subset.path), policy));
+    }
+    rule.policy(cluster.port, what)
+}
+
+/// Lines of one container that say the same.
+#[derive(Debug, Clone, Default)]
+pub struct Said {
+    /// How often.
+    pub count: u64,
+    /// The first time.
+    pub first: Option<Timestamp>,
+    /// The last time.
+    pub last: Option<Timestamp>,
+    /// The last line, word for word.
+    pub text: String,
+    /// The pods that said it.
+    pub pods: BTreeSet<String>,
+}
+
+impl Said {
+    /// Takes in one line.
+    pub fn add(&mut self, pod: &str, at: Option<Timestamp>, line: &str) {
+        self.count += 1;
+        self.first = self.first.into_iter().chain(at).min();
+        self.last = self.last.into_iter().chain(at).max();
+        line.clone_into(&mut self.text);
+        self.pods.insert(pod.to_owned());
+    }
+
+    /// It as evidence: where, how often, and the last of them.
+    pub fn evidence(&self, place: impl Into<String>) -> Evidence {
+        Evidence::new("Log", place, format!("{} such lines", text::number(self.count)))
+            .at(self.first)
+            .excerpt(&self.text)
+    }
+}
+
+/// What containers that `wanted` picks say with any of these words, by the workload that they belong to.
+pub fn said(
+    snapshot: &Snapshot,
+    wanted: impl Fn(&LogStream) -> bool,
+    words: &[&str],
+) -> BTreeMap<ObjectRef, Said> {
+    let finders: Vec<memchr::memmem::Finder<'_>> = words.iter().map(memchr::memmem::Finder::new).collect();
+    let mut out: BTreeMap<ObjectRef, Said> = BTreeMap::new();
+    for log in snapshot.logs.iter().filter(|log| wanted(log)) {
+        for line in &log.lines {
+            if finders.iter().any(|finder| finder.find(line.text.as_bytes()).is_some()) {
+                let owner = snapshot.owner_by_name(&log.namespace, &log.pod);
+                out.entry(owner).or_default().add(&log.pod, line.time, &line.text);
+            }
+        }
+    }
+    out
+}
+
+/// The log of Istio's control plane.
+pub fn of_control_plane(log: &LogStream) -> bool {
+    log.container == "discovery"
+}
+
+/// The log of a sidecar or of a gateway.
+pub fn of_proxy(log: &LogStream) -> bool {
+    log.container == "istio-proxy"
+}
+
+/// The Services in front of a workload.
+pub fn services_of(snapshot: &Snapshot, workload: &ObjectRef) -> Vec<ServiceName> {
+    match snapshot.workload(workload) {
+        Some(workload) => snapshot.services_before(workload).map(Service::service_name).collect(),
+        None => snapshot.graph.services_of(workload).cloned().collect(),
+    }
+}
+
+/// A patch that sets an annotation of a workload's pods, which replaces them.
+pub fn annotate(workload: &Workload, key: &str, value: &str, summary: impl Into<String>) -> Option<Remedy> {
+    let metadata = workload.template_path("metadata");
+    let base = pointer(&format!("{metadata}.annotations"));
+    let body = &workload.object.body;
+    let operations = if body.pointer(&base).is_some_and(Value::is_object) {
+        json!([{"op": "add", "path": format!("{base}/{}", pointer_segment(key)), "value": value}])
+    } else if body.pointer(&pointer(&metadata)).is_some_and(Value::is_object) {
+        json!([{"op": "add", "path": base, "value": {key: value}}])
+    } else {
+        json!([{"op": "add", "path": pointer(&metadata), "value": {"annotations": {key: value}}}])
+    };
+    Some(Remedy::patch(&workload.object, &operations, summary)?.risk(Risk::Medium))
+}
+
+/// The value that a name has in an object, wherever it stands below a path, with its path: the places of a filter's
+/// configuration differ by version and by how it is wrapped. At most [`MAX_DEPTH`] levels down.
+pub fn find_below<'a>(value: &'a Value, path: &str, name: &str) -> Vec<(String, &'a Value)> {
+    let mut out = vec![];
+    let mut open = vec![(path.to_owned(), value, 0)];
+    while let Some((path, value, depth)) = open.pop() {
+        if depth > MAX_DEPTH || out.len() >= MAX_FOUND {
+            break;
+        }
+        match value {
+            Value::Object(map) => {
+                for (key, child) in map {
+                    let below = format!("{path}/{}", pointer_segment(key));
+                    if key == name {
+                        out.push((below.clone(), child));
+                    }
+                    open.push((below, child, depth + 1));
+                }
+            }
+            Value::Array(items) => {
+                open.extend(items.iter().enumerate().map(|(i, v)| (format!("{path}/{i}"), v, depth + 1)));
+            }
+            _ => {}
+        }
+    }
+    out.sort_by(|a, b| a.0.cmp(&b.0));
+    out
+}
+
+/// Configuration of filters nests about ten levels; what is deeper was made to be deep.
+const MAX_DEPTH: usize = 24;
+/// More of one kind than this in one object are not looked at.
+const MAX_FOUND: usize = 32;
+
+/// The field path of a JSON pointer: `/spec/http/0/route` is `spec.http[0].route`.
+pub fn field_path(pointer: &str) -> String {
+    let mut out = String::new();
+    for part in pointer.split('/').filter(|part| !part.is_empty()) {
+        if part.bytes().all(|b| b.is_ascii_digit()) {
+            out.push_str(&format!("[{part}]"));
+        } else {
+            if !out.is_empty() {
+                out.push('.');
+            }
+            out.push_str(&part.replace("~1", "/").replace("~0", "~"));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_found_wherever_it_stands() {
+        let value = json!({"a": [{"token_bucket": {"max_tokens": 1}}], "b": {"c/d": {"token_bucket": 2}}});
+        let found = find_below(&value, "/spec", "token_bucket");
+        let paths: Vec<_> = found.iter().map(|(path, _)| path.as_str()).collect();
+        assert_eq!(paths, ["/spec/a/0/token_bucket", "/spec/b/c~1d/token_bucket"]);
+        assert_eq!(field_path(paths[0]), "spec.a[0].token_bucket");
+    }
+}
