@@ -19,6 +19,8 @@ use crate::collect::material::Material;
 use crate::collect::outcome::{CollectorOutcome, CollectorState};
 use crate::collect::plan::{Asker, Plan, Question, Source, Target};
 use crate::collect::prometheus::client::{Connection, Prometheus};
+use crate::collect::proxy::Proxies;
+use crate::collect::proxy::forward::PortForward;
 use crate::model::selector::Selector;
 use crate::model::time::{self, Window};
 use crate::telemetry;
@@ -26,7 +28,7 @@ use crate::telemetry;
 /// Exit status: the user interrupted it; what was read by then is in the bundle.
 const INTERRUPTED: u8 = 130;
 
-/// Record an incident of a live cluster as a bundle: objects, events, logs, metrics; secrets are never read
+/// Record an incident of a live cluster as a bundle: objects, events, logs, metrics, proxies; secrets are never read
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Where to write it: a folder, or an archive by its ending (.tar, .tar.gz, .tar.zst)
@@ -56,6 +58,9 @@ pub struct Args {
     /// Send the bearer token in this file to Prometheus
     #[arg(long, value_name = "FILE", requires = "prometheus")]
     prometheus_token_file: Option<PathBuf>,
+    /// Read the proxies' admin ports too: a port-forward to each, and to the mesh's control plane
+    #[arg(long)]
+    proxies: bool,
     /// Leave out all logs
     #[arg(long)]
     no_logs: bool,
@@ -81,8 +86,8 @@ impl Args {
         let config = self.config().await?;
         let question = self.question(&config.default_namespace)?;
         let plan = Plan::new(question, telemetry::now(), &budget)?;
-        let sources = self.sources()?;
         let client = connect(config, &budget).context("failed to set up the connection to the API server")?;
+        let sources = self.sources(&client)?;
         let cancel = CancellationToken::new();
         let interrupted = cancel.clone();
         let signal = tokio::spawn(async move {
@@ -189,12 +194,14 @@ impl Args {
         Ok(Target::Workloads(workloads.collect::<anyhow::Result<_>>()?))
     }
 
-    fn sources(&self) -> anyhow::Result<Sources> {
-        let Some(url) = self.prometheus.clone() else { return Ok(Sources::default()) };
+    fn sources(&self, client: &kube::Client) -> anyhow::Result<Sources> {
+        let port_forward = || Proxies::everywhere(Arc::new(PortForward::new(client.clone())));
+        let proxies = self.proxies.then(port_forward);
+        let Some(url) = self.prometheus.clone() else { return Ok(Sources { metrics: None, proxies }) };
         let token = self.prometheus_token_file.as_deref().map(read_token).transpose()?;
         let connection = Connection { name: "prometheus".to_owned(), url, bearer_token: token, ca_pem: None };
         let source = Prometheus::new(connection).context("--prometheus cannot be used as it stands")?;
-        Ok(Sources { metrics: Some(Arc::new(source)) })
+        Ok(Sources { metrics: Some(Arc::new(source)), proxies })
     }
 }
 
@@ -352,6 +359,7 @@ mod tests {
     #[test]
     fn a_bundle_without_the_target_is_not_written() {
         let denied = CollectorOutcome {
+            as_installed: false,
             name: "Workloads".into(),
             state: CollectorState::Denied,
             items: 0,

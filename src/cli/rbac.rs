@@ -21,6 +21,9 @@ pub struct Args {
     /// Allow reading the logs of pods in this namespace (repeatable); '*' wherever it looks
     #[arg(long, value_name = "NS")]
     log_namespace: Vec<String>,
+    /// Allow opening proxies' admin ports by port-forward in this namespace (repeatable); '*' wherever it looks
+    #[arg(long, value_name = "NS")]
+    proxy_namespace: Vec<String>,
     /// With --watch-namespace: allow reading nodes, namespaces, storage classes, webhooks and CRDs
     #[arg(long, requires = "watch_namespace")]
     cluster_scoped: bool,
@@ -43,19 +46,26 @@ impl Args {
         if self.cluster_scoped {
             self.role(&mut out, "-cluster-scoped", None, &[RoleKind::ClusterScoped])?;
         }
-        if !self.log_namespace.iter().any(|namespace| namespace == "*") {
-            for namespace in &self.log_namespace {
-                self.role(&mut out, "-logs", Some(namespace), &[RoleKind::Logs])?;
-            }
-        } else if self.watch_namespace.is_empty() {
-            self.role(&mut out, "-logs", None, &[RoleKind::Logs])?;
-        } else {
-            for namespace in &self.watch_namespace {
-                self.role(&mut out, "-logs", Some(namespace), &[RoleKind::Logs])?;
-            }
-        }
+        self.where_named(&mut out, "-logs", &self.log_namespace, RoleKind::Logs)?;
+        self.where_named(&mut out, "-proxies", &self.proxy_namespace, RoleKind::Proxies)?;
         self.role(&mut out, "-leader", Some(&self.namespace), &[RoleKind::Leader])?;
         Ok(out)
+    }
+
+    /// A role in each of the namespaces named; with `*` wherever the operator looks.
+    fn where_named(
+        &self,
+        out: &mut String,
+        suffix: &str,
+        named: &[String],
+        kind: RoleKind,
+    ) -> std::fmt::Result {
+        let everywhere = named.iter().any(|namespace| namespace == "*");
+        if everywhere && self.watch_namespace.is_empty() {
+            return self.role(out, suffix, None, &[kind]);
+        }
+        let namespaces = if everywhere { self.watch_namespace.as_slice() } else { named };
+        namespaces.iter().try_for_each(|namespace| self.role(out, suffix, Some(namespace), &[kind]))
     }
 
     /// A Role in the namespace, or a ClusterRole without one, and its binding to the service account.
@@ -97,6 +107,7 @@ mod tests {
             service_account: "why".to_owned(),
             watch_namespace: owned(watch),
             log_namespace: owned(logs),
+            proxy_namespace: owned(logs),
             cluster_scoped,
         };
         let objects: Vec<Value> = serde_saphyr::from_multiple(&args.manifests().unwrap()).unwrap();
@@ -123,16 +134,26 @@ mod tests {
     }
 
     #[test]
-    fn everywhere_is_a_cluster_role_and_logs_are_apart() {
+    fn everywhere_is_a_cluster_role_and_logs_and_proxies_are_apart() {
         let leader = || role("Role", "ops", "why-leader");
         assert_eq!(printed(&[], &[], false), [role("ClusterRole", "", "why"), leader()]);
         assert_eq!(
             printed(&[], &["*"], false),
-            [role("ClusterRole", "", "why"), role("ClusterRole", "", "why-logs"), leader()]
+            [
+                role("ClusterRole", "", "why"),
+                role("ClusterRole", "", "why-logs"),
+                role("ClusterRole", "", "why-proxies"),
+                leader()
+            ]
         );
         assert_eq!(
             printed(&[], &["shop"], false),
-            [role("ClusterRole", "", "why"), role("Role", "shop", "why-logs"), leader()]
+            [
+                role("ClusterRole", "", "why"),
+                role("Role", "shop", "why-logs"),
+                role("Role", "shop", "why-proxies"),
+                leader()
+            ]
         );
     }
 
@@ -141,7 +162,12 @@ mod tests {
         let leader = || role("Role", "ops", "why-leader");
         assert_eq!(
             printed(&["shop"], &["*"], false),
-            [role("Role", "shop", "why"), role("Role", "shop", "why-logs"), leader()]
+            [
+                role("Role", "shop", "why"),
+                role("Role", "shop", "why-logs"),
+                role("Role", "shop", "why-proxies"),
+                leader()
+            ]
         );
         assert_eq!(
             printed(&["shop"], &[], true),

@@ -18,7 +18,10 @@ use crate::collect::bundle;
 use crate::collect::kubernetes::client::connect;
 use crate::collect::material::Material;
 use crate::collect::prometheus::MetricsSource;
+use crate::collect::live::Sources;
 use crate::collect::prometheus::recorded::Recorded;
+use crate::collect::proxy::Proxies;
+use crate::collect::proxy::recorded::RecordedProxies;
 use crate::controller::config::Config;
 use crate::controller::health::Health;
 use crate::controller::live::LiveInvestigator;
@@ -78,10 +81,18 @@ impl Args {
         let session = self.session.as_deref().map(|path| ask::read(path, &namespace)).transpose()?;
         let summary = summary(&material);
         let metrics = Recorded::new(std::mem::take(&mut material.metrics));
+        let proxies = RecordedProxies::new(
+            std::mem::take(&mut material.proxies),
+            std::mem::take(&mut material.control_plane),
+        );
+        let sources = Sources {
+            metrics: (!metrics.is_empty()).then(|| Arc::new(metrics) as Arc<dyn MetricsSource>),
+            proxies: Some(Proxies::everywhere(Arc::new(proxies))),
+        };
         let options = Options { port: self.port, clock: Arc::new(telemetry::now) };
         let handle = replay::serve(material, options).await?;
         let file = KubeconfigFile::write(self.kubeconfig, &handle.kubeconfig(&namespace))?;
-        let running = Controller::start(&handle, metrics)?;
+        let running = Controller::start(&handle, sources)?;
         let around = format!(
             "  export KUBECONFIG={}\n  kubectl get pods,services,events\n  kubectl get dbg\n\nCtrl-C ends it.\n",
             file.path.display()
@@ -118,7 +129,7 @@ struct Controller {
 }
 
 impl Controller {
-    fn start(handle: &Handle, metrics: Recorded) -> anyhow::Result<Self> {
+    fn start(handle: &Handle, sources: Sources) -> anyhow::Result<Self> {
         let kube =
             kube::Config::new(handle.url().parse().context("failed to name the replay's own address")?);
         let reader =
@@ -128,8 +139,7 @@ impl Controller {
         config.leader_election.enabled = false;
         config.limits.progress_interval = PROGRESS;
         config.limits.shutdown_grace = GRACE;
-        let metrics = (!metrics.is_empty()).then(|| Arc::new(metrics) as Arc<dyn MetricsSource>);
-        let live = LiveInvestigator::new(reader, config.clone()).of_recording(handle.captured_at(), metrics);
+        let live = LiveInvestigator::new(reader, config.clone()).of_recording(handle.captured_at(), sources);
         let watched = Arc::new(Watched::new(live));
         let operator = Operator {
             client: client.clone(),

@@ -61,6 +61,16 @@ pub struct Budget {
     pub bytes_per_query: usize,
     /// Queries in flight at once.
     pub query_concurrency: usize,
+    /// Proxies whose admin port is asked in one pass: each is a connection through the API server to a node.
+    pub proxies: usize,
+    /// Of these, proxies of one workload: they have the same configuration, but each its own connections.
+    pub proxies_per_workload: usize,
+    /// Admin ports that are open at once.
+    pub proxy_concurrency: usize,
+    /// How long all questions to one admin port may take.
+    pub proxy_deadline: Duration,
+    /// Bytes of one answer: a configuration of 1,000 Services is about 10 MiB.
+    pub proxy_bytes_per_answer: usize,
 }
 
 impl Default for Budget {
@@ -90,6 +100,11 @@ impl Default for Budget {
             samples_per_series: 240,
             bytes_per_query: 16 << 20,
             query_concurrency: 4,
+            proxies: 12,
+            proxies_per_workload: 2,
+            proxy_concurrency: 4,
+            proxy_deadline: Duration::from_secs(10),
+            proxy_bytes_per_answer: 16 << 20,
         }
     }
 }
@@ -98,7 +113,7 @@ impl Default for Budget {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Cost {
-    /// Requests to the Kubernetes API.
+    /// Requests to the Kubernetes API, and through it to admin ports.
     pub api_requests: u64,
     /// Queries to metrics sources.
     pub metric_queries: u64,

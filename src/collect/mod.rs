@@ -14,6 +14,7 @@ pub mod outcome;
 pub mod permissions;
 pub mod plan;
 pub mod prometheus;
+pub mod proxy;
 pub mod redact;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -55,6 +55,10 @@ pub struct CollectorOutcome {
     /// What to do to see more next time; empty where nothing can be done.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub hint: String,
+    /// Whether all that is missing was never asked of this installation: a namespace that it does not watch, a source that
+    /// it was not given. Such a run is complete.
+    #[serde(skip)]
+    pub as_installed: bool,
 }
 
 /// What one collector did, while it does it.
@@ -66,6 +70,8 @@ struct Tally {
     answered: u64,
     not_served: u64,
     gaps: Vec<Gap>,
+    /// What is missing by the installation's own choice.
+    chosen: Vec<Gap>,
 }
 
 /// One thing that could not be listed: told together with others of its namespace.
@@ -81,6 +87,8 @@ struct Miss {
 #[derive(Debug)]
 pub struct Ledger {
     asker: Asker,
+    /// The namespaces that the installation watches; empty is all of them.
+    watched: BTreeSet<String>,
     order: Vec<&'static str>,
     tallies: BTreeMap<&'static str, Tally>,
     told: BTreeSet<Gap>,
@@ -93,12 +101,19 @@ impl Ledger {
     pub fn new(asker: Asker) -> Self {
         Ledger {
             asker,
+            watched: BTreeSet::new(),
             order: vec![],
             tallies: BTreeMap::new(),
             told: BTreeSet::new(),
             misses: BTreeMap::new(),
             skipped: BTreeMap::new(),
         }
+    }
+
+    /// The same for an installation that watches these namespaces only: what is refused outside of them, was chosen.
+    #[must_use]
+    pub fn watching(self, watched: BTreeSet<String>) -> Self {
+        Ledger { watched, ..self }
     }
 
     fn tally(&mut self, collector: &'static str) -> &mut Tally {
@@ -133,7 +148,11 @@ impl Ledger {
         self.told.insert(gap.clone());
         let tally = self.tally(collector);
         tally.asked += 1;
-        tally.gaps.push(gap);
+        if gap.reason == GapReason::NotConfigured {
+            tally.chosen.push(gap);
+        } else {
+            tally.gaps.push(gap);
+        }
     }
 
     /// A verb on a resource in a namespace (empty: cluster-wide) failed. `resource` is `deployments.apps`.
@@ -148,16 +167,22 @@ impl Ledger {
     ) {
         let hint = hint(self.asker, verb, resource, namespace, reason);
         // The gap itself is told with others of its namespace; the tally keeps it for the collector's own line.
+        let outside = !self.watched.is_empty() && !self.watched.contains(namespace);
         let tally = self.tally(collector);
         tally.asked += 1;
-        tally.gaps.push(Gap::new(source, what(verb, resource, namespace), reason).hint(hint));
+        let gap = Gap::new(source, what(verb, resource, namespace), reason).hint(hint);
+        if outside && reason == GapReason::Forbidden {
+            tally.chosen.push(gap);
+        } else {
+            tally.gaps.push(gap);
+        }
         let key = Miss { source: source.to_owned(), verb, namespace: namespace.to_owned(), reason };
         self.misses.entry(key).or_default().insert(resource.to_owned());
     }
 
     /// How many things were refused so far.
     pub fn refusals(&self) -> usize {
-        let gaps = self.tallies.values().flat_map(|tally| &tally.gaps);
+        let gaps = self.tallies.values().flat_map(|tally| tally.gaps.iter().chain(&tally.chosen));
         gaps.filter(|gap| gap.reason == GapReason::Forbidden).count()
     }
 
@@ -185,8 +210,10 @@ impl Ledger {
     }
 
     fn outcome(&self, name: &str, tally: &Tally) -> CollectorOutcome {
-        let worst = tally.gaps.iter().min_by_key(|gap| gap.reason);
+        let missing = tally.gaps.iter().min_by_key(|gap| gap.reason);
+        let worst = missing.or_else(|| tally.chosen.iter().min_by_key(|gap| gap.reason));
         let state = match worst {
+            Some(_) if tally.answered > 0 && missing.is_none() => CollectorState::Succeeded,
             Some(_) if tally.answered > 0 => CollectorState::Partial,
             Some(gap) if gap.reason == GapReason::Forbidden => CollectorState::Denied,
             Some(gap) if matches!(gap.reason, GapReason::Absent | GapReason::NotConfigured) => {
@@ -205,6 +232,7 @@ impl Ledger {
             bytes: tally.bytes,
             reason: worst.map_or(skipped, |gap| gap.reason.as_str().to_owned()),
             hint: worst.map(|gap| gap.hint.clone()).unwrap_or_default(),
+            as_installed: missing.is_none() && worst.is_some(),
         }
     }
 }
@@ -224,6 +252,9 @@ fn hint(asker: Asker, verb: &str, resource: &str, namespace: &str, reason: GapRe
     match (reason, asker, resource) {
         (GapReason::Forbidden, Asker::Operator, "pods/log") => {
             format!("grant {of}: chart value rbac.logNamespaces")
+        }
+        (GapReason::Forbidden, Asker::Operator, "pods/portforward") => {
+            format!("grant {of}: chart value rbac.proxyNamespaces")
         }
         (GapReason::Forbidden, Asker::Operator, _) => {
             let value = if namespace.is_empty() { "rbac.clusterScoped" } else { "watchNamespaces" };
@@ -276,6 +307,24 @@ mod tests {
             "{hints:?}"
         );
         assert!(hints[1].contains("in namespace mesh: chart value watchNamespaces;"), "{hints:?}");
+    }
+
+    #[test]
+    fn what_an_installation_does_not_watch_does_not_make_it_incomplete() {
+        let mut ledger = ledger().watching(["shop".to_owned()].into());
+        ledger.got("Events", 3, 100);
+        ledger.miss("Events", "Events", "list", "events", "default", GapReason::Forbidden);
+        ledger.miss("Cluster", "Objects", "list", "nodes", "", GapReason::Forbidden);
+        ledger.miss("Logs", "Logs", "get", "pods/log", "shop", GapReason::Forbidden);
+        let outcomes = ledger.outcomes();
+        let told: Vec<_> = outcomes.iter().map(|o| (o.state, o.as_installed, o.hint.is_empty())).collect();
+        let expected = [
+            (CollectorState::Succeeded, true, false),
+            (CollectorState::Denied, true, false),
+            (CollectorState::Denied, false, false),
+        ];
+        assert_eq!(told, expected);
+        assert_eq!(ledger.gaps().len(), 3, "each is still told");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //! and the controller use, and why. `meshscope rbac`, the chart's roles and the hints of gaps come from it, so
 //! there is one place to look at before installing, and one to change.
 //!
-//! Nothing here reads a Secret, and nothing writes to anything but what belongs to a session.
+//! Nothing here reads a Secret, and nothing writes to anything but what belongs to a session. A port-forward is the one
+//! thing that reaches into a pod; its role is granted nowhere unless an administrator names a namespace.
 
 use k8s_openapi::api::rbac::v1::PolicyRule;
 
@@ -30,13 +31,16 @@ pub enum RoleKind {
     ClusterScoped,
     /// Logs of pods: granted only in the namespaces that the administrator names.
     Logs,
+    /// Admin ports of proxies: granted only in the namespaces that the administrator names.
+    Proxies,
     /// The lease between replicas: granted in the operator's own namespace.
     Leader,
 }
 
 impl RoleKind {
     /// All of them, in the order of the table.
-    pub const ALL: [Self; 4] = [Self::Namespaced, Self::ClusterScoped, Self::Logs, Self::Leader];
+    pub const ALL: [Self; 5] =
+        [Self::Namespaced, Self::ClusterScoped, Self::Logs, Self::Proxies, Self::Leader];
 
     /// The name under which command line and chart know it.
     pub const fn name(self) -> &'static str {
@@ -44,6 +48,7 @@ impl RoleKind {
             Self::Namespaced => "namespaced",
             Self::ClusterScoped => "cluster-scoped",
             Self::Logs => "logs",
+            Self::Proxies => "proxies",
             Self::Leader => "leader",
         }
     }
@@ -217,6 +222,14 @@ pub const PERMISSIONS: &[Permission] = &[
         why: "logs of containers and of the mesh's proxies; redacted on the way in",
     },
     Permission {
+        role: RoleKind::Proxies,
+        group: "",
+        resources: &["pods/portforward"],
+        // A WebSocket begins with a GET: older API servers ask for `get`, those from 1.35 on for `create` too.
+        verbs: &["get", "create"],
+        why: "admin ports of proxies and of the mesh's control plane, which listen on localhost only; opens every port of a pod",
+    },
+    Permission {
         role: RoleKind::Leader,
         group: "coordination.k8s.io",
         resources: &["leases"],
@@ -279,8 +292,12 @@ mod tests {
             for resource in permission.resources {
                 let (name, subresource) = resource.split_once('/').unwrap_or((resource, ""));
                 assert!(
-                    !["exec", "attach", "portforward", "proxy", "ephemeralcontainers", "token"]
-                        .contains(&subresource)
+                    !["exec", "attach", "proxy", "ephemeralcontainers", "token"].contains(&subresource)
+                );
+                assert_eq!(
+                    subresource == "portforward",
+                    permission.role == RoleKind::Proxies,
+                    "{permission:?}"
                 );
                 assert_eq!(
                     name == "pods" && subresource == "log",
@@ -295,6 +312,7 @@ mod tests {
     fn only_what_belongs_to_a_session_is_written() {
         let written: Vec<(&str, &str)> = PERMISSIONS
             .iter()
+            .filter(|permission| permission.role != RoleKind::Proxies)
             .filter(|permission| permission.verbs.iter().any(|verb| WRITES.contains(verb)))
             .flat_map(|permission| permission.resources.iter().map(|resource| (permission.group, *resource)))
             .collect();

@@ -18,13 +18,16 @@ pub enum Source {
     Events,
     /// Objects of service meshes and of the Gateway API.
     Mesh,
+    /// Admin ports of proxies and of their control plane.
+    Proxies,
     /// Metrics sources.
     Metrics,
 }
 
 impl Source {
     /// All of them, in the order in which they are reported.
-    pub const ALL: [Source; 4] = [Source::Logs, Source::Events, Source::Mesh, Source::Metrics];
+    pub const ALL: [Source; 5] =
+        [Source::Logs, Source::Events, Source::Mesh, Source::Proxies, Source::Metrics];
 
     /// Its name, as a session's `collect.sources` and a gap's `source` have it.
     pub fn as_str(self) -> &'static str {
@@ -32,6 +35,7 @@ impl Source {
             Source::Logs => "Logs",
             Source::Events => "Events",
             Source::Mesh => "Mesh",
+            Source::Proxies => "Proxies",
             Source::Metrics => "Metrics",
         }
     }
@@ -118,6 +122,8 @@ pub struct Question {
     pub reach: Reach,
     /// Who asks.
     pub asker: Asker,
+    /// The namespaces that the operator's installation watches; empty is all of them.
+    pub watched: BTreeSet<String>,
 }
 
 impl Question {
@@ -136,6 +142,7 @@ impl Question {
             window: None,
             reach,
             asker,
+            watched: BTreeSet::new(),
         }
     }
 }
@@ -168,6 +175,8 @@ pub struct Plan {
     pub reach: Reach,
     /// Who asks.
     pub asker: Asker,
+    /// The namespaces that the operator's installation watches; empty is all of them.
+    pub watched: BTreeSet<String>,
     /// The clock of the run: `capturedAt` of the manifest.
     pub now: Timestamp,
 }
@@ -211,8 +220,17 @@ impl Plan {
     ///
     /// Errors: the question cannot be answered as it stands; asking again gives the same error.
     pub fn new(question: Question, now: Timestamp, budget: &Budget) -> Result<Plan, PlanError> {
-        let Question { namespace, target, dependency_depth, sources, logs, window, mut reach, asker } =
-            question;
+        let Question {
+            namespace,
+            target,
+            dependency_depth,
+            sources,
+            logs,
+            window,
+            mut reach,
+            asker,
+            watched,
+        } = question;
         if !is_label(&namespace) {
             return Err(PlanError::Namespace(namespace));
         }
@@ -237,6 +255,7 @@ impl Plan {
             window,
             reach,
             asker,
+            watched,
             now,
         })
     }

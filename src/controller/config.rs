@@ -42,6 +42,29 @@ pub struct Sources {
     /// Prometheus and what speaks like it. `spec.collect.metricsSourceRef.name` picks one; `default` is taken where a
     /// session names none.
     pub metrics: Vec<MetricsSource>,
+    /// Admin ports of proxies.
+    pub proxies: ProxiesSource,
+}
+
+/// Admin ports of proxies, which listen on localhost only and are reached by port-forward.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct ProxiesSource {
+    /// Namespaces in which they may be opened; `*` is wherever the operator looks, and none is nowhere.
+    pub namespaces: Vec<String>,
+}
+
+impl ProxiesSource {
+    /// Whether they may be opened anywhere.
+    pub fn enabled(&self) -> bool {
+        !self.namespaces.is_empty()
+    }
+
+    /// The namespaces by name; `None` is everywhere.
+    pub fn named(&self) -> Option<BTreeSet<String>> {
+        let everywhere = self.namespaces.iter().any(|namespace| namespace == "*");
+        (!everywhere).then(|| self.namespaces.iter().cloned().collect())
+    }
 }
 
 /// A Prometheus-compatible backend.
@@ -285,6 +308,7 @@ sources:
     - name: default
       url: https://prometheus.monitoring:9090
       bearerTokenFile: /etc/meshscope/token
+  proxies: {namespaces: [shop]}
 limits: {maxWindow: 6h, concurrentRuns: 8, progressInterval: 1s}
 leaderElection: {enabled: false}
 server: {listen: '127.0.0.1:9000'}
@@ -297,6 +321,10 @@ logging: {level: 'info,meshscope=debug', format: console}
         assert_eq!(config.limits.concurrent_runs_per_namespace, 2);
         assert!(config.metrics_source("default").is_some() && config.metrics_source("other").is_none());
         assert_eq!(config.logging.format, LogFormat::Console);
+        assert_eq!(config.sources.proxies.named(), Some(["shop".to_owned()].into()));
+        let everywhere = Config::parse("sources: {proxies: {namespaces: [shop, '*']}}").unwrap().sources.proxies;
+        assert!(everywhere.enabled() && everywhere.named().is_none());
+        assert!(!Config::default().sources.proxies.enabled());
     }
 
     #[test]

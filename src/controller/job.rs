@@ -289,7 +289,7 @@ fn collection_condition(
 ) {
     let short = |collector: &&CollectorOutcome| {
         use outcome::CollectorState as S;
-        matches!(collector.state, S::Partial | S::Denied | S::Failed)
+        matches!(collector.state, S::Partial | S::Denied | S::Failed) && !collector.as_installed
     };
     let missing: Vec<&CollectorOutcome> = collectors.iter().filter(short).collect();
     for collector in &missing {

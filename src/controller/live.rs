@@ -22,9 +22,11 @@ use crate::collect::assemble::assemble;
 use crate::collect::live::{self, LiveRun, Sources};
 use crate::collect::logs::choose::PodKey;
 use crate::collect::material::Material;
-use crate::collect::plan::Plan;
+use crate::collect::plan::{Plan, Question};
 use crate::collect::prometheus::MetricsSource as PrometheusSource;
 use crate::collect::prometheus::client::{Connection, Prometheus};
+use crate::collect::proxy::Proxies;
+use crate::collect::proxy::forward::PortForward;
 use crate::model::gap::{Gap, GapReason};
 use crate::model::snapshot::Snapshot;
 use crate::report::status::{length, suppressed_codes};
@@ -46,7 +48,7 @@ pub struct LiveInvestigator {
 /// What a replayed cluster has besides its API.
 struct Recording {
     at: Timestamp,
-    metrics: Option<Arc<dyn PrometheusSource>>,
+    sources: Sources,
 }
 
 impl LiveInvestigator {
@@ -55,20 +57,31 @@ impl LiveInvestigator {
         LiveInvestigator { client, config, recording: None }
     }
 
-    /// Investigates a recording that `client` serves: its clock is `at`, and its metrics are the recorded ones.
+    /// Investigates a recording that `client` serves: its clock is `at`, and the other sources are the recorded ones.
     #[must_use]
-    pub fn of_recording(self, at: Timestamp, metrics: Option<Arc<dyn PrometheusSource>>) -> Self {
-        LiveInvestigator { recording: Some(Recording { at, metrics }), ..self }
+    pub fn of_recording(self, at: Timestamp, sources: Sources) -> Self {
+        LiveInvestigator { recording: Some(Recording { at, sources }), ..self }
+    }
+
+    /// The sources besides the API.
+    fn sources(&self, session: &DebugSession) -> (Sources, Option<Gap>) {
+        if let Some(recording) = &self.recording {
+            return (recording.sources.clone(), None);
+        }
+        let (metrics, gap) = self.metrics(session);
+        let proxies = &self.config.sources.proxies;
+        let proxies = proxies.enabled().then(|| Proxies {
+            source: Arc::new(PortForward::new(self.client.clone())),
+            namespaces: proxies.named(),
+        });
+        (Sources { metrics, proxies }, gap)
     }
 
     /// The metrics source that a session asks for, or why there is none.
-    fn sources(&self, session: &DebugSession) -> (Sources, Option<Gap>) {
+    fn metrics(&self, session: &DebugSession) -> (Option<Arc<dyn PrometheusSource>>, Option<Gap>) {
         let wanted = &session.spec.collect;
         if !wanted.sources.is_empty() && !wanted.sources.contains(&SourceKind::Metrics) {
-            return (Sources::default(), None);
-        }
-        if let Some(recording) = &self.recording {
-            return (Sources { metrics: recording.metrics.clone() }, None);
+            return (None, None);
         }
         let name = wanted.metrics_source_ref.as_ref().map(|reference| reference.name.as_str());
         let Some(source) = self.config.metrics_source(name.unwrap_or("default")) else {
@@ -81,10 +94,10 @@ impl LiveInvestigator {
                     if known.is_empty() { "there is none".to_owned() } else { known.join(", ") }
                 ))
             });
-            return (Sources::default(), gap);
+            return (None, gap);
         };
         match connect(source) {
-            Ok(metrics) => (Sources { metrics: Some(Arc::new(metrics)) }, None),
+            Ok(metrics) => (Some(Arc::new(metrics)), None),
             Err(problem) => {
                 tracing::warn!(source = %source.name, problem, "the metrics source cannot be used");
                 let gap = Gap::new(
@@ -93,7 +106,7 @@ impl LiveInvestigator {
                     GapReason::Failed,
                 )
                 .hint("check sources.metrics of the operator's configuration");
-                (Sources::default(), Some(gap))
+                (None, Some(gap))
             }
         }
     }
@@ -130,7 +143,13 @@ impl Investigate for LiveInvestigator {
         let now = self.recording.as_ref().map_or(context.now, |recording| recording.at);
         let context = RunContext { now, ..context };
         let run =
-            Run { client: self.client.clone(), max_window: self.config.limits.max_window, sources, gap };
+            Run {
+                client: self.client.clone(),
+                max_window: self.config.limits.max_window,
+                watched: self.config.watch_namespaces.iter().cloned().collect(),
+                sources,
+                gap,
+            };
         async move {
             // A thread of its own: analysis is all computing, and would hold up what else its worker has to do.
             let runtime = tokio::runtime::Handle::current();
@@ -158,6 +177,7 @@ impl Investigate for LiveInvestigator {
 struct Run {
     client: Client,
     max_window: Duration,
+    watched: BTreeSet<String>,
     sources: Sources,
     gap: Option<Gap>,
 }
@@ -168,9 +188,10 @@ impl Run {
         session: Arc<DebugSession>,
         context: RunContext,
     ) -> Result<Outcome, InvestigateError> {
-        let Run { client, max_window, sources, gap } = self;
+        let Run { client, max_window, watched, sources, gap } = self;
         let budget = budget(&session, context.timeout);
-        let plan = Plan::new(question(&session, max_window, context.now), context.now, &budget)
+        let question = Question { watched, ..question(&session, max_window, context.now) };
+        let plan = Plan::new(question, context.now, &budget)
             .map_err(|error| InvestigateError::Invalid(error.to_string()))?;
         let told = context.progress.clone();
         let progress = Arc::new(move |progress: live::Progress| {

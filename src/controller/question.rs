@@ -50,6 +50,7 @@ fn source(kind: SourceKind) -> Source {
         SourceKind::Logs => Source::Logs,
         SourceKind::Events => Source::Events,
         SourceKind::Mesh => Source::Mesh,
+        SourceKind::Proxies => Source::Proxies,
         SourceKind::Metrics => Source::Metrics,
     }
 }

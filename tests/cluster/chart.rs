@@ -69,7 +69,7 @@ fn everything() -> Value {
         "image": { "digest": format!("sha256:{}", "0".repeat(64)), "pullPolicy": "Always" },
         "imagePullSecrets": [{ "name": "pull" }],
         "replicas": 3,
-        "rbac": { "logNamespaces": ["*"] },
+        "rbac": { "logNamespaces": ["*"], "proxyNamespaces": ["shop", "istio-system"] },
         "serviceAccount": { "annotations": { "example.com/role": "x" } },
         "sources": { "metrics": [
             { "name": "default", "url": "http://prometheus.monitoring:9090/prefix" },
@@ -159,6 +159,7 @@ fn its_roles_are_the_table_in_the_code() {
     };
     let leader = || role("-leader", "ops", rules(RoleKind::Leader));
     let logs = |namespace: &str| role("-logs", namespace, rules(RoleKind::Logs));
+    let proxies = |namespace: &str| role("-proxies", namespace, rules(RoleKind::Proxies));
     let namespaced = |namespace: &str| role("", namespace, rules(RoleKind::Namespaced));
     for (values, wanted) in [
         (json!({}), vec![role("", "", everywhere()), leader()]),
@@ -179,6 +180,14 @@ fn its_roles_are_the_table_in_the_code() {
                 role("-cluster-scoped", "", rules(RoleKind::ClusterScoped)),
                 leader(),
             ],
+        ),
+        (
+            json!({ "rbac": { "proxyNamespaces": ["*"] } }),
+            vec![role("", "", everywhere()), proxies(""), leader()],
+        ),
+        (
+            json!({ "watchNamespaces": ["shop"], "rbac": { "proxyNamespaces": ["shop", "istio-system"] } }),
+            vec![namespaced("shop"), proxies("shop"), proxies("istio-system"), leader()],
         ),
         (json!({ "rbac": { "create": false } }), vec![]),
     ] {

@@ -8,6 +8,8 @@ use meshscope::collect::material::Material;
 use meshscope::collect::outcome::{CollectorOutcome, CollectorState};
 use meshscope::collect::plan::{Asker, Plan, Question, Target};
 use meshscope::collect::prometheus::recorded::Recorded;
+use meshscope::collect::proxy::Proxies;
+use meshscope::collect::proxy::recorded::RecordedProxies;
 use meshscope::model::fields::Fields;
 use meshscope::replay::{self, Handle};
 use meshscope::telemetry;
@@ -113,6 +115,8 @@ fn record(folder: &Path) -> Material {
     );
     write("logs/shop/cart-1/istio-proxy.log", "2026-11-21T09:57:00Z warning envoy\n");
     let series = r#"{"metric": {"__name__": "up", "namespace": "shop", "pod": "cart-1"}, "values": [[1795255000, "1"]]}"#;
+    write("envoy/shop/cart-1/server_info.json", r#"{"version": "a/1.40.0/Clean", "state": "LIVE"}"#);
+    write("envoy/shop/cart-1/config_dump.json", r#"{"configs": []}"#);
     write(
         "metrics/up.json",
         &format!(r#"{{"status": "success", "data": {{"resultType": "matrix", "result": [{series}]}}}}"#),
@@ -132,7 +136,13 @@ async fn collect(server: &Handle, recorded: &Material) -> (Material, Vec<Collect
     let mut question = Question::about("shop", Asker::Person);
     question.target = Target::Services(vec!["cart".into()]);
     let plan = Plan::new(question, server.captured_at(), &budget).unwrap();
-    let sources = Sources { metrics: Some(Arc::new(Recorded::new(recorded.metrics.clone()))) };
+    let sources = Sources {
+        metrics: Some(Arc::new(Recorded::new(recorded.metrics.clone()))),
+        proxies: Some(Proxies::everywhere(Arc::new(RecordedProxies::new(
+            recorded.proxies.clone(),
+            recorded.control_plane.clone(),
+        )))),
+    };
     let client = connect(config, &budget).unwrap();
     let mut run = LiveRun::new(client, plan, sources, Arc::new(|_| ()), CancellationToken::new(), budget);
     run.collect().await;
@@ -181,6 +191,9 @@ async fn what_is_collected_from_a_replay_is_what_was_recorded() {
     assert!(log("istio-proxy", false).contains("warning envoy"));
     assert!(!log("app", true).contains("abcdefghijklmnopqrst"), "secrets are masked on the way in");
     assert!(collected.metrics.iter().any(|file| file.name == "up"));
+    let proxies: Vec<&str> = collected.proxies.iter().map(|file| file.file.as_str()).collect();
+    assert_eq!(proxies, ["server_info.json", "config_dump.json"], "what the bundle holds, and no more");
+    assert_eq!(collected.proxies.len(), recorded.proxies.len());
 
     let bad = |o: &&CollectorOutcome| {
         matches!(o.state, CollectorState::Denied | CollectorState::Failed | CollectorState::Partial)

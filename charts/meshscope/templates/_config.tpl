@@ -13,8 +13,13 @@ leaderElection:
   namespace: {{ .Release.Namespace }}
 server:
   listen: 0.0.0.0:8080
-{{- with .Values.sources.metrics }}
+{{- if or .Values.sources.metrics .Values.rbac.proxyNamespaces }}
 sources:
+{{- with .Values.rbac.proxyNamespaces }}
+  proxies:
+    namespaces: {{ toJson . }}
+{{- end }}
+{{- with .Values.sources.metrics }}
   metrics:
   {{- range $index, $source := . }}
   - name: {{ $source.name }}
@@ -30,5 +35,6 @@ sources:
     caFile: {{ $source.caFile | quote }}
     {{- end }}
   {{- end }}
+{{- end }}
 {{- end }}
 {{- end -}}

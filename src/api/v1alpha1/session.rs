@@ -302,6 +302,8 @@ pub enum SourceKind {
     Events,
     /// Objects of the service mesh and of the Gateway API.
     Mesh,
+    /// Admin ports of proxies, where the operator's configuration allows it.
+    Proxies,
     /// A Prometheus-compatible backend.
     Metrics,
 }

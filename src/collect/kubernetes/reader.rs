@@ -198,6 +198,21 @@ impl Reader {
         }
     }
 
+    /// Runs an exchange of several requests, not longer than `limit`: counted as so many, in flight as one.
+    pub async fn exchange<T, F>(&self, requests: usize, limit: Duration, step: F) -> Result<T, ReadError>
+    where
+        F: Future<Output = T>,
+    {
+        for _ in 0..requests {
+            self.meter.request()?;
+        }
+        self.bounded(limit, async {
+            let _permit = self.permits.acquire().await;
+            Ok(step.await)
+        })
+        .await
+    }
+
     /// Reads one JSON document. The number is the bytes it took.
     pub async fn get(&self, path: &str, accept: &'static str) -> Result<(Value, u64), ReadError> {
         self.json(Request::get(path).header(ACCEPT, accept).body(vec![])).await

@@ -6,6 +6,7 @@
 mod cluster;
 mod evidence;
 mod objects;
+mod proxies;
 
 use kube::Client;
 use serde_json::Value;
@@ -21,10 +22,13 @@ use super::kubernetes::neighbours::{Mentions, Neighbourhood, mentioned_calls, ne
 use super::kubernetes::reader::{ReadError, Reader};
 use super::kubernetes::served::Catalogue;
 use super::logs::choose::{LogRequest, PodKey, pods_around};
-use super::material::{LogFile, Manifest, ManifestIstio, Material, MetricFile};
+use super::material::{
+    ControlPlaneFile, LogFile, Manifest, ManifestIstio, Material, MetricFile, ProxyFile,
+};
 use super::outcome::{CollectorOutcome, Ledger};
 use super::plan::{Asker, Plan};
 use super::prometheus::MetricsSource;
+use super::proxy::Proxies;
 use super::redact::Counts;
 use crate::model::fields::Fields;
 use crate::model::gap::Gap;
@@ -36,6 +40,8 @@ use crate::model::snapshot::Snapshot;
 pub struct Sources {
     /// Where metrics come from; `None` where no source is configured.
     pub metrics: Option<Arc<dyn MetricsSource>>,
+    /// How and where admin ports of proxies may be opened; `None` where they may not.
+    pub proxies: Option<Proxies>,
 }
 
 /// How far a run is.
@@ -54,7 +60,7 @@ pub type ProgressSink = Arc<dyn Fn(Progress) + Send + Sync>;
 
 /// The steps of [`LiveRun::collect`], in order.
 pub const STEPS: &[&str] =
-    &["Discovery", "Cluster", "Namespace", "Mesh", "Neighbours", "Events", "Logs", "Metrics", "Nodes"];
+    &["Discovery", "Cluster", "Namespace", "Mesh", "Neighbours", "Events", "Logs", "Proxies", "Metrics", "Nodes"];
 
 /// Group, kind, namespace and name of an object.
 type ObjectKey = (String, String, String, String);
@@ -82,6 +88,8 @@ pub struct LiveRun {
     logs: Vec<LogFile>,
     asked_logs: BTreeSet<LogRequest>,
     metrics: Vec<MetricFile>,
+    proxies: Vec<ProxyFile>,
+    control_plane: Vec<ControlPlaneFile>,
     ledger: Ledger,
     redactions: Counts,
     unreachable: Option<ReadError>,
@@ -112,7 +120,7 @@ impl LiveRun {
         budget: Budget,
     ) -> Self {
         let reader = Reader::new(client, Arc::new(Meter::new(budget)), cancel);
-        let ledger = Ledger::new(plan.asker);
+        let ledger = Ledger::new(plan.asker).watching(plan.watched.clone());
         LiveRun {
             reader,
             plan,
@@ -132,6 +140,8 @@ impl LiveRun {
             logs: vec![],
             asked_logs: BTreeSet::new(),
             metrics: vec![],
+            proxies: vec![],
+            control_plane: vec![],
             ledger,
             redactions: Counts::default(),
             unreachable: None,
@@ -174,8 +184,10 @@ impl LiveRun {
         self.step(6);
         self.read_logs().await;
         self.step(7);
-        self.read_metrics().await;
+        self.read_proxies().await;
         self.step(8);
+        self.read_metrics().await;
+        self.step(9);
         // Access logs and metrics may have shown callers that no configuration names.
         self.read_neighbours().await;
         self.read_nodes().await;
@@ -186,6 +198,7 @@ impl LiveRun {
     pub async fn deepen(&mut self, implicated: &[PodKey]) {
         let snapshot = self.structure();
         self.deepen_logs(&snapshot, implicated).await;
+        self.deepen_proxies(&snapshot, implicated).await;
         self.deepen_metrics(&snapshot, implicated).await;
     }
 
@@ -222,6 +235,8 @@ impl LiveRun {
             objects,
             logs: self.logs.clone(),
             metrics: self.metrics.clone(),
+            proxies: self.proxies.clone(),
+            control_plane: self.control_plane.clone(),
             gaps: self.ledger.gaps(),
             ..Material::default()
         };
