@@ -9,6 +9,7 @@ use super::rules::istio;
 use super::rules::network;
 use super::rules::platform;
 use super::rules::pods;
+use super::rules::proxy;
 use super::rules::rollout;
 use super::rules::service;
 
@@ -141,6 +142,19 @@ pub const RULES: &[&dyn Rule] = &[
     &pods::init_stuck::InitStuck,
     &pods::volume::VolumeNotMounted,
     &pods::cpu_throttled::CpuThrottled,
+
+    // What proxies say of themselves.
+    &proxy::configuration_refused::ConfigurationRefused,
+    &proxy::configuration_not_acknowledged::ConfigurationNotAcknowledged,
+    &proxy::hosts_ejected::HostsEjected,
+    &proxy::certificate_expiring::CertificateExpiring,
+    &proxy::pool_full::PoolFull,
+    &proxy::connections_fail::ConnectionsFail,
+    &proxy::route_without_cluster::RouteWithoutCluster,
+    &proxy::endpoints_differ::EndpointsDiffer,
+    &proxy::waiting_for_certificate::WaitingForCertificate,
+    &proxy::version_skew::VersionSkew,
+    &proxy::not_live::NotLive,
 
     // Rollouts.
     &rollout::rollout_stuck::RolloutStuck,

@@ -9,6 +9,7 @@ pub mod near;
 pub mod network;
 pub mod platform;
 pub mod pods;
+pub mod proxy;
 pub mod rollout;
 pub mod seen;
 pub mod service;
