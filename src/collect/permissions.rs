@@ -291,9 +291,7 @@ mod tests {
             }
             for resource in permission.resources {
                 let (name, subresource) = resource.split_once('/').unwrap_or((resource, ""));
-                assert!(
-                    !["exec", "attach", "proxy", "ephemeralcontainers", "token"].contains(&subresource)
-                );
+                assert!(!["exec", "attach", "proxy", "ephemeralcontainers", "token"].contains(&subresource));
                 assert_eq!(
                     subresource == "portforward",
                     permission.role == RoleKind::Proxies,

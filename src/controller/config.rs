@@ -322,7 +322,8 @@ logging: {level: 'info,meshscope=debug', format: console}
         assert!(config.metrics_source("default").is_some() && config.metrics_source("other").is_none());
         assert_eq!(config.logging.format, LogFormat::Console);
         assert_eq!(config.sources.proxies.named(), Some(["shop".to_owned()].into()));
-        let everywhere = Config::parse("sources: {proxies: {namespaces: [shop, '*']}}").unwrap().sources.proxies;
+        let everywhere =
+            Config::parse("sources: {proxies: {namespaces: [shop, '*']}}").unwrap().sources.proxies;
         assert!(everywhere.enabled() && everywhere.named().is_none());
         assert!(!Config::default().sources.proxies.enabled());
     }

@@ -142,14 +142,13 @@ impl Investigate for LiveInvestigator {
         let (sources, gap) = self.sources(&session);
         let now = self.recording.as_ref().map_or(context.now, |recording| recording.at);
         let context = RunContext { now, ..context };
-        let run =
-            Run {
-                client: self.client.clone(),
-                max_window: self.config.limits.max_window,
-                watched: self.config.watch_namespaces.iter().cloned().collect(),
-                sources,
-                gap,
-            };
+        let run = Run {
+            client: self.client.clone(),
+            max_window: self.config.limits.max_window,
+            watched: self.config.watch_namespaces.iter().cloned().collect(),
+            sources,
+            gap,
+        };
         async move {
             // A thread of its own: analysis is all computing, and would hold up what else its worker has to do.
             let runtime = tokio::runtime::Handle::current();

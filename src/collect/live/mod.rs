@@ -22,9 +22,7 @@ use super::kubernetes::neighbours::{Mentions, Neighbourhood, mentioned_calls, ne
 use super::kubernetes::reader::{ReadError, Reader};
 use super::kubernetes::served::Catalogue;
 use super::logs::choose::{LogRequest, PodKey, pods_around};
-use super::material::{
-    ControlPlaneFile, LogFile, Manifest, ManifestIstio, Material, MetricFile, ProxyFile,
-};
+use super::material::{ControlPlaneFile, LogFile, Manifest, ManifestIstio, Material, MetricFile, ProxyFile};
 use super::outcome::{CollectorOutcome, Ledger};
 use super::plan::{Asker, Plan};
 use super::prometheus::MetricsSource;
@@ -59,8 +57,18 @@ pub struct Progress {
 pub type ProgressSink = Arc<dyn Fn(Progress) + Send + Sync>;
 
 /// The steps of [`LiveRun::collect`], in order.
-pub const STEPS: &[&str] =
-    &["Discovery", "Cluster", "Namespace", "Mesh", "Neighbours", "Events", "Logs", "Proxies", "Metrics", "Nodes"];
+pub const STEPS: &[&str] = &[
+    "Discovery",
+    "Cluster",
+    "Namespace",
+    "Mesh",
+    "Neighbours",
+    "Events",
+    "Logs",
+    "Proxies",
+    "Metrics",
+    "Nodes",
+];
 
 /// Group, kind, namespace and name of an object.
 type ObjectKey = (String, String, String, String);

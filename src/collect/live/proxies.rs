@@ -46,12 +46,17 @@ impl LiveRun {
         let Some(proxies) = self.sources.proxies.clone() else { return };
         let allows = |namespace: &str| proxies.allows(namespace);
         let mut choice = choose::of(snapshot, implicated, &self.plan, self.reader.budget(), &allows, DEEP);
-        let known: Vec<(&String, &String)> =
-            self.proxies.iter().filter(|p| p.file == "config_dump.json").map(|p| (&p.namespace, &p.pod)).collect();
+        let known: Vec<(&String, &String)> = self
+            .proxies
+            .iter()
+            .filter(|p| p.file == "config_dump.json")
+            .map(|p| (&p.namespace, &p.pod))
+            .collect();
         choice.requests.retain(|request| !known.contains(&(&request.namespace, &request.pod)));
         // A pod that is seen for the first time now is asked everything.
         for request in &mut choice.requests {
-            let seen = self.proxies.iter().any(|p| (&p.namespace, &p.pod) == (&request.namespace, &request.pod));
+            let seen =
+                self.proxies.iter().any(|p| (&p.namespace, &p.pod) == (&request.namespace, &request.pod));
             if !seen {
                 request.files = [CHEAP, DEEP].concat();
             }
@@ -102,7 +107,12 @@ impl LiveRun {
         let mut requests = vec![];
         for (_, _, namespace, pod) in pods {
             if proxies.allows(&namespace) {
-                requests.push(AdminRequest { namespace, pod, port: CONTROL_PLANE_PORT, files: CONTROL_PLANE.to_vec() });
+                requests.push(AdminRequest {
+                    namespace,
+                    pod,
+                    port: CONTROL_PLANE_PORT,
+                    files: CONTROL_PLANE.to_vec(),
+                });
             } else {
                 let what = format!("what the control plane in namespace {namespace} sent to its proxies");
                 let gap = Gap::new("Proxies", what, GapReason::NotConfigured);
@@ -125,7 +135,11 @@ impl LiveRun {
                     });
                 }
                 redact_all(&mut body, &mut self.redactions);
-                self.control_plane.push(ControlPlaneFile { pod: request.pod.clone(), file: file.name.to_owned(), body });
+                self.control_plane.push(ControlPlaneFile {
+                    pod: request.pod.clone(),
+                    file: file.name.to_owned(),
+                    body,
+                });
             }
         }
     }
@@ -163,7 +177,8 @@ impl LiveRun {
             Err(AdminError::NotFound | AdminError::Run(ReadError::Cancelled)) => return None,
             Err(error) => {
                 tracing::debug!(category = error.category(), "an admin port could not be opened");
-                let what = format!("admin port {} of pod {}/{}", request.port, request.namespace, request.pod);
+                let what =
+                    format!("admin port {} of pod {}/{}", request.port, request.namespace, request.pod);
                 let hint = format!(
                     "see whether it answers: kubectl -n {} port-forward {} {}",
                     request.namespace, request.pod, request.port

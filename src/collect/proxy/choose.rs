@@ -13,7 +13,8 @@ use crate::model::snapshot::Snapshot;
 use crate::model::workload::Pod;
 
 /// Containers that are an Envoy with an admin port, and the port where nothing says another one.
-const PROXIES: &[(&str, u16)] = &[("istio-proxy", 15000), ("consul-dataplane", 19000), ("envoy-sidecar", 19000)];
+const PROXIES: &[(&str, u16)] =
+    &[("istio-proxy", 15000), ("consul-dataplane", 19000), ("envoy-sidecar", 19000)];
 
 /// What to ask, and how many pods the budget left out.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -148,9 +149,10 @@ mod tests {
             pod("odd", "e", "istio-proxy", "Running"),
         ];
         let budget = Budget::default();
-        assert_eq!(chosen(&pods, &budget, "shop"), (
-            vec!["a-1:15000".into(), "a-2:15000".into(), "b-1:19000".into(), "odd:15900".into()], 0, vec![]
-        ));
+        assert_eq!(
+            chosen(&pods, &budget, "shop"),
+            (vec!["a-1:15000".into(), "a-2:15000".into(), "b-1:19000".into(), "odd:15900".into()], 0, vec![])
+        );
         let few = Budget { proxies: 1, ..budget.clone() };
         assert_eq!(chosen(&pods, &few, "shop"), (vec!["a-1:15000".into()], 3, vec![]));
         assert_eq!(chosen(&pods, &budget, "other"), (vec![], 0, vec!["shop".to_owned()]));

@@ -199,7 +199,11 @@ mod tests {
     struct Silent;
 
     impl AdminSource for Silent {
-        fn ask<'a>(&'a self, request: &'a AdminRequest, _: Limits) -> BoxFuture<'a, Result<AdminAnswers, AdminError>> {
+        fn ask<'a>(
+            &'a self,
+            request: &'a AdminRequest,
+            _: Limits,
+        ) -> BoxFuture<'a, Result<AdminAnswers, AdminError>> {
             Box::pin(async move {
                 if request.pod == "silent" {
                     std::future::pending::<()>().await;
@@ -222,7 +226,10 @@ mod tests {
         assert_eq!(answers[0].1.as_ref().unwrap_err().gap_reason(), GapReason::TimedOut);
         assert_eq!(answers[1].1.as_ref().unwrap().len(), CHEAP.len());
         let cost = reader.meter().cost();
-        assert_eq!((cost.api_requests, cost.bytes_read), (2 * (1 + CHEAP.len() as u64), 10 * CHEAP.len() as u64));
+        assert_eq!(
+            (cost.api_requests, cost.bytes_read),
+            (2 * (1 + CHEAP.len() as u64), 10 * CHEAP.len() as u64)
+        );
     }
 
     #[tokio::test]

@@ -71,16 +71,23 @@ impl Check for CertificateExpiring {
         let worst = fact.certificates.iter().min_by_key(|(_, _, left)| *left);
         let left = worst.map_or(0, |(_, _, left)| *left);
         let ended = left <= 0;
-        let whose = if worst.is_some_and(|(_, c, _)| c.authority) { "an authority that it trusts" } else { "its own certificate" };
-        let when = if ended { format!("ended {} ago", span(-left)) } else { format!("ends in {}", span(left)) };
+        let whose = if worst.is_some_and(|(_, c, _)| c.authority) {
+            "an authority that it trusts"
+        } else {
+            "its own certificate"
+        };
+        let when =
+            if ended { format!("ended {} ago", span(-left)) } else { format!("ends in {}", span(left)) };
         let consequence = if ended {
             "Every new mutual TLS connection with it fails."
         } else {
             "It should have been renewed by now: when it ends, every new mutual TLS connection with it fails."
         };
-        let look = worst.map(|(proxy, _, _)| ask(&proxy.namespace, &proxy.pod, "certs")).into_iter().collect();
+        let look =
+            worst.map(|(proxy, _, _)| ask(&proxy.namespace, &proxy.pod, "certs")).into_iter().collect();
         let pods = snapshot.pods_of(&fact.workload).next();
-        let services = pods.into_iter().flat_map(|pod| snapshot.services_before_pod(pod)).map(|s| s.service_name());
+        let services =
+            pods.into_iter().flat_map(|pod| snapshot.services_before_pod(pod)).map(|s| s.service_name());
         let services: Vec<_> = services.collect();
         let effects = services.iter().map(|service| Effect::requests(service, &["UF", "UC", "tls"]));
         Finding::new(Self::META, fact.workload.clone(), &[])
@@ -109,7 +116,8 @@ impl Check for CertificateExpiring {
 fn seconds_left(certificate: &Certificate, snapshot: &Snapshot) -> Option<i64> {
     let expires = certificate.expires?.as_second();
     let left = expires - snapshot.now.as_second();
-    let validity = certificate.valid_from.map(|from| expires - from.as_second()).filter(|validity| *validity > 0);
+    let validity =
+        certificate.valid_from.map(|from| expires - from.as_second()).filter(|validity| *validity > 0);
     let limit = validity.map_or(0.0, |validity| (validity as f64 * SHARE).min(LONGEST_SECONDS));
     ((left as f64) < limit || left <= 0).then_some(left)
 }

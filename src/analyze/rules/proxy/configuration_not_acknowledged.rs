@@ -98,5 +98,7 @@ impl Check for ConfigurationNotAcknowledged {
 
 fn stale(state: &SyncState, snapshot: &Snapshot) -> bool {
     let waited = state.sent_at.map(|at| snapshot.now.as_second() - at.as_second());
-    state.error.is_empty() && state.sent != state.acked && waited.is_some_and(|seconds| seconds > PATIENCE_SECONDS)
+    state.error.is_empty()
+        && state.sent != state.acked
+        && waited.is_some_and(|seconds| seconds > PATIENCE_SECONDS)
 }

@@ -64,7 +64,10 @@ impl Check for ConfigurationRefused {
         let mut by_workload: BTreeMap<ObjectRef, Vec<Refused>> = BTreeMap::new();
         for refused in in_dumps(snapshot).into_iter().chain(in_syncs(snapshot)) {
             if snapshot.in_scope(&refused.namespace) {
-                by_workload.entry(snapshot.owner_by_name(&refused.namespace, &refused.pod)).or_default().push(refused);
+                by_workload
+                    .entry(snapshot.owner_by_name(&refused.namespace, &refused.pod))
+                    .or_default()
+                    .push(refused);
             }
         }
         let fact = |(workload, refused): (ObjectRef, Vec<Refused>)| {
@@ -105,7 +108,9 @@ impl Check for ConfigurationRefused {
                 "sum by (type) (increase(pilot_total_xds_rejects[5m])) > 0",
             ));
         for suspect in suspects {
-            finding = finding.related(suspect.clone()).evidence(Evidence::object(&suspect, "applies to the workload"));
+            finding = finding
+                .related(suspect.clone())
+                .evidence(Evidence::object(&suspect, "applies to the workload"));
         }
         finding
     }
@@ -155,7 +160,8 @@ fn suspects(snapshot: &Snapshot, fact: &Fact) -> Vec<ObjectRef> {
     let applies = |policy: &&crate::model::mesh::istio::Policy| {
         policy.applies_to(pod.object.namespace(), &pod.object.labels, root)
     };
-    let filters = snapshot.istio.envoy_filters.iter().filter(applies).map(|policy| policy.object.reference.clone());
+    let filters =
+        snapshot.istio.envoy_filters.iter().filter(applies).map(|policy| policy.object.reference.clone());
     let plugins = snapshot.objects_of("WasmPlugin").cloned().map(crate::model::mesh::istio::Policy::read);
     let plugins = plugins.filter(|policy| applies(&policy)).map(|policy| policy.object.reference);
     filters.chain(plugins).take(MAX_PROXIES).collect()

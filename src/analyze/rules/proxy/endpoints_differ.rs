@@ -87,7 +87,8 @@ impl Check for EndpointsDiffer {
         let first = fact.clusters.first();
         let missing = first.map(|d| d.missing.clone()).unwrap_or_default();
         let gone = first.map(|d| d.gone.clone()).unwrap_or_default();
-        let caller = first.map(|d| snapshot.owner_by_name(&d.proxy.namespace, &d.proxy.pod)).unwrap_or_default();
+        let caller =
+            first.map(|d| snapshot.owner_by_name(&d.proxy.namespace, &d.proxy.pod)).unwrap_or_default();
         let look = first.map(|d| ask(&d.proxy.namespace, &d.proxy.pod, "clusters")).into_iter().collect();
         Finding::new(Self::META, caller.clone(), &[&fact.service.namespace, &fact.service.name])
             .title(format!("{} calls {} of {} that are gone, and lacks {}", caller.name, plural(gone.len(), "endpoint"), fact.service, plural(missing.len(), "ready pod")))

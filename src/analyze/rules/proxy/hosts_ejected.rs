@@ -66,8 +66,11 @@ impl Check for HostsEjected {
     }
 
     fn describe(&self, fact: &Fact<'_>, snapshot: &Snapshot) -> Finding {
-        let ejected: BTreeSet<&str> =
-            fact.clusters.iter().flat_map(|(_, c)| c.hosts.iter().filter(|h| h.ejected).map(|h| h.address.as_str())).collect();
+        let ejected: BTreeSet<&str> = fact
+            .clusters
+            .iter()
+            .flat_map(|(_, c)| c.hosts.iter().filter(|h| h.ejected).map(|h| h.address.as_str()))
+            .collect();
         let known: BTreeSet<&str> =
             fact.clusters.iter().flat_map(|(_, c)| c.hosts.iter().map(|h| h.address.as_str())).collect();
         let none_left = fact.clusters.iter().any(|(_, cluster)| cluster.usable() == 0);
@@ -138,7 +141,15 @@ fn named(pods: &[String]) -> String {
 fn told(cluster: &ProxyCluster) -> String {
     let hosts = cluster.hosts.iter().filter(|host| host.ejected).take(MAX_PROXIES);
     let hosts: Vec<String> = hosts
-        .map(|host| format!("{} ejected, {} of {} requests failed", host.address, host.failed_requests, host.requests))
+        .map(|host| {
+            format!("{} ejected, {} of {} requests failed", host.address, host.failed_requests, host.requests)
+        })
         .collect();
-    format!("{}: {} of {} endpoints usable; {}", cluster.name, cluster.usable(), cluster.hosts.len(), hosts.join("; "))
+    format!(
+        "{}: {} of {} endpoints usable; {}",
+        cluster.name,
+        cluster.usable(),
+        cluster.hosts.len(),
+        hosts.join("; ")
+    )
 }

@@ -39,7 +39,8 @@ fn service_of(snapshot: &Snapshot, proxy: &Proxy, cluster: &ClusterName) -> Opti
 
 /// Whether somebody asked about a cluster: the caller or the callee lies in a namespace that is looked at.
 fn concerns(snapshot: &Snapshot, proxy: &Proxy, service: Option<&ServiceName>) -> bool {
-    snapshot.in_scope(&proxy.namespace) || service.is_some_and(|service| snapshot.in_scope(&service.namespace))
+    snapshot.in_scope(&proxy.namespace)
+        || service.is_some_and(|service| snapshot.in_scope(&service.namespace))
 }
 
 /// What a proxy says, as evidence.

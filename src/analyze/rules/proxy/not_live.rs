@@ -60,7 +60,8 @@ impl Check for NotLive {
                 "PRE_INITIALIZING" | "INITIALIZING" => server.uptime.is_some_and(|up| up > PATIENCE_SECONDS),
                 _ => false,
             };
-            let leaving = snapshot.pod(&proxy.namespace, &proxy.pod).is_none_or(|pod| pod.object.deleted.is_some());
+            let leaving =
+                snapshot.pod(&proxy.namespace, &proxy.pod).is_none_or(|pod| pod.object.deleted.is_some());
             if wrong && !leaving {
                 let owner = snapshot.owner_by_name(&proxy.namespace, &proxy.pod);
                 found.entry((owner, server.state.as_str())).or_default().push(proxy);
@@ -72,9 +73,15 @@ impl Check for NotLive {
     fn describe(&self, fact: &Fact<'_>, _: &Snapshot) -> Finding {
         let draining = fact.state == "DRAINING";
         let (title, message) = if draining {
-            ("its proxy drains although the pod stays", "It closes connections and fails its readiness probe: the pod gets no more requests. Nobody is deleting the pod, so somebody or something told the proxy to drain.")
+            (
+                "its proxy drains although the pod stays",
+                "It closes connections and fails its readiness probe: the pod gets no more requests. Nobody is deleting the pod, so somebody or something told the proxy to drain.",
+            )
         } else {
-            ("its proxy still waits for its first configuration", "It has no listeners: the pod gets no requests and cannot make any. The control plane does not answer it, or it refused what it was sent.")
+            (
+                "its proxy still waits for its first configuration",
+                "It has no listeners: the pod gets no requests and cannot make any. The control plane does not answer it, or it refused what it was sent.",
+            )
         };
         let look = fact.proxies.first().map(|proxy| ask(&proxy.namespace, &proxy.pod, "server_info"));
         Finding::new(Self::META, fact.workload.clone(), &[fact.state])
@@ -85,12 +92,20 @@ impl Check for NotLive {
             .role(Role::Symptom, Confidence::Observed)
             .evidences(fact.proxies.iter().take(MAX_PROXIES).map(|proxy| {
                 let uptime = proxy.server.as_ref().and_then(|s| s.uptime).unwrap_or_default();
-                evidence(&proxy.namespace, &proxy.pod, "server_info", format!("{} after {uptime:.0} s", fact.state))
+                evidence(
+                    &proxy.namespace,
+                    &proxy.pod,
+                    "server_info",
+                    format!("{} after {uptime:.0} s", fact.state),
+                )
             }))
             .effect(Effect::pods(&fact.workload))
             .effect(Effect::calls(&fact.workload))
             .remedy(Remedy::commands("See its state", look.into_iter().collect(), vec![]))
             .maybe_remedy(restart(&fact.workload, "Start the pods anew".to_owned()))
-            .prevention(Prevention::alert("Alert when a proxy is not in service", "max by (namespace, pod) (envoy_server_state) > 0"))
+            .prevention(Prevention::alert(
+                "Alert when a proxy is not in service",
+                "max by (namespace, pod) (envoy_server_state) > 0",
+            ))
     }
 }

@@ -127,13 +127,16 @@ fn full<'a>(proxy: &'a Proxy, cluster: &'a ProxyCluster) -> Option<Full<'a>> {
     let reached = (set(limits.connections) && cluster.active_connections() >= limits.connections)
         || (set(limits.requests) && cluster.active_requests() >= limits.requests);
     // Connections that are open and idle fill a pool and harm nobody: requests must have been waiting or rejected.
-    let pressed = overflowed > 0 || stat("circuit_breakers.default.rq_pending_open") > 0 || stat("circuit_breakers.default.rq_open") > 0;
+    let pressed = overflowed > 0
+        || stat("circuit_breakers.default.rq_pending_open") > 0
+        || stat("circuit_breakers.default.rq_open") > 0;
     ((open || reached) && pressed).then_some(Full { proxy, cluster, limits, overflowed, open })
 }
 
 /// The limits that somebody set.
 fn words(limits: &PoolLimits) -> String {
-    let set = [("connections", limits.connections), ("pending", limits.pending), ("requests", limits.requests)];
+    let set =
+        [("connections", limits.connections), ("pending", limits.pending), ("requests", limits.requests)];
     let set = set.iter().filter(|(_, limit)| *limit < PoolLimits::NONE);
     set.map(|(name, limit)| format!("{name} {limit}")).collect::<Vec<_>>().join(", ")
 }

@@ -62,7 +62,8 @@ impl Check for RouteWithoutCluster {
         let mut missing: BTreeMap<&str, Vec<Place<'a>>> = BTreeMap::new();
         for proxy in &snapshot.proxies {
             let Some(config) = proxy.config.as_ref().filter(|config| config.complete) else { continue };
-            let mut known: BTreeSet<&str> = config.clusters.iter().map(|c| c.resource.name.as_str()).collect();
+            let mut known: BTreeSet<&str> =
+                config.clusters.iter().map(|c| c.resource.name.as_str()).collect();
             known.extend(proxy.clusters.iter().map(|cluster| cluster.name.as_str()));
             for (routes, host, route) in config.all_routes() {
                 for (name, weight) in &route.clusters {
@@ -90,12 +91,18 @@ impl Check for RouteWithoutCluster {
         let callers: BTreeSet<ObjectRef> =
             fact.places.iter().map(|p| snapshot.owner_by_name(&p.proxy.namespace, &p.proxy.pod)).collect();
         let caller = callers.first().cloned();
-        let subject = fact.service.as_ref().map(ServiceName::reference).or_else(|| caller.clone()).unwrap_or_default();
+        let subject =
+            fact.service.as_ref().map(ServiceName::reference).or_else(|| caller.clone()).unwrap_or_default();
         let host = plain(&cluster.host, 80);
         let port = cluster.port.map(|port| port.to_string()).unwrap_or_default();
         let lacks = match (&fact.service, cluster.subset.is_empty()) {
-            (None, _) => format!("no Service {host} is known to the proxy: it does not exist, or a Sidecar hides it"),
-            (Some(_), false) => format!("subset \"{}\" of {host} is defined by no DestinationRule that counts here", plain(&cluster.subset, 40)),
+            (None, _) => {
+                format!("no Service {host} is known to the proxy: it does not exist, or a Sidecar hides it")
+            }
+            (Some(_), false) => format!(
+                "subset \"{}\" of {host} is defined by no DestinationRule that counts here",
+                plain(&cluster.subset, 40)
+            ),
             (Some(_), true) => format!("port {port} of {host} does not exist, or a Sidecar hides it"),
         };
         let who = caller.as_ref().map(|caller| caller.name.clone()).unwrap_or_default();

@@ -90,7 +90,8 @@ impl Check for VersionSkew {
 
 /// The version of the control plane, where all its pods agree.
 fn control_plane(snapshot: &Snapshot) -> Option<(String, (i64, i64))> {
-    let istiod = snapshot.pods.iter().filter(|pod| pod.object.labels.get("app").is_some_and(|app| app == "istiod"));
+    let istiod =
+        snapshot.pods.iter().filter(|pod| pod.object.labels.get("app").is_some_and(|app| app == "istiod"));
     let mut tags: Vec<&str> = istiod
         .flat_map(|pod| &pod.template.containers)
         .filter(|container| container.name == "discovery")

@@ -76,7 +76,8 @@ impl Check for WaitingForCertificate {
         let (first, users) = fact.waiting.first().map(|(proxy, users)| (*proxy, users.clone())).unzip();
         let users = users.unwrap_or_default();
         let users = users.iter().take(MAX_PROXIES).map(|name| plain(name, 60)).collect::<Vec<_>>().join(", ");
-        let waits = if users.is_empty() { "What needs it".to_owned() } else { format!("What needs it ({users})") };
+        let waits =
+            if users.is_empty() { "What needs it".to_owned() } else { format!("What needs it ({users})") };
         let subject = gateway.clone().unwrap_or_else(|| fact.workload.clone());
         let named = gateway.is_some();
         let mut finding = Finding::new(Self::META, subject, &[fact.secret])
@@ -94,23 +95,31 @@ impl Check for WaitingForCertificate {
             finding = finding.evidence(Evidence::object(gateway, format!("names the certificate {secret}")));
         }
         if let Some(name) = secret_name(fact.secret) {
-            let pod = fact.waiting.first().map(|(proxy, _)| ObjectRef::new("Secret", &proxy.namespace, name)).unwrap_or_default();
+            let pod = fact
+                .waiting
+                .first()
+                .map(|(proxy, _)| ObjectRef::new("Secret", &proxy.namespace, name))
+                .unwrap_or_default();
             finding = finding.remedy(Remedy::commands(
                 format!("Create the Secret {name} in namespace {}", pod.namespace),
                 vec![
                     format!("kubectl {}get secret {}", scope(&pod), quote(name)),
-                    format!("kubectl {}create secret tls {} --cert=tls.crt --key=tls.key", scope(&pod), quote(name)),
+                    format!(
+                        "kubectl {}create secret tls {} --cert=tls.crt --key=tls.key",
+                        scope(&pod),
+                        quote(name)
+                    ),
                 ],
                 vec![format!("kubectl {}delete secret {}", scope(&pod), quote(name))],
             ));
         }
         let look = first.map(|proxy| ask(&proxy.namespace, &proxy.pod, "config_dump")).into_iter().collect();
-        finding
-            .remedy(Remedy::commands("See which certificates the proxy has", look, vec![]))
-            .prevention(Prevention::alert(
+        finding.remedy(Remedy::commands("See which certificates the proxy has", look, vec![])).prevention(
+            Prevention::alert(
                 "Alert when a listener waits",
                 "max by (namespace, pod) (envoy_listener_manager_total_listeners_warming) > 0",
-            ))
+            ),
+        )
     }
 }
 
@@ -153,7 +162,8 @@ fn gateway(fact: &Fact<'_>, snapshot: &Snapshot) -> Option<ObjectRef> {
     let pod = snapshot.pod(&proxy.namespace, &proxy.pod)?;
     snapshot.istio.gateways.iter().find_map(|gateway| {
         let serves = gateway.selector.iter().all(|(key, value)| pod.object.labels.get(key) == Some(value));
-        let server = gateway.servers.iter().find(|server| server.body.text("tls.credentialName") == Some(name));
+        let server =
+            gateway.servers.iter().find(|server| server.body.text("tls.credentialName") == Some(name));
         let server = server.filter(|_| serves)?;
         Some(gateway.object.reference.field(format!("{}.tls.credentialName", server.path)))
     })
