@@ -11,7 +11,7 @@ use serde_json::Value;
 
 /// How long anything may take that a test waits for. Long enough for a machine that is busy with other work: a
 /// test that succeeds never waits for it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A running API server.
 #[derive(Debug)]
