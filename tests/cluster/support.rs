@@ -155,6 +155,15 @@ impl Cluster {
         command
     }
 
+    /// A line of a shell whose tools talk to this cluster as the administrator.
+    pub(crate) fn shell(&self, line: &str) -> Command {
+        let path = std::env::var("PATH").unwrap_or_default();
+        let mut command = Command::new("sh");
+        command.args(["-c", line]).env("KUBECONFIG", &self.kubeconfig);
+        command.env("PATH", format!("{}:{path}", self.tools.display()));
+        command
+    }
+
     fn tool(&self, name: &str, args: &[&str], input: &str) -> Result<String, String> {
         let mut child = self
             .command(name)

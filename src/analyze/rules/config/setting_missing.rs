@@ -306,7 +306,12 @@ fn holder<'a>(snapshot: &'a Snapshot, pod: &Pod, container: &str, setting: &str)
         EnvSource::ConfigMapKey { name, .. } => Some(name.as_str()),
         _ => None,
     });
-    let mounted = pod.template.spec.list("volumes").iter().filter_map(|volume| volume.text("configMap.name"));
+    // Not what is mounted for others in the pod: every sidecar of a mesh brings a ConfigMap of its own.
+    let mounts = container.body.list("volumeMounts");
+    let mine =
+        |volume: &&serde_json::Value| mounts.iter().any(|mount| mount.text("name") == volume.text("name"));
+    let volumes = pod.template.spec.list("volumes").iter().filter(mine);
+    let mounted = volumes.filter_map(|volume| volume.text("configMap.name"));
     let mut names: Vec<&str> = whole.chain(by_key).chain(mounted).collect();
     let mut seen = std::collections::BTreeSet::new();
     names.retain(|name| seen.insert(*name));
