@@ -24,7 +24,8 @@ use crate::api::v1alpha1::status::{
 };
 use crate::api::v1alpha1::{DebugSession, common};
 use crate::collect::outcome::{self, CollectorOutcome};
-use crate::report::status::{Wishes, project, size};
+use crate::report::budget::size;
+use crate::report::status::{Wishes, project};
 use crate::telemetry;
 
 /// How long an investigation may take to end once it was told to. What it holds is let go of in any case.

@@ -29,7 +29,8 @@ use crate::collect::proxy::Proxies;
 use crate::collect::proxy::forward::PortForward;
 use crate::model::gap::{Gap, GapReason};
 use crate::model::snapshot::Snapshot;
-use crate::report::status::{length, suppressed_codes};
+use crate::report::budget::length;
+use crate::report::status::suppressed_codes;
 
 /// Root causes whose pods are looked at closely: the first ones are what the closer look is to decide between.
 const CLOSER: usize = 3;

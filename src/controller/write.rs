@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::watch::Guarded;
 use crate::api::FIELD_MANAGER;
 use crate::api::v1alpha1::{DebugSession, DebugSessionStatus};
-use crate::report::status::minimal;
+use crate::report::budget::minimal;
 
 /// How long one write may take.
 const DEADLINE: Duration = Duration::from_secs(15);

@@ -4,6 +4,7 @@
 
 pub mod access_log;
 pub mod change;
+pub mod container;
 pub mod event;
 pub mod fields;
 pub mod gap;

@@ -3,6 +3,7 @@
 //! [`answer`] puts the facts into their order once; every renderer follows it.
 
 pub mod answer;
+pub mod budget;
 pub mod json;
 pub mod markdown;
 pub mod rule_docs;

@@ -1,6 +1,7 @@
 //! Version `v1alpha1` of the API. Changes are additive from the first release on.
 
 pub mod common;
+pub mod finding;
 pub mod session;
 pub mod status;
 
