@@ -80,11 +80,26 @@ fn the_report_belongs_to_the_session_and_goes_with_it() {
             [0];
         assert_eq!((&owner["kind"], &owner["uid"]), (&json!("DebugSession"), &session["metadata"]["uid"]));
     }
+    // The command line reads the same report back, in both forms.
+    let json: Value = serde_json::from_str(&report(cluster, &release, "json")).unwrap();
+    assert_eq!(json["verdict"], session["status"]["summary"]["verdict"], "{json:#}");
+    assert!(report(cluster, &release, "markdown").contains("checkout"));
     release.kubectl(&["delete", "dbg", "checkout"]);
     cluster.eventually("the end of the report", || {
         let left = release.kubectl(&["get", "configmaps", "--output", "name"]);
         names.iter().all(|name| !left.contains(name)).then_some(())
     });
+}
+
+/// What `meshscope report` prints of the session `checkout`.
+fn report(cluster: &Cluster, release: &Release, form: &str) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_meshscope"))
+        .args(["report", "dbg/checkout", "--namespace", &release.space, "--output", form, "--kubeconfig"])
+        .arg(cluster.kubeconfig())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 #[test]
