@@ -32,6 +32,8 @@ const EXPLAINED: f64 = 0.3;
 const OWN: f64 = 0.95;
 /// A hypothesis of which others account for more than this share has nothing of its own to explain.
 const ACCOUNTED: f64 = 0.75;
+/// What only shows that something fails, and names nothing to change, is no more than this likely "the" answer.
+const MERE_SYMPTOM: f64 = 0.45;
 /// No probability is certainty: rules can be wrong together.
 const MOST_CERTAIN: f64 = 0.98;
 
@@ -165,6 +167,12 @@ fn is_candidate(finding: &Finding) -> bool {
         Role::Symptom => finding.severity >= Severity::Error,
         Role::Context => false,
     }
+}
+
+/// Whether a finding only shows that something fails. A symptom that comes with something to change can be the answer: a
+/// crash loop with the rollout to take back.
+fn is_mere(finding: &Finding) -> bool {
+    finding.role == Role::Symptom && finding.remedies.iter().all(|remedy| remedy.rollback.is_empty())
 }
 
 fn weight(severity: Severity) -> f64 {
@@ -427,14 +435,21 @@ fn ranked(candidates: &[Candidate], findings: &[Finding]) -> Vec<(usize, f64)> {
         });
         let others: f64 = rivals.map(|(_, rival)| rival.log_odds.exp()).sum();
         let own = candidate.log_odds.exp();
-        let probability = (own / (own + others + SOMETHING_ELSE.exp())).min(MOST_CERTAIN);
+        let most = if is_mere(finding) { MERE_SYMPTOM } else { MOST_CERTAIN };
+        let probability = (own / (own + others + SOMETHING_ELSE.exp())).min(most);
         if probability >= WORTH_NAMING {
             out.push((at, probability));
         }
     }
     let odds = |at: usize| candidates.get(at).map_or(f64::MIN, |c| c.log_odds);
+    // Something to change that is more likely true than not comes before what only shows that something fails.
+    let bounded = |at: usize| {
+        let mere = candidates.get(at).and_then(|c| findings.get(c.finding)).is_some_and(is_mere);
+        if mere { odds(at).min((MERE_SYMPTOM / (1.0 - MERE_SYMPTOM)).ln()) } else { odds(at) }
+    };
     out.sort_by(|(a, _), (b, _)| {
-        odds(*b).total_cmp(&odds(*a)).then_with(|| order(findings, *a, *b, candidates))
+        let by_odds = bounded(*b).total_cmp(&bounded(*a)).then_with(|| odds(*b).total_cmp(&odds(*a)));
+        by_odds.then_with(|| order(findings, *a, *b, candidates))
     });
     let mut most = MOST_CERTAIN;
     for (_, probability) in &mut out {

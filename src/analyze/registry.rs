@@ -3,9 +3,11 @@
 use super::rule::Rule;
 use super::rules::application;
 use super::rules::config;
+use super::rules::consul;
 use super::rules::envoy;
 use super::rules::gateway_api;
 use super::rules::istio;
+use super::rules::linkerd;
 use super::rules::network;
 use super::rules::platform;
 use super::rules::pods;
@@ -34,6 +36,9 @@ pub const RULES: &[&dyn Rule] = &[
     &config::missing_config_map_key::MissingConfigMapKey,
     &config::missing_secret::MissingSecret,
     &config::setting_missing::SettingMissing,
+
+    // Consul.
+    &consul::config_entry_not_synced::ConfigEntryNotSynced,
 
     // Envoy's response flags.
     &envoy::no_healthy_upstream::NoHealthyUpstream,
@@ -69,6 +74,7 @@ pub const RULES: &[&dyn Rule] = &[
     &envoy::egress_blocked::EgressBlocked,
     &envoy::direct_response::DirectResponse,
     &envoy::other_flag::OtherFlag,
+    &envoy::http_limit::HttpLimit,
 
     // The Gateway API.
     &gateway_api::backend_not_found::BackendNotFound,
@@ -112,10 +118,28 @@ pub const RULES: &[&dyn Rule] = &[
     &istio::rate_limit_too_low::RateLimitTooLow,
     &istio::tokens_rejected::TokensRejected,
     &istio::authorizer_unavailable::AuthorizerUnavailable,
+    &istio::revision_unknown::RevisionUnknown,
+    &istio::control_plane_unavailable::ControlPlaneUnavailable,
+    &istio::injection_webhook_fails::InjectionWebhookFails,
+    &istio::certificates_expire::CertificatesExpire,
+    &istio::traffic_not_redirected::TrafficNotRedirected,
+    &istio::probe_refused_by_mtls::ProbeRefusedByMtls,
+    &istio::started_before_proxy::StartedBeforeProxy,
+    &istio::calls_to_ended_pods::CallsToEndedPods,
+    &istio::job_kept_by_proxy::JobKeptByProxy,
+    &istio::headless_port_undeclared::HeadlessPortUndeclared,
     &istio::retries_amplify::RetriesAmplify,
+    &istio::locality_without_endpoints::LocalityWithoutEndpoints,
+    &istio::waypoint_missing::WaypointMissing,
+    &istio::runs_as_proxy::RunsAsProxy,
+
+    // Linkerd.
+    &linkerd::failfast::LinkerdFailfast,
+    &linkerd::policy_denies::LinkerdPolicyDenies,
 
     // Network policies and DNS.
     &network::network_policy_blocks::NetworkPolicyBlocks,
+    &network::mesh_port_blocked::MeshPortBlocked,
 
     // Quotas, admission, budgets, autoscalers, nodes.
     &platform::quota_exceeded::QuotaExceeded,

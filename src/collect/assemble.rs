@@ -3,10 +3,12 @@
 use serde_json::Value;
 
 use super::material::Material;
+use crate::model::access_format::AccessFormat;
 use crate::model::fields::Fields;
 use crate::model::log::LogStream;
 use crate::model::series;
 use crate::model::snapshot::{Builder, Snapshot, Target};
+use crate::model::workload::is_proxy_container;
 
 /// Normalises and indexes all of it. Nothing is refused: what cannot be read is left out.
 pub fn assemble(material: Material) -> Snapshot {
@@ -25,12 +27,13 @@ pub fn assemble(material: Material) -> Snapshot {
     } else {
         istio.mesh_config
     };
+    let format = AccessFormat::of_mesh_config(&mesh_config);
     builder.istio(&istio.root_namespace, mesh_config);
     for object in material.objects {
         builder.object(object);
     }
     for log in &material.logs {
-        let stream = LogStream::read(
+        let mut stream = LogStream::read(
             &log.namespace,
             &log.pod,
             &log.container,
@@ -38,6 +41,9 @@ pub fn assemble(material: Material) -> Snapshot {
             &log.bytes,
             log.truncated,
         );
+        if let Some(format) = format.as_ref().filter(|_| is_proxy_container(&log.container)) {
+            stream.take_access(format);
+        }
         builder.log(stream);
     }
     for metric in &material.metrics {

@@ -71,15 +71,26 @@ impl AccessRecord {
             || self.refused_by_proxy()
     }
 
-    /// Whether the proxy itself answered with a refusal that carries no flag (RBAC, JWT).
+    /// Whether the proxy itself answered with a refusal that carries no flag (RBAC, JWT, limits of HTTP).
     pub fn refused_by_proxy(&self) -> bool {
-        self.details.starts_with("rbac_access_denied") || self.details.starts_with("jwt_authn")
+        self.details.starts_with("rbac_access_denied")
+            || self.details.starts_with("jwt_authn")
+            || is_http_limit(&self.details)
     }
 
     /// Whether the answer came from the upstream: the proxy only passed it on.
     pub fn via_upstream(&self) -> bool {
         self.details == "via_upstream"
     }
+}
+
+/// Whether details name a limit of HTTP that the proxy itself enforces: its version, the size or number of headers, a body
+/// that a filter buffers. Envoy writes these without a flag, or with `DPE`.
+pub fn is_http_limit(details: &str) -> bool {
+    details == "low_version"
+        || ["payload_too_large", "too_many_headers", "headers_too_large", "header_count_exceeded"]
+            .iter()
+            .any(|word| details.contains(word))
 }
 
 /// Reads one line. `at` is the runtime's time, used where the record has none. `None` where it is no access record.

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use std::borrow::Cow;
 
+use super::access_format::AccessFormat;
 use super::access_log::{self, AccessRecord};
 use super::time;
 
@@ -107,6 +108,18 @@ impl LogStream {
             stream.push(piece.time, &piece.text, piece.output);
         }
         stream
+    }
+
+    /// Takes the lines that have this format of an access log out of the others.
+    pub fn take_access(&mut self, format: &AccessFormat) {
+        let lines = std::mem::take(&mut self.lines);
+        for line in lines {
+            match format.parse(&line.text, line.time) {
+                Some(record) => self.access.push(record),
+                None => self.lines.push(line),
+            }
+        }
+        self.access.sort_by_key(|record| record.start);
     }
 
     fn push(&mut self, time: Option<Timestamp>, text: &[u8], output: Output) {

@@ -2,6 +2,7 @@
 //!
 //! Nothing here does I/O, reads a clock or draws a random number; time comes in with the snapshot.
 
+pub mod access_format;
 pub mod access_log;
 pub mod change;
 pub mod container;

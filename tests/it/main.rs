@@ -20,3 +20,4 @@ mod random;
 mod replay;
 mod rules;
 mod scenarios;
+mod traffic;

@@ -2,9 +2,11 @@
 
 pub mod application;
 pub mod config;
+pub mod consul;
 pub mod envoy;
 pub mod gateway_api;
 pub mod istio;
+pub mod linkerd;
 pub mod near;
 pub mod network;
 pub mod platform;

@@ -31,6 +31,11 @@ pub fn share(count: u64, all: u64, what: &str) -> String {
     format!("{} of {} {what} ({percent} %)", number(count), number(all))
 }
 
+/// A count of things: `1 pod`, `2,310 pods`.
+pub fn several(count: u64, what: &str) -> String {
+    format!("{} {what}{}", number(count), if count == 1 { "" } else { "s" })
+}
+
 /// A time of day in UTC: `14:02:11Z`.
 pub fn clock(at: Timestamp) -> String {
     at.strftime("%H:%M:%SZ").to_string()
@@ -60,6 +65,7 @@ mod tests {
     fn figures() {
         assert_eq!(number(1_234_567), "1,234,567");
         assert_eq!(number(12), "12");
+        assert_eq!((several(1, "pod"), several(1200, "pod")), ("1 pod".to_owned(), "1,200 pods".to_owned()));
         assert_eq!(share(457, 2310, "requests"), "457 of 2,310 requests (19.8 %)");
         assert_eq!(share(7, 7, "requests"), "7 of 7 requests (100 %)");
         assert_eq!(milliseconds(2500), "2.5 s");

@@ -1,5 +1,6 @@
 //! In which way a request failed: the flag and its detail, read as one.
 
+use crate::model::access_log::is_http_limit;
 use crate::model::network::ServiceName;
 use crate::model::traffic::{ClusterName, Outcome, Reporter};
 
@@ -67,6 +68,8 @@ pub enum Way {
     DnsFailed,
     /// 5xx from the application behind the last proxy.
     Application,
+    /// A limit of HTTP itself: version, headers, body.
+    HttpLimit,
     /// Sent to nowhere: `block_all`, `BlackHoleCluster`.
     EgressBlocked,
     /// A direct response that a route configures.
@@ -108,6 +111,7 @@ impl Way {
             Way::StreamCut => &["SI", "UMSDR", "DT"],
             Way::DnsFailed => &["DF", "dns"],
             Way::Application => &["5xx"],
+            Way::HttpLimit => &["413", "426", "431", "DPE"],
             Way::EgressBlocked => &["direct_response", "blackhole"],
             Way::DirectResponse => &["direct_response"],
             Way::Other => &[],
@@ -165,6 +169,9 @@ impl<'a> Signs<'a> {
         }
         if self.details.starts_with("jwt_authn") {
             return Some(Way::Jwt);
+        }
+        if is_http_limit(self.details) || (self.code == 431 && self.has("DPE")) {
+            return Some(Way::HttpLimit);
         }
         if self.cluster == "BlackHoleCluster" || (self.details == "direct_response" && self.code >= 500) {
             let blocked = self.cluster == "BlackHoleCluster" || self.route == "block_all" || self.code == 502;
@@ -289,5 +296,11 @@ mod tests {
         assert_eq!(way(0, "NR", "filter_chain_not_found", ""), Some(Way::NoFilterChain));
         assert_eq!(way(502, "", "direct_response", ""), Some(Way::EgressBlocked));
         assert_eq!(way(500, "NFCF", "", ""), Some(Way::Other));
+        assert_eq!(way(426, "", "low_version", ""), Some(Way::HttpLimit));
+        assert_eq!(way(431, "DPE", "http1.headers_too_large", ""), Some(Way::HttpLimit));
+        assert_eq!(way(413, "", "request_payload_too_large", ""), Some(Way::HttpLimit));
+        // The application's own limit is the application's.
+        assert_eq!(way(413, "", "via_upstream", ""), None);
+        assert_eq!(way(503, "XYZ", "", ""), Some(Way::Other));
     }
 }

@@ -14,6 +14,7 @@ pub mod dns_failed;
 pub mod downstream_protocol;
 pub mod egress_blocked;
 pub mod external_authorization;
+pub mod http_limit;
 pub mod jwt_denied;
 pub mod local_reset;
 pub mod no_cluster;

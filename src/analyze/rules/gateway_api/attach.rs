@@ -232,6 +232,36 @@ pub fn gateway_services(snapshot: &Snapshot, route: &Route) -> BTreeSet<ServiceN
     out
 }
 
+/// A parent that a route names, and what came of it.
+#[derive(Debug)]
+pub struct Tried<'a> {
+    /// The route.
+    pub route: &'a Route,
+    /// The parent.
+    pub parent: &'a Reference,
+    /// Whether it takes the route.
+    pub result: Attachment<'a>,
+    /// Whether another parent of the route takes it.
+    pub elsewhere: bool,
+}
+
+/// Every parent of every route that is looked at.
+pub fn tried(snapshot: &Snapshot) -> Vec<Tried<'_>> {
+    let mut out = vec![];
+    for route in snapshot.gateway_api.routes.iter().filter(|r| seen::configured(r.object.namespace())) {
+        let results: Vec<_> =
+            route.parents.iter().map(|parent| (parent, attach(snapshot, route, parent))).collect();
+        let elsewhere = results.iter().any(|(_, result)| matches!(result, Attachment::Accepted));
+        out.extend(results.into_iter().map(|(parent, result)| Tried { route, parent, result, elsewhere }));
+    }
+    out
+}
+
+/// Requests for a route's hosts that a proxy had no route for.
+pub fn unrouted(snapshot: &Snapshot, route: &Route) -> Seen {
+    requests(snapshot, route, |outcome| outcome.has_flag("NR") && !outcome.connection)
+}
+
 /// What fails where a route does not work: requests to its Gateways and to its backends.
 pub fn effects(snapshot: &Snapshot, route: &Route, flags: &[&str]) -> Vec<Effect> {
     let mut all = services(snapshot, route);

@@ -1,19 +1,7 @@
 //! GWAPI101.
 
-use serde_json::json;
-
-use crate::analyze::finding::{Confidence, Evidence, Finding, Role, Severity};
-use crate::analyze::remedy::{Prevention, Remedy, pointer};
-use crate::analyze::rule::{Check, Declared};
-use crate::analyze::rules::gateway_api::attach;
+use super::prelude::*;
 use crate::analyze::rules::istio::hosts::{Hosts, Known};
-use crate::analyze::rules::near::{applied, nearest};
-use crate::analyze::rules::seen::{self, Seen};
-use crate::model::fields::Fields;
-use crate::model::mesh::gateway_api::{Reference, Route};
-use crate::model::network::{Service, ServiceName};
-use crate::model::object::ObjectRef;
-use crate::model::snapshot::Snapshot;
 
 crate::rule! {
     /// A route sends requests to a backend, or to a port of it, that does not exist.

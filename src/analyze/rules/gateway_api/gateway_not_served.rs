@@ -1,20 +1,10 @@
 //! GWAPI106.
 
-use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
-use crate::analyze::finding::{Confidence, Evidence, Finding, Role, Severity};
-use crate::analyze::remedy::{Prevention, Remedy, pointer};
-use crate::analyze::rule::{Check, Declared};
-use crate::analyze::rules::gateway_api::attach;
+use super::prelude::*;
 use crate::analyze::rules::istio::hosts::{Hosts, Known};
-use crate::analyze::rules::seen;
-use crate::model::fields::Fields;
-use crate::model::mesh::gateway_api::Gateway;
 use crate::model::mesh::istio::full_host;
-use crate::model::network::ServiceName;
-use crate::model::object::Object;
-use crate::model::snapshot::Snapshot;
 
 crate::rule! {
     /// A Gateway that no Service makes reachable.

@@ -1,17 +1,8 @@
 //! GWAPI107.
 
-use serde_json::json;
 use std::collections::BTreeMap;
 
-use crate::analyze::finding::{Confidence, Evidence, Finding, Role, Severity};
-use crate::analyze::remedy::{Prevention, Remedy, pointer};
-use crate::analyze::rule::{Check, Declared};
-use crate::analyze::rules::gateway_api::attach::{self, Listener};
-use crate::analyze::rules::seen;
-use crate::model::fields::Fields;
-use crate::model::mesh::gateway_api::Gateway;
-use crate::model::object::{Object, ObjectRef};
-use crate::model::snapshot::Snapshot;
+use super::prelude::*;
 
 crate::rule! {
     /// A listener of a Gateway or of a ListenerSet that the controller cannot serve.
@@ -48,7 +39,7 @@ pub struct Fact<'a> {
     why: String,
     mechanism: &'static str,
     /// Values that would be right.
-    fix: Option<(String, serde_json::Value)>,
+    fix: Option<(String, Value)>,
 }
 
 impl Check for ListenerInvalid {

@@ -7,4 +7,5 @@ pub mod listener_invalid;
 pub mod negative_condition;
 pub mod no_matching_hostname;
 pub mod parent_not_accepted;
+mod prelude;
 pub mod reference_not_granted;

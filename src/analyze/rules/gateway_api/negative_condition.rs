@@ -1,15 +1,6 @@
 //! GWAPI105.
 
-use serde_json::Value;
-
-use crate::analyze::finding::{Confidence, Evidence, Finding, Role, Severity};
-use crate::analyze::remedy::{Prevention, Remedy, quote, resource, scope};
-use crate::analyze::rule::{Check, Declared};
-use crate::analyze::rules::gateway_api::attach;
-use crate::analyze::rules::seen;
-use crate::model::fields::Fields;
-use crate::model::object::Object;
-use crate::model::snapshot::Snapshot;
+use super::prelude::*;
 
 crate::rule! {
     /// The controller says in an object's status that it does not accept, resolve or program it.

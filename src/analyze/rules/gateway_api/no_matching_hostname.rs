@@ -1,17 +1,7 @@
 //! GWAPI103.
 
-use serde_json::json;
-
-use crate::analyze::finding::{Confidence, Evidence, Finding, Role, Severity};
-use crate::analyze::remedy::{Prevention, Remedy, pointer};
-use crate::analyze::rule::{Check, Declared};
-use crate::analyze::rules::gateway_api::attach::{self, Attachment, Listener};
-use crate::analyze::rules::near::applied;
-use crate::analyze::rules::seen::{self, Seen};
-use crate::model::fields::Fields;
-use crate::model::mesh::gateway_api::{Reference, Route};
+use super::prelude::*;
 use crate::model::mesh::istio::hosts_overlap;
-use crate::model::snapshot::Snapshot;
 
 crate::rule! {
     /// A route and its listeners have no hostname in common.
@@ -54,20 +44,14 @@ impl Check for NoMatchingHostname {
 
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
         let mut out = vec![];
-        for route in snapshot.gateway_api.routes.iter().filter(|r| seen::configured(r.object.namespace())) {
-            let results: Vec<_> = route
-                .parents
-                .iter()
-                .map(|parent| (parent, attach::attach(snapshot, route, parent)))
-                .collect();
-            let elsewhere = results.iter().any(|(_, a)| matches!(a, Attachment::Accepted));
-            for (parent, result) in results {
-                if let Attachment::NoHostname(listeners) = result {
-                    let seen = attach::requests(snapshot, route, |o| o.has_flag("NR") && !o.connection);
-                    let seen =
-                        if elsewhere { Seen::default() } else { seen.and(asked(snapshot, &listeners)) };
-                    out.push(Fact { route, parent, listeners, elsewhere, seen });
-                }
+        for Tried { route, parent, result, elsewhere } in attach::tried(snapshot) {
+            if let Attachment::NoHostname(listeners) = result {
+                let seen = if elsewhere {
+                    Seen::default()
+                } else {
+                    attach::unrouted(snapshot, route).and(asked(snapshot, &listeners))
+                };
+                out.push(Fact { route, parent, listeners, elsewhere, seen });
             }
         }
         out

@@ -1,16 +1,6 @@
 //! GWAPI104.
 
-use serde_json::{Value, json};
-
-use crate::analyze::finding::{Confidence, Evidence, Finding, Role, Severity};
-use crate::analyze::remedy::{Prevention, Remedy, pointer};
-use crate::analyze::rule::{Check, Declared};
-use crate::analyze::rules::gateway_api::attach::{self, Attachment};
-use crate::analyze::rules::near::{applied, nearest};
-use crate::analyze::rules::seen::{self, Seen};
-use crate::model::fields::Fields;
-use crate::model::mesh::gateway_api::{Reference, Route};
-use crate::model::snapshot::Snapshot;
+use super::prelude::*;
 
 crate::rule! {
     /// A route refers to a parent that does not exist or does not take it.
@@ -54,27 +44,14 @@ impl Check for ParentNotAccepted {
     type Fact<'a> = Fact<'a>;
 
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
-        let mut out = vec![];
-        for route in snapshot.gateway_api.routes.iter().filter(|r| seen::configured(r.object.namespace())) {
-            let results: Vec<_> = route
-                .parents
-                .iter()
-                .map(|parent| (parent, attach::attach(snapshot, route, parent)))
-                .collect();
-            let elsewhere = results.iter().any(|(_, a)| matches!(a, Attachment::Accepted));
-            for (parent, result) in results {
-                if matches!(result, Attachment::Accepted | Attachment::Unknown | Attachment::NoHostname(_)) {
-                    continue;
-                }
-                let seen = if elsewhere {
-                    Seen::default()
-                } else {
-                    attach::requests(snapshot, route, |o| o.has_flag("NR") && !o.connection)
-                };
-                out.push(Fact { route, parent, result, elsewhere, seen });
-            }
-        }
-        out
+        let refused = attach::tried(snapshot).into_iter().filter(|tried| {
+            !matches!(tried.result, Attachment::Accepted | Attachment::Unknown | Attachment::NoHostname(_))
+        });
+        let fact = |Tried { route, parent, result, elsewhere }| {
+            let seen = if elsewhere { Seen::default() } else { attach::unrouted(snapshot, route) };
+            Fact { route, parent, result, elsewhere, seen }
+        };
+        refused.map(fact).collect()
     }
 
     fn describe(&self, fact: &Fact<'_>, snapshot: &Snapshot) -> Finding {

@@ -1,17 +1,7 @@
 //! GWAPI102.
 
-use serde_json::{Value, json};
-
-use crate::analyze::finding::{Confidence, Evidence, Finding, Role, Severity};
-use crate::analyze::remedy::{Prevention, Remedy, scope};
-use crate::analyze::rule::{Check, Declared};
-use crate::analyze::rules::gateway_api::attach::{self, GROUP};
-use crate::analyze::rules::seen::{self, Seen};
-use crate::model::fields::Fields;
-use crate::model::mesh::gateway_api::{Gateway, Route};
-use crate::model::network::ServiceName;
-use crate::model::object::{Object, ObjectRef};
-use crate::model::snapshot::Snapshot;
+use super::attach::GROUP;
+use super::prelude::*;
 
 crate::rule! {
     /// A route or a Gateway refers to an object of another namespace that does not permit it.
@@ -130,10 +120,7 @@ impl Check for ReferenceNotGranted {
                 finding.effects(attach::effects(snapshot, route, &["NC", "5xx", "direct_response", "UH"]));
             let name = ServiceName::new(&target.namespace, &target.name);
             if target.kind == "Service" {
-                finding = finding.effect(crate::analyze::finding::Effect::requests(
-                    &name,
-                    &["NC", "5xx", "direct_response", "UH"],
-                ));
+                finding = finding.effect(Effect::requests(&name, &["NC", "5xx", "direct_response", "UH"]));
             }
         }
         finding.related.push(match fact.grants.first() {

@@ -57,6 +57,16 @@ impl Check for GatewayCertificateMissing {
     type Fact<'a> = Fact<'a>;
 
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
+        let missing = said(
+            snapshot,
+            of_control_plane,
+            &["ailed to fetch key and certificate", "ailed to fetch ca certificate"],
+        );
+        let refused = said(
+            snapshot,
+            of_proxy,
+            &["Secret rejected", "ailed to load certificate chain", "ailed to load private key"],
+        );
         let mut out = vec![];
         for gateway in &snapshot.istio.gateways {
             for server in &gateway.servers {
@@ -67,19 +77,13 @@ impl Check for GatewayCertificateMissing {
                 // `kubernetes://name`, `kubernetes-gateway://namespace/name`, `secret namespace/name not found`.
                 let forms = [format!("://{credential}"), format!("/{credential}")];
                 let about = |said: &Said| names(&said.text, &forms);
-                let missing = said(
-                    snapshot,
-                    of_control_plane,
-                    &["ailed to fetch key and certificate", "ailed to fetch ca certificate"],
-                );
-                let refused = said(
-                    snapshot,
-                    of_proxy,
-                    &["Secret rejected", "ailed to load certificate chain", "ailed to load private key"],
-                );
                 let rejected = refused.values().any(about);
-                let lines: Vec<_> =
-                    missing.into_iter().chain(refused).filter(|(_, said)| about(said)).collect();
+                let lines: Vec<_> = missing
+                    .iter()
+                    .chain(&refused)
+                    .filter(|(_, said)| about(said))
+                    .map(|(workload, said)| (workload.clone(), said.clone()))
+                    .collect();
                 if lines.is_empty() {
                     continue;
                 }

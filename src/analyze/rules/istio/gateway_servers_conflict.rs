@@ -93,10 +93,24 @@ impl Check for GatewayServersConflict {
         let subject = gateway.object.reference.field(&server.path);
         let against = other.object.reference.field(&kept.path);
         let (title, why) = match &fact.clash {
+            Clash::Protocol if gateway.object.reference == other.object.reference => (
+                format!(
+                    "{} claims port {} as {} and as {}",
+                    gateway.object.reference,
+                    server.port,
+                    text::plain(&kept.protocol, 10),
+                    text::plain(&server.protocol, 10)
+                ),
+                format!("one listener cannot speak {} and {}", kept.protocol, server.protocol),
+            ),
             Clash::Protocol => (
                 format!(
                     "{} and {} claim port {} as {} and {}",
-                    gateway.object.reference, against, server.port, server.protocol, kept.protocol
+                    gateway.object.reference,
+                    against,
+                    server.port,
+                    text::plain(&server.protocol, 10),
+                    text::plain(&kept.protocol, 10)
                 ),
                 format!("one listener cannot speak {} and {}", kept.protocol, server.protocol),
             ),

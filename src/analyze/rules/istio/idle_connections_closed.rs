@@ -12,7 +12,7 @@ use crate::model::mesh::istio::{VirtualService, full_host};
 use crate::model::network::ServiceName;
 use crate::model::object::{Object, ObjectRef};
 use crate::model::snapshot::Snapshot;
-use crate::model::traffic::Reporter;
+use crate::model::traffic::{Reporter, address};
 use crate::model::workload::{EnvSource, Workload};
 
 crate::rule! {
@@ -187,6 +187,11 @@ fn race(snapshot: &Snapshot, group: Failures) -> Option<Fact<'_>> {
     }
     let pods: Vec<_> = snapshot.pods_behind(service).collect();
     if pods.is_empty() || pods.iter().flat_map(|pod| &pod.statuses).any(|status| status.restarts > 0) {
+        return None;
+    }
+    // Endpoints that are gone ended; they did not close idle connections.
+    let hosts = group.upstreams();
+    if !hosts.is_empty() && hosts.keys().all(|host| snapshot.pod_by_ip(address(host)).is_none()) {
         return None;
     }
     let quick =

@@ -175,7 +175,10 @@ impl Check for OutlierEjectionEmptiesService {
         let severity = fact.group.severity().unwrap_or(Severity::Warning);
         let confidence = if broken { Confidence::Possible } else { Confidence::Observed };
         Finding::new(Self::META, subject.clone(), &[name])
-            .title(format!("{} ejects all {} endpoints of {name}: {figures} found none", fact.rule.reference(), fact.endpoints))
+            .title(match fact.endpoints {
+                1 => format!("{} ejects the only endpoint of {name}: {figures} found none", fact.rule.reference()),
+                n => format!("{} ejects all {n} endpoints of {name}: {figures} found none", fact.rule.reference()),
+            })
             .message(format!(
                 "Callers' proxies answered {figures} to {name} with 503 UH{} although {} of its endpoints were ready all along: outlier detection had taken them out ({settings}). {arithmetic} {tripped}{verdict}",
                 since(fact.group.onset),

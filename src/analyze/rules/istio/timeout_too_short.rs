@@ -47,6 +47,9 @@ const ABOVE: f64 = 1.4;
 /// Above by at most this many milliseconds more, for very short time-outs.
 const SLACK_MS: f64 = 60.0;
 
+/// How often Istio tries again where a route says nothing.
+const DEFAULT_ATTEMPTS: i64 = 2;
+
 /// A configured time-out that requests ran into.
 #[derive(Debug)]
 pub struct Fact<'a> {
@@ -151,7 +154,7 @@ impl Check for TimeoutTooShort {
         let severity = if fact.is_new() { severity } else { severity.min(Severity::Warning) };
         Finding::new(Self::META, subject.clone(), &[name])
             .title(format!("{} allows {limit}, which is too short for {name}: {figures} time out", fact.object.reference))
-            .message(format!("The callers' proxies end requests to {name} after {limit} ({}). {why}", fact.path))
+            .message(format!("The callers' proxies end requests to {name} after {limit} ({}). {why}{}", fact.path, arithmetic(fact)))
             .mechanism("timeout too short: request timeout")
             .severity(severity)
             .role(Role::Cause, confidence)
@@ -181,6 +184,45 @@ impl Check for TimeoutTooShort {
                     (fact.seconds * 800.0).round()
                 ),
             ))
+    }
+}
+
+/// What attempts, their time-out and the whole time-out of the route come to, beside what the callee takes.
+fn arithmetic(fact: &Fact<'_>) -> String {
+    let ms = |seconds: f64| text::milliseconds((seconds * 1000.0).round() as u64);
+    let route = fact.path.split_once("].").map(|(route, _)| format!("{route}]"));
+    let body = route.and_then(|route| fact.object.body.pointer(&pointer(&route)));
+    let per_try = body.and_then(|b| b.seconds("retries.perTryTimeout")).filter(|s| *s > 0.0);
+    let whole = body.and_then(|b| b.seconds("timeout")).filter(|s| *s > 0.0);
+    let attempts = body.and_then(|b| b.int("retries.attempts")).unwrap_or(DEFAULT_ATTEMPTS).max(0) + 1;
+    let takes = fact.usual.map(|usual| {
+        format!("; 95 % of the answers of {} come within {}", fact.service.name, text::milliseconds(usual))
+    });
+    let takes = takes.unwrap_or_default();
+    match (per_try, whole) {
+        (Some(per_try), Some(whole)) => {
+            let needed = attempts as f64 * per_try;
+            let fit = if needed > whole {
+                format!("more than the {} of the whole request, so the last ones are cut", ms(whole))
+            } else {
+                format!("within the {} of the whole request", ms(whole))
+            };
+            format!(" {attempts} attempts of {} each come to {}, {fit}{takes}.", ms(per_try), ms(needed))
+        }
+        (Some(per_try), None) => format!(
+            " {attempts} attempts of {} each come to {}{takes}.",
+            ms(per_try),
+            ms(attempts as f64 * per_try)
+        ),
+        (None, Some(whole)) if attempts > 1 => {
+            format!(
+                " The {} have to hold all of {attempts} attempts, {} each if all are needed{takes}.",
+                ms(whole),
+                ms(whole / attempts as f64)
+            )
+        }
+        _ if takes.is_empty() => String::new(),
+        _ => format!(" For comparison{}.", takes.replacen(';', ":", 1)),
     }
 }
 

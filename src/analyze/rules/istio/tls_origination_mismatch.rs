@@ -10,7 +10,8 @@ use crate::analyze::rule::{Check, Declared};
 use crate::analyze::traffic::way::Way;
 use crate::analyze::traffic::{Failures, all, text};
 use crate::model::fields::Fields;
-use crate::model::mesh::istio::{DestinationRule, ServiceEntry, host_matches, service_of_host};
+use crate::model::log::LogStream;
+use crate::model::mesh::istio::{DestinationRule, ServiceEntry, host_matches};
 use crate::model::object::{Object, ObjectRef};
 use crate::model::snapshot::Snapshot;
 use crate::model::traffic::Reporter;
@@ -82,13 +83,14 @@ impl Check for TlsOriginationMismatch {
             if inside || !snapshot.in_scope(entry.object.namespace()) {
                 continue;
             }
-            for host in entry.hosts.iter().filter(|host| {
-                service_of_host(host).is_none_or(|(ns, _)| ns.len() < 4 || !host.contains(".svc"))
-            }) {
+            for host in entry.hosts.iter().filter(|host| !host.contains(".svc")) {
                 for (index, body) in entry.object.body.list("spec.ports").iter().enumerate() {
                     out.extend(judge(snapshot, entry, host, index, body));
                 }
             }
+        }
+        if !out.is_empty() {
+            observe(snapshot, &mut out);
         }
         out
     }
@@ -138,10 +140,9 @@ impl Check for TlsOriginationMismatch {
         });
         let mut finding = Finding::new(Self::META, subject.clone(), &[&host, &fact.port.to_string()])
             .title(match fact.wrong {
-                Wrong::Twice => format!(
-                    "{host}:{} gets TLS twice: from the application and from {}",
-                    fact.port, subject.name
-                ),
+                Wrong::Twice => {
+                    format!("{host}:{} gets TLS twice: from the application and from {}", fact.port, subject)
+                }
                 Wrong::ToPlaintext => {
                     format!("{} makes proxies speak TLS to {host}:{}, which is plaintext", subject, fact.port)
                 }
@@ -201,6 +202,31 @@ fn judge<'a>(
         (None, false) if to_443 && matches!(protocol.as_str(), "HTTP" | "HTTP2" | "GRPC") => Wrong::None,
         _ => return None,
     };
+    Some(Fact {
+        wrong,
+        entry,
+        host,
+        port,
+        index,
+        protocol,
+        rule,
+        seen: None,
+        logged: vec![],
+        callers: BTreeSet::new(),
+    })
+}
+
+/// What clients say that find no TLS where they expect it, or the other way round.
+const MISMATCH: &[&str] = &[
+    "wrong version number",
+    "WRONG_VERSION_NUMBER",
+    "first record does not look like a TLS handshake",
+    "plain HTTP request was sent to HTTPS port",
+    "nsupported or unrecognized SSL message",
+];
+
+/// Adds what proxies and applications saw of the calls to each host.
+fn observe(snapshot: &Snapshot, facts: &mut [Fact<'_>]) {
     let groups = all(snapshot, |way| {
         matches!(
             way,
@@ -211,33 +237,23 @@ fn judge<'a>(
                 | Way::UpstreamProtocol
         )
     });
-    let seen = groups
-        .into_iter()
-        .filter(|group| group.callee.reporter == Reporter::Source && group.severity().is_some())
-        .filter(|group| group.callee.service.is_none() && group.callee.host == host)
-        .max_by_key(|group| group.count);
-    let mut callers: BTreeSet<ObjectRef> = seen.iter().flat_map(Failures::callers).collect();
-    let words = [
-        "wrong version number",
-        "WRONG_VERSION_NUMBER",
-        "first record does not look like a TLS handshake",
-        "plain HTTP request was sent to HTTPS port",
-        "nsupported or unrecognized SSL message",
-    ];
-    let lines = said(
-        snapshot,
-        |log| !is_proxy_container(&log.container) && snapshot.in_scope(&log.namespace),
-        &words,
-    );
-    let mut logged = vec![];
-    for (workload, said) in lines {
+    let of_application =
+        |log: &LogStream| !is_proxy_container(&log.container) && snapshot.in_scope(&log.namespace);
+    let lines = said(snapshot, of_application, MISMATCH);
+    for fact in facts {
+        let seen = groups
+            .iter()
+            .filter(|group| group.callee.reporter == Reporter::Source && group.severity().is_some())
+            .filter(|group| group.callee.service.is_none() && group.callee.host == fact.host)
+            .max_by_key(|group| group.count);
+        fact.callers.extend(seen.iter().flat_map(|group| group.callers()));
+        fact.seen = seen.cloned();
         // Of several hosts that fail alike only the one that the line names is meant.
-        if said.text.contains(host) {
-            logged.push(said.evidence(format!("log of {workload}")));
-            callers.insert(workload);
+        for (workload, said) in lines.iter().filter(|(_, said)| said.text.contains(fact.host)) {
+            fact.logged.push(said.evidence(format!("log of {workload}")));
+            fact.callers.insert(workload.clone());
         }
     }
-    Some(Fact { wrong, entry, host, port, index, protocol, rule, seen, logged, callers })
 }
 
 fn remedies(fact: &Fact<'_>) -> Vec<Remedy> {
