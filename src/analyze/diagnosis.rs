@@ -192,6 +192,7 @@ impl Options {
 pub fn analyze(snapshot: &Snapshot, options: &Options) -> Diagnosis {
     let mut findings = Findings::default();
     let mut gaps = snapshot.gaps.clone();
+    gaps.extend(super::telemetry::gaps(snapshot));
     let (mut evaluated, mut not_evaluated) = (0, vec![]);
     for rule in RULES.iter().filter(|rule| options.wants(**rule)) {
         let meta = rule.meta();

@@ -15,4 +15,5 @@ pub mod remedy;
 pub mod rule;
 pub mod rules;
 pub mod take_back;
+pub mod telemetry;
 pub mod traffic;

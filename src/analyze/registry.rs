@@ -4,6 +4,7 @@ use super::rule::Rule;
 use super::rules::application;
 use super::rules::config;
 use super::rules::consul;
+use super::rules::dns;
 use super::rules::envoy;
 use super::rules::gateway_api;
 use super::rules::istio;
@@ -13,6 +14,7 @@ use super::rules::platform;
 use super::rules::pods;
 use super::rules::proxy;
 use super::rules::rollout;
+use super::rules::runtime;
 use super::rules::service;
 
 /// All rules. A new one is a file under `rules/` and a line here.
@@ -30,6 +32,13 @@ pub const RULES: &[&dyn Rule] = &[
     &application::setting_changed::SettingChanged,
     &application::resource_limit_reached::ResourceLimitReached,
     &application::external_dependency_failing::ExternalDependencyFailing,
+    &application::calls_nobody::CallsNobody,
+    &application::certificate_not_accepted::CertificateNotAccepted,
+    &application::message_too_large::MessageTooLarge,
+    &application::pings_too_often::PingsTooOften,
+    &application::method_unknown::MethodUnknown,
+    &application::limited_by_callee::LimitedByCallee,
+    &application::nginx_limit::NginxLimit,
 
     // Configuration that pods take in.
     &config::missing_config_map::MissingConfigMap,
@@ -39,6 +48,16 @@ pub const RULES: &[&dyn Rule] = &[
 
     // Consul.
     &consul::config_entry_not_synced::ConfigEntryNotSynced,
+    // Name servers and registries.
+    &dns::server_down::ServerDown,
+    &dns::configuration_broken::ConfigurationBroken,
+    &dns::upstream_failing::UpstreamFailing,
+    &dns::api_unreadable::ApiUnreadable,
+    &dns::host_network::HostNetwork,
+    &dns::configuration_cut::ConfigurationCut,
+    &dns::look_ups_multiplied::LookUpsMultiplied,
+    &dns::look_ups_lost::LookUpsLost,
+    &dns::consul_registry::ConsulRegistry,
 
     // Envoy's response flags.
     &envoy::no_healthy_upstream::NoHealthyUpstream,
@@ -184,6 +203,17 @@ pub const RULES: &[&dyn Rule] = &[
     &rollout::rollout_stuck::RolloutStuck,
     &rollout::scaled_to_zero::ScaledToZero,
     &rollout::failures_since_rollout::FailuresSinceRollout,
+
+    // Runtimes.
+    &runtime::collections::Collections,
+    &runtime::worker_threads::WorkerThreads,
+    &runtime::deadlock::Deadlock,
+    &runtime::requests_panic::RequestsPanic,
+    &runtime::event_loop_blocked::EventLoopBlocked,
+    &runtime::workers_killed::WorkersKilled,
+    &runtime::goroutines_leak::GoroutinesLeak,
+    &runtime::shared_map::SharedMap,
+    &runtime::pool_counted::PoolCounted,
 
     // Services and endpoints.
     &service::selector_matches_nothing::SelectorMatchesNothing,

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::failure_text::{Kind, PoolState};
 use super::http::Load;
+use super::marks::{Mark, Marks};
 use super::record::Level;
 use super::stack::Exception;
 use super::target::Target;
@@ -29,6 +30,8 @@ pub struct WorkloadLog {
     pub loads: Vec<(Option<Timestamp>, Load)>,
     /// Warnings and errors by shape, the most frequent first.
     pub errors: Vec<ErrorGroup>,
+    /// What its runtime tells of its own trouble.
+    pub marks: BTreeMap<Mark, Marks>,
     /// How many entries its logs have.
     pub entries: u64,
     /// The first and the last time in its logs.
@@ -36,7 +39,7 @@ pub struct WorkloadLog {
 }
 
 /// Where something stands in the logs.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Place {
     /// The pod.
     pub pod: String,
@@ -176,6 +179,11 @@ fn ended(first: Option<Timestamp>, last: Option<Timestamp>, count: u64, log: &Wo
 }
 
 impl WorkloadLog {
+    /// Whether something that was said so often between two instants is over: the log goes on for a good while without it.
+    pub fn is_over(&self, first: Option<Timestamp>, last: Option<Timestamp>, count: u64) -> bool {
+        ended(first, last, count, self)
+    }
+
     /// Requests from an instant on, and those of them that were failed.
     pub fn served_since(&self, at: Option<Timestamp>) -> (u64, u64) {
         let since = self.served.iter().filter(|r| at.is_none() || r.at >= at);

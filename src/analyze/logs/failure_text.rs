@@ -3,75 +3,8 @@
 use regex::Regex;
 use std::sync::LazyLock;
 
-/// How a call failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
-    /// The host answered that nothing listens there.
-    Refused,
-    /// The connection was never made: packets are dropped.
-    ConnectTimeout,
-    /// Nobody routes to the address.
-    Unreachable,
-    /// The name does not exist.
-    NoSuchHost,
-    /// The resolver itself failed.
-    Resolver,
-    /// The peer closed an open connection.
-    Reset,
-    /// The handshake failed.
-    Tls,
-    /// TLS met plaintext, or the other way round.
-    Scheme,
-    /// The call was made and took longer than the caller waits.
-    Timeout,
-    /// The caller's own pool of connections had none to give.
-    Pool,
-    /// The server takes no more connections.
-    TooMany,
-    /// An answer came, and it says no: the status.
-    Status(u16),
-}
-
-impl Kind {
-    /// A word for messages.
-    pub fn words(self) -> String {
-        match self {
-            Kind::Refused => "connection refused".to_owned(),
-            Kind::ConnectTimeout => "connection timed out".to_owned(),
-            Kind::Unreachable => "no route to host".to_owned(),
-            Kind::NoSuchHost => "no such host".to_owned(),
-            Kind::Resolver => "name resolution failed".to_owned(),
-            Kind::Reset => "connection reset".to_owned(),
-            Kind::Tls => "TLS handshake failed".to_owned(),
-            Kind::Scheme => "TLS spoken to a plaintext port or the reverse".to_owned(),
-            Kind::Timeout => "timeout".to_owned(),
-            Kind::Pool => "no free connection in the pool".to_owned(),
-            Kind::TooMany => "too many connections".to_owned(),
-            Kind::Status(code) => format!("status {code}"),
-        }
-    }
-
-    /// Words and Envoy flags with which proxies and rules name the same failure.
-    pub fn flags(self) -> Vec<&'static str> {
-        match self {
-            Kind::Refused => vec!["refused", "UF"],
-            Kind::ConnectTimeout => vec!["timeout", "connect_timeout", "UF"],
-            Kind::Unreachable => vec!["unreachable", "UF"],
-            Kind::NoSuchHost | Kind::Resolver => vec!["dns"],
-            Kind::Reset => vec!["reset", "UC"],
-            Kind::Tls | Kind::Scheme => vec!["tls"],
-            Kind::Timeout => vec!["timeout", "slow", "UT"],
-            Kind::Pool => vec!["pool"],
-            Kind::TooMany => vec!["too_many_connections"],
-            Kind::Status(code) if code >= 500 => vec!["5xx"],
-            Kind::Status(404) => vec!["404"],
-            Kind::Status(429) => vec!["429"],
-            Kind::Status(403) => vec!["rbac", "403"],
-            Kind::Status(401) => vec!["jwt", "401"],
-            Kind::Status(_) => vec!["4xx"],
-        }
-    }
-}
+use super::grpc;
+pub use super::kind::Kind;
 
 /// Texts and what they mean. Of two that begin at the same place the longer one comes first.
 const TEXTS: &[(&str, Kind)] = &[
@@ -109,7 +42,16 @@ const TEXTS: &[(&str, Kind)] = &[
     ("enotfound", Kind::NoSuchHost),
     ("nxdomain", Kind::NoSuchHost),
     ("could not resolve host", Kind::NoSuchHost),
-    ("produced zero addresses", Kind::NoSuchHost),
+    ("name does not resolve", Kind::NoSuchHost),
+    ("no address associated with hostname", Kind::NoSuchHost),
+    ("no such host is known", Kind::NoSuchHost),
+    ("getaddrinfo failed", Kind::NoSuchHost),
+    ("domain name not found", Kind::NoSuchHost),
+    ("host not found (authoritative)", Kind::NoSuchHost),
+    ("host not found in upstream", Kind::NoSuchHost),
+    ("produced zero addresses", Kind::NoAddresses),
+    ("returned no usable address", Kind::NoAddresses),
+    ("empty address list", Kind::NoAddresses),
     ("nameresolutionerror", Kind::NoSuchHost),
     ("failed to resolve", Kind::NoSuchHost),
     ("could not translate host name", Kind::NoSuchHost),
@@ -117,6 +59,21 @@ const TEXTS: &[(&str, Kind)] = &[
     ("temporary failure in name resolution", Kind::Resolver),
     ("eai_again", Kind::Resolver),
     ("server misbehaving", Kind::Resolver),
+    ("servfail", Kind::Resolver),
+    ("could not contact dns servers", Kind::Resolver),
+    ("timeout while contacting dns servers", Kind::Resolver),
+    ("dns resolution timed out", Kind::Resolver),
+    ("name resolution timed out", Kind::Resolver),
+    ("[errno -3]", Kind::Resolver),
+    // Messages and methods.
+    ("received message larger than max", Kind::TooLarge),
+    ("sent message larger than max", Kind::TooLarge),
+    ("trying to send message larger than max", Kind::TooLarge),
+    ("grpc message exceeds maximum size", Kind::TooLarge),
+    ("message length too large", Kind::TooLarge),
+    ("too_many_pings", Kind::Pings),
+    ("too many pings", Kind::Pings),
+    ("enhance_your_calm", Kind::Pings),
     // Connections.
     ("connection refused", Kind::Refused),
     ("econnrefused", Kind::Refused),
@@ -137,8 +94,21 @@ const TEXTS: &[(&str, Kind)] = &[
     ("http request to an https server", Kind::Scheme),
     ("plain http request was sent to https port", Kind::Scheme),
     ("unsupported or unrecognized ssl message", Kind::Scheme),
+    ("http2: frame too large", Kind::Scheme),
+    ("http/2 client preface string missing or corrupt", Kind::Scheme),
+    ("http2 exception: unexpected http/1.x request", Kind::Scheme),
+    ("err_ssl_wrong_version_number", Kind::Scheme),
+    ("packet length too long", Kind::Scheme),
+    ("cannot determine the frame size or a corrupted frame was received", Kind::Scheme),
     ("x509: ", Kind::Tls),
     ("certificate verify failed", Kind::Tls),
+    ("certificate_verify_failed", Kind::Tls),
+    ("cert_has_expired", Kind::Tls),
+    ("tls: failed to verify certificate", Kind::Tls),
+    ("self-signed certificate", Kind::Tls),
+    ("unable to get local issuer certificate", Kind::Tls),
+    ("unable to verify the first certificate", Kind::Tls),
+    ("the ssl connection could not be established", Kind::Tls),
     ("certificate has expired", Kind::Tls),
     ("sslhandshakeexception", Kind::Tls),
     ("pkix path building failed", Kind::Tls),
@@ -152,6 +122,7 @@ const TEXTS: &[(&str, Kind)] = &[
     ("the remote certificate is invalid", Kind::Tls),
     // Waiting.
     ("connecttimeout", Kind::ConnectTimeout),
+    ("und_err_connect_timeout", Kind::ConnectTimeout),
     ("connect timed out", Kind::ConnectTimeout),
     ("connection timed out", Kind::ConnectTimeout),
     ("connect timeout", Kind::ConnectTimeout),
@@ -163,6 +134,9 @@ const TEXTS: &[(&str, Kind)] = &[
     ("deadline_exceeded", Kind::Timeout),
     ("deadline has elapsed", Kind::Timeout),
     ("awaiting headers", Kind::Timeout),
+    ("und_err_headers_timeout", Kind::Timeout),
+    ("und_err_body_timeout", Kind::Timeout),
+    ("taskcanceledexception", Kind::Timeout),
     ("sockettimeoutexception", Kind::Timeout),
     ("httptimeoutexception", Kind::Timeout),
     ("readtimeout", Kind::Timeout),
@@ -180,6 +154,13 @@ const TEXTS: &[(&str, Kind)] = &[
     ("econnreset", Kind::Reset),
     ("socket hang up", Kind::Reset),
     ("remote end closed connection", Kind::Reset),
+    ("remotedisconnected", Kind::Reset),
+    ("remoteprotocolerror", Kind::Reset),
+    ("other side closed", Kind::Reset),
+    ("closed by the remote host", Kind::Reset),
+    ("err_stream_premature_close", Kind::Reset),
+    ("transport is closing", Kind::Reset),
+    ("rst_stream", Kind::Reset),
     ("nohttpresponseexception", Kind::Reset),
     ("server disconnected", Kind::Reset),
     ("connection closed before message completed", Kind::Reset),
@@ -202,6 +183,7 @@ const STATUS_TEXTS: &[&str] = &[
     "bad status",
     "returned http",
     "returned status",
+    "status code received from server",
     "server error",
     "client error",
     "httperror",
@@ -223,8 +205,26 @@ static MEANING: LazyLock<Option<Regex>> = LazyLock::new(|| {
     .ok()
 });
 
-/// The first of these texts in an error, and where it stands.
+/// The first of these texts in an error, and where it stands. Beside a status of gRPC the more exact text counts, but for
+/// answers in which the callee quotes what failed behind it.
 pub(super) fn meaning(text: &str) -> Option<(Kind, usize)> {
+    let exact = exact(text);
+    let Some((kind, at)) = grpc::code(text) else { return exact };
+    match (exact, kind) {
+        (Some((_, exact)), _) if exact < at => {}
+        // Only a server answers with these: what stands behind them is its own trouble.
+        (Some((inner, _)), Some(Kind::Status(400 | 404 | 409 | 500) | Kind::Unimplemented))
+            if inner.is_of_connection() =>
+        {
+            return kind.map(|kind| (kind, at));
+        }
+        (Some((Kind::Status(_), _)) | None, _) => return kind.map(|kind| (kind, at)),
+        _ => {}
+    }
+    exact
+}
+
+fn exact(text: &str) -> Option<(Kind, usize)> {
     let found = MEANING.as_ref()?.captures(text)?;
     let at = found.get(0)?.start();
     if let Some(words) = found.get(1) {
@@ -244,10 +244,14 @@ fn refine(kind: Kind, text: &str, at: usize) -> Kind {
         Kind::NoSuchHost
             if lower().contains("temporary failure")
                 || text.contains("EAI_AGAIN")
+                || lower().contains("timeout while contacting")
+                || lower().contains("could not contact")
                 || text.contains("[Errno -3]") =>
         {
             Kind::Resolver
         }
+        // A server that closes for too many pings says so behind the words for a closed connection.
+        Kind::Reset if lower().contains("too_many_pings") => Kind::Pings,
         // Go dials and reads with the same words.
         Kind::Timeout if before.contains("dial ") && before.contains("lookup ") => Kind::Resolver,
         Kind::Timeout if before.contains("dial ") || lower().contains("connect timed out") => {
@@ -328,6 +332,49 @@ mod tests {
         let state = pool_state("request timed out after 1007ms (total=1, active=1, idle=0, waiting=3)");
         assert_eq!((state.size, state.active, state.waiting), (Some(1), Some(1), Some(3)));
         assert_eq!(pool_state("none available[size:10; busy:10; idle:0]").size, Some(10));
+    }
+
+    #[test]
+    fn the_exact_text_counts_beside_a_status_of_grpc() {
+        for (text, kind) in [
+            (
+                "rpc error: code = Unavailable desc = connection error: desc = \"transport: Error while dialing: dial tcp 10.0.0.7:50051: connect: connection refused\"",
+                Some(Kind::Refused),
+            ),
+            (
+                "rpc error: code = Unavailable desc = name resolver error: produced zero addresses",
+                Some(Kind::NoAddresses),
+            ),
+            (
+                "rpc error: code = Unavailable desc = connection error: desc = \"error reading server preface: EOF\"",
+                Some(Kind::Reset),
+            ),
+            (
+                "rpc error: code = Unavailable desc = connection error: desc = \"error reading server preface: http2: frame too large\"",
+                Some(Kind::Scheme),
+            ),
+            (
+                "rpc error: code = Unavailable desc = closing transport due to: connection error: desc = \"error reading from server: EOF\", received prior goaway: code: ENHANCE_YOUR_CALM, debug data: \"too_many_pings\"",
+                Some(Kind::Pings),
+            ),
+            (
+                "rpc error: code = ResourceExhausted desc = grpc: received message larger than max (5242880 vs. 4194304)",
+                Some(Kind::TooLarge),
+            ),
+            ("rpc error: code = Unimplemented desc = unknown service shop.Pay", Some(Kind::Unimplemented)),
+            (
+                "rpc error: code = Internal desc = charge: dial tcp 10.0.0.1:80: connect: connection refused",
+                Some(Kind::Status(500)),
+            ),
+            (
+                "rpc error: code = Internal desc = stream terminated by RST_STREAM with error code: PROTOCOL_ERROR",
+                Some(Kind::Reset),
+            ),
+            ("rpc error: code = DeadlineExceeded desc = context deadline exceeded", Some(Kind::Timeout)),
+            ("rpc error: code = Canceled desc = context canceled", None),
+        ] {
+            assert_eq!(meaning(text).map(|(kind, _)| kind), kind, "{text}");
+        }
     }
 
     #[test]

@@ -10,11 +10,15 @@
 pub mod client_error;
 pub mod digest;
 pub mod failure_text;
+mod grpc;
 pub mod http;
 pub mod join;
+pub mod kind;
+pub mod marks;
 mod reading;
 pub mod record;
 pub mod shape;
 pub mod stack;
 pub mod target;
 pub mod template;
+pub mod tls;

@@ -8,6 +8,7 @@ use super::digest::{CallGroup, Digest, ErrorGroup, Place, Request, WorkloadLog};
 use super::failure_text::{Kind, PoolState, pool_state};
 use super::http;
 use super::join::{Entry, MAX_LINES, entries};
+use super::marks;
 use super::record::{Level, Record, parse};
 use super::shape::{is_exception_head, is_frame};
 use super::stack::exception;
@@ -124,6 +125,13 @@ impl Builder {
             if let Some(at) = at {
                 let (first, last) = self.log.span.unwrap_or((at, at));
                 self.log.span = Some((first.min(at), last.max(at)));
+            }
+            for line in std::iter::once(entry.head()).chain(entry.rest()) {
+                if let Some(mark) = marks::mark(line) {
+                    let place = || Place { pod: stream.pod.clone(), container: stream.container.clone() };
+                    marks::add(&mut self.log.marks, mark, line, at, place);
+                    break;
+                }
             }
             if let Some(served) = http::served(&record).or_else(|| http::served_in_text(entry.head())) {
                 if self.log.served.len() < MAX_REQUESTS {

@@ -61,18 +61,35 @@ const BEFORE_HOST: &[&str] = &[
     "ETIMEDOUT ",
     "UnknownHostException: ",
     "Connection to ",
+    "connect to host ",
     "connect to ",
     "MySQL server on '",
     "(tried: ",
     "tried for query failed (tried: ",
     "Redis at ",
     "connecting to ",
+    "Failed to connect to ",
     "Connect to ",
     "for host ",
     "Could not resolve host: ",
     "Connection refused (",
     "name resolution (",
+    "not known (",
+    "is known. (",
+    "refused: ",
+    "timed out: ",
+    "TCP connection to ",
+    "getaddrinfo for ",
+    "resolution failed for ",
+    "address: '",
+    "hostname: '",
+    "last error: UNKNOWN: ipv4:",
+    "ipv4:",
+    "host not found in upstream \"",
+    "upstream: \"",
 ];
+/// From this port on the peer of a connection is a client and serves nothing: the first of Linux' ephemeral ports.
+const EPHEMERAL: u16 = 32768;
 
 /// Finds whom a text speaks of: a URL first, then what stands behind words that precede a host.
 pub fn target_in_text(text: &str) -> Option<Target> {
@@ -89,6 +106,12 @@ pub fn target_in_text(text: &str) -> Option<Target> {
             _ => rest,
         };
         return target_at(rest, scheme);
+    }
+    // `read tcp 10.0.0.1:4444->10.0.0.2:80`: the peer stands behind the arrow. A server whose client went away says the same.
+    if let Some((before, peer)) = text.split_once("->")
+        && (before.contains("read tcp ") || before.contains("write tcp "))
+    {
+        return target_at(peer, "").filter(|target| target.port.is_none_or(|port| port < EPHEMERAL));
     }
     BEFORE_HOST.iter().find_map(|words| {
         let at = text.find(words)?;
@@ -138,5 +161,42 @@ mod tests {
         );
         assert_eq!(target_in_text("http://[fd00::1]:80/").unwrap().host, "fd00::1");
         assert_eq!(target_in_text("nothing here"), None);
+    }
+
+    #[test]
+    fn hosts_stand_at_many_places() {
+        for (text, host, port) in [
+            ("read tcp 10.0.0.1:44444->10.0.0.2:80: read: connection reset by peer", "10.0.0.2", Some(80)),
+            (
+                "Cannot connect to host pay:80 ssl:default [Connect call failed ('10.0.0.1', 80)]",
+                "pay",
+                Some(80),
+            ),
+            (
+                "Failed to open TCP connection to pay:80 (Connection refused - connect(2) for \"pay\" port 80)",
+                "pay",
+                Some(80),
+            ),
+            ("php_network_getaddresses: getaddrinfo for pay failed: Name or service not known", "pay", None),
+            ("Failed to connect to pay port 80 after 1 ms: Couldn't connect to server", "pay", Some(80)),
+            ("Name or service not known (pay:80)", "pay", Some(80)),
+            ("DNS resolution failed for pay:50051: C-ares status is not ARES_SUCCESS", "pay", Some(50051)),
+            (
+                "failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.1:50051: Connection refused",
+                "10.0.0.1",
+                Some(50051),
+            ),
+            (
+                "io.netty.channel.AbstractChannel$AnnotatedConnectException: Connection refused: pay/10.0.0.1:8080",
+                "pay",
+                None,
+            ),
+            ("ECONNREFUSED 10.0.0.9:6379", "10.0.0.9", Some(6379)),
+        ] {
+            let target = target_in_text(text).unwrap_or_else(|| panic!("{text}"));
+            assert_eq!((target.host.as_str(), target.port), (host, port), "{text}");
+        }
+        // A client that went away is nobody who was called.
+        assert_eq!(target_in_text("write tcp 10.0.0.1:8080->10.0.0.2:50123: write: broken pipe"), None);
     }
 }

@@ -3,6 +3,7 @@
 pub mod application;
 pub mod config;
 pub mod consul;
+pub mod dns;
 pub mod envoy;
 pub mod gateway_api;
 pub mod istio;
@@ -13,5 +14,6 @@ pub mod platform;
 pub mod pods;
 pub mod proxy;
 pub mod rollout;
+pub mod runtime;
 pub mod seen;
 pub mod service;

@@ -205,6 +205,10 @@ fn class(kind: Kind) -> u8 {
         Kind::Status(code) if code >= 500 => 11,
         Kind::Status(429) => 12,
         Kind::Status(_) => 13,
+        Kind::NoAddresses => 14,
+        Kind::TooLarge => 15,
+        Kind::Pings => 16,
+        Kind::Unimplemented => 17,
     }
 }
 

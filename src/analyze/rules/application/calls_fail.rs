@@ -13,6 +13,7 @@ use crate::model::time::to_unix;
 use jiff::Timestamp;
 
 use super::calls::{self, Calls, ERROR_SHARE, MIN_FAILURES, WARNING_SHARE, percent, since};
+use super::other_side;
 
 crate::rule! {
     /// The log of a caller says that its calls to a Service fail.
@@ -26,7 +27,9 @@ crate::rule! {
     /// answer with status 503 have different causes.
     /// ## Evidence
     /// One log line of each way of failing, with counts and first and last time; the share of the requests that the caller served
-    /// in the same time. An answer that quotes a further failing call is marked as passed on.
+    /// in the same time. An answer that quotes a further failing call is marked as passed on. Then what that way of failing asks to
+    /// look at on the other side, looked at: endpoints and listening port, policies and nodes, restarts of the callee, its own
+    /// failing calls.
     /// ## How to confirm
     /// `kubectl logs deployment/CALLER --since=10m | grep CALLEE`, then the same call by hand from the caller's pod.
     /// ## How to fix
@@ -82,9 +85,9 @@ impl Check for CallsFail {
         out
     }
 
-    fn describe(&self, fact: &Fact, _: &Snapshot) -> Finding {
+    fn describe(&self, fact: &Fact, snapshot: &Snapshot) -> Finding {
         let finding = match fact {
-            Fact::Calls(calls) => describe_calls(calls),
+            Fact::Calls(calls) => describe_calls(snapshot, calls),
             Fact::Load { caller, service, requests, failed, first, ended } => {
                 let share = *failed as f64 / (*requests).max(1) as f64;
                 let severity = match share {
@@ -117,7 +120,7 @@ impl Check for CallsFail {
     }
 }
 
-fn describe_calls(calls: &Calls) -> Finding {
+fn describe_calls(snapshot: &Snapshot, calls: &Calls) -> Finding {
     let group = calls.main();
     let callee = group.map(|group| group.callee()).unwrap_or_default();
     let short = calls.service().map_or_else(|| callee.clone(), |service| service.name.clone());
@@ -125,6 +128,9 @@ fn describe_calls(calls: &Calls) -> Finding {
     let words = calls.words();
     let over = if calls.ended { ", and then no more" } else { "" };
     let mut message = format!("The log of {} says that its calls to {callee} fail: {words}.", calls.caller);
+    if let Some(kind) = calls.kind() {
+        message.push_str(&format!(" That is: {}.", kind.fact()));
+    }
     if calls.passed_on() {
         message.push_str(
             " The answers quote a failing call of the callee itself: it passes on what failed behind it.",
@@ -152,6 +158,7 @@ fn describe_calls(calls: &Calls) -> Finding {
         .service(calls.service().cloned())
         .related(calls.caller.clone())
         .evidences(calls.evidence())
+        .evidences(other_side::look(snapshot, calls).seen)
         .onset(calls.first)
         .effect(Effect::calls(&calls.caller));
     if let Some(service) = calls.service() {

@@ -4,7 +4,9 @@ use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Sever
 use crate::analyze::logs::failure_text::Kind;
 use crate::analyze::remedy::{Prevention, Remedy};
 use crate::analyze::rule::{Check, Declared};
+use crate::model::fields::Fields;
 use crate::model::network::ServiceName;
+use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
 
 use super::calls::{self, Calls, service_of, since};
@@ -15,7 +17,8 @@ crate::rule! {
     ///
     /// ## What it detects
     /// Calls that fail because a name does not resolve (no such host, NXDOMAIN), where no Service has that name and a setting of
-    /// the caller, in its environment, its arguments or a ConfigMap, holds it.
+    /// the caller, in its environment, its arguments or a ConfigMap, holds it; also calls to a name without a dot that cannot be
+    /// made at all, where the caller's namespace has no such Service.
     /// ## Why it matters
     /// Every call fails at once, before anything is sent: no callee, proxy or policy is asked.
     /// ## Evidence
@@ -41,7 +44,8 @@ crate::rule! {
 pub struct Fact {
     calls: Calls,
     host: String,
-    setting: Setting,
+    /// The setting that holds it, where one was seen.
+    setting: Option<Setting>,
     caller: Option<ServiceName>,
     /// A Service whose name is near.
     near: Option<ServiceName>,
@@ -54,6 +58,12 @@ impl Check for DependencyNameUnknown {
         let failing = calls::failing(snapshot);
         let all = &failing.all;
         let dns = |c: &&Calls| c.kind() == Some(Kind::NoSuchHost) && c.severity() >= Severity::Warning;
+        // Some clients say of every host that they cannot reach the same.
+        let nobody = |c: &&Calls| {
+            matches!(c.kind(), Some(Kind::Unreachable | Kind::ConnectTimeout | Kind::Refused))
+                && c.severity() >= Severity::Warning
+                && c.main().is_some_and(|group| is_nobody(snapshot, group.host(), &c.caller))
+        };
         // Where Services that exist do not resolve either, it is the resolver.
         let plain =
             |service: &ServiceName| snapshot.service(service).is_some_and(|s| s.external_name.is_empty());
@@ -61,13 +71,21 @@ impl Check for DependencyNameUnknown {
             return vec![];
         }
         let mut out = vec![];
-        for calls in all.iter().filter(dns).filter(|c| c.service().is_none()) {
+        for calls in all.iter().filter(|c| (dns(c) || nobody(c)) && c.service().is_none()) {
             let Some(host) = calls.main().map(|group| group.host().to_owned()) else { continue };
-            let Some(workload) = snapshot.workload(&calls.caller) else { continue };
             let holds = |s: &Setting| s.value.as_ref().is_some_and(|value| names_host(value, &host));
-            let Some(setting) = settings(snapshot, workload).into_iter().find(holds) else { continue };
+            let all = snapshot
+                .workload(&calls.caller)
+                .map(|workload| settings(snapshot, workload))
+                .unwrap_or_default();
+            let setting = all.into_iter().find(holds);
+            let near = near(snapshot, &host, &calls.caller.namespace);
+            // A name with dots that nothing here holds belongs to somebody outside.
+            if setting.is_none() && near.is_none() && host.contains('.') {
+                continue;
+            }
             out.push(Fact {
-                near: near(snapshot, &host, &calls.caller.namespace),
+                near,
                 caller: service_of(snapshot, &calls.caller),
                 calls: calls.clone(),
                 host,
@@ -78,26 +96,25 @@ impl Check for DependencyNameUnknown {
     }
 
     fn describe(&self, fact: &Fact, snapshot: &Snapshot) -> Finding {
-        let setting = &fact.setting;
         let caller = &fact.calls.caller;
+        let subject = fact.setting.as_ref().map_or_else(|| caller.clone(), |setting| setting.subject.clone());
+        let says =
+            fact.setting.as_ref().map(|s| format!(", as its setting {} says", s.name)).unwrap_or_default();
         let mut message = format!(
-            "{caller} calls \"{}\", as its setting {} says, and no such host exists: {} failed{}.",
+            "{caller} calls \"{}\"{says}, and no such host exists: {} failed{}.",
             fact.host,
-            setting.name,
             fact.calls.amount(),
             since(fact.calls.first)
         );
         if let Some(near) = &fact.near {
             message.push_str(&format!(" Service {near} has a similar name."));
         }
-        let mut finding = Finding::new(Self::META, setting.subject.clone(), &[&fact.host])
-            .title(format!(
-                "{} of {} names host \"{}\", which does not exist: {} failed",
-                setting.name,
-                caller.name,
-                fact.host,
-                fact.calls.amount()
-            ))
+        let title = match &fact.setting {
+            Some(setting) => format!("{} of {} names host", setting.name, caller.name),
+            None => format!("{} calls host", caller.name),
+        };
+        let mut finding = Finding::new(Self::META, subject, &[&fact.host])
+            .title(format!("{title} \"{}\", which does not exist: {} failed", fact.host, fact.calls.amount()))
             .message(message)
             .mechanism("no such host: DNS name in a setting does not exist")
             .severity(fact.calls.severity())
@@ -105,10 +122,9 @@ impl Check for DependencyNameUnknown {
             .service(fact.caller.clone())
             .related(caller.clone())
             .evidences(fact.calls.evidence())
-            .evidence(Evidence::object(
-                &setting.subject,
-                format!("{} names host \"{}\"", setting.name, fact.host),
-            ))
+            .evidences(fact.setting.as_ref().map(|setting| {
+                Evidence::object(&setting.subject, format!("{} names host \"{}\"", setting.name, fact.host))
+            }))
             .onset(fact.calls.first)
             .effect(Effect::calls(caller))
             .prevention(Prevention::of(
@@ -131,8 +147,15 @@ impl Check for DependencyNameUnknown {
 }
 
 fn remedies(fact: &Fact, snapshot: &Snapshot) -> Vec<Remedy> {
-    let setting = &fact.setting;
     let mut out = vec![];
+    let Some(setting) = &fact.setting else {
+        let to =
+            fact.near.as_ref().map(|near| format!(": Service {near} has a similar name")).unwrap_or_default();
+        return vec![Remedy::manual(format!(
+            "Correct the host where {} takes it from{to}, or make the Service \"{}\" that it names",
+            fact.calls.caller, fact.host
+        ))];
+    };
     if let Some(before) = setting.previous.as_ref().filter(|before| !names_host(before, &fact.host)) {
         out.extend(setting.set(snapshot, before, format!("Give {} its previous value", setting.name)));
     }
@@ -155,6 +178,22 @@ fn remedies(fact: &Fact, snapshot: &Snapshot) -> Vec<Remedy> {
         )));
     }
     out
+}
+
+/// Whether a name without a dot is nobody's: neither a Service beside the caller, nor an alias that its pods carry.
+fn is_nobody(snapshot: &Snapshot, host: &str, caller: &ObjectRef) -> bool {
+    let plain =
+        !host.contains(['.', ':']) && host != "localhost" && host.contains(|c: char| c.is_ascii_alphabetic());
+    let own = ServiceName::new(&caller.namespace, host);
+    let template = snapshot
+        .workload(caller)
+        .map(|w| &w.template)
+        .or_else(|| snapshot.pod(&caller.namespace, &caller.name).map(|pod| &pod.template));
+    let aliases = template.map(|t| t.spec.list("hostAliases")).unwrap_or_default();
+    plain
+        && snapshot.knows_kind("Service")
+        && snapshot.service(&own).is_none()
+        && !aliases.iter().any(|alias| alias.texts("hostnames").iter().any(|name| name == host))
 }
 
 /// A Service with nearly this name: the same name in another namespace, or a name that differs in at most two letters.

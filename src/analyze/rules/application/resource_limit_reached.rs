@@ -43,6 +43,8 @@ enum Limit {
     Files,
     Disk,
     JavaHeap,
+    Metaspace,
+    Direct,
     NodeHeap,
     Memory,
     Threads,
@@ -58,8 +60,10 @@ const TEXTS: &[(&str, Limit)] = &[
     ("outofmemoryerror: java heap space", Limit::JavaHeap),
     ("java heap space", Limit::JavaHeap),
     ("gc overhead limit exceeded", Limit::JavaHeap),
-    ("outofmemoryerror: metaspace", Limit::JavaHeap),
-    ("direct buffer memory", Limit::JavaHeap),
+    ("outofmemoryerror: metaspace", Limit::Metaspace),
+    ("outofmemoryerror: compressed class space", Limit::Metaspace),
+    ("bytes of direct buffer memory", Limit::Direct),
+    ("direct buffer memory", Limit::Direct),
     ("javascript heap out of memory", Limit::NodeHeap),
     ("runtime: out of memory", Limit::Memory),
     ("memory allocation of", Limit::Memory),
@@ -78,6 +82,8 @@ impl Limit {
             Limit::Files => "too many open files",
             Limit::Disk => "no space left on a disk",
             Limit::JavaHeap => "the Java heap is full",
+            Limit::Metaspace => "the JVM's space for classes is full",
+            Limit::Direct => "the JVM's memory for direct buffers is full",
             Limit::NodeHeap => "the JavaScript heap is full",
             Limit::Memory => "memory cannot be allocated",
             Limit::Threads => "no more threads or processes can be made",
@@ -88,7 +94,7 @@ impl Limit {
     /// How often it must be said: a full heap or disk is told once and is true.
     fn least(self) -> u64 {
         match self {
-            Limit::JavaHeap | Limit::NodeHeap | Limit::Memory => 1,
+            Limit::JavaHeap | Limit::Metaspace | Limit::Direct | Limit::NodeHeap | Limit::Memory => 1,
             Limit::Files | Limit::Disk | Limit::Threads | Limit::ReadOnly => 3,
         }
     }
@@ -103,6 +109,12 @@ impl Limit {
             ),
             Limit::JavaHeap => format!(
                 "sum by (pod) (jvm_memory_used_bytes{{area=\"heap\",namespace=\"{namespace}\"}}) / sum by (pod) (jvm_memory_max_bytes{{area=\"heap\",namespace=\"{namespace}\"}} > 0) > 0.9"
+            ),
+            Limit::Metaspace => format!(
+                "sum by (pod) (jvm_memory_used_bytes{{id=\"Metaspace\",namespace=\"{namespace}\"}}) / sum by (pod) (jvm_memory_max_bytes{{id=\"Metaspace\",namespace=\"{namespace}\"}} > 0) > 0.9"
+            ),
+            Limit::Direct => format!(
+                "max by (pod) (jvm_buffer_memory_used_bytes{{id=\"direct\",namespace=\"{namespace}\"}}) > 500e6"
             ),
             Limit::NodeHeap => format!(
                 "nodejs_heap_size_used_bytes{{namespace=\"{namespace}\"}} / nodejs_heap_size_total_bytes{{namespace=\"{namespace}\"}} > 0.95"
@@ -138,7 +150,10 @@ impl Check for ResourceLimitReached {
             for error in log.errors.iter().filter(|e| !e.ended(log)) {
                 let text = error.sample.to_ascii_lowercase();
                 let Some((_, limit)) = TEXTS.iter().find(|(words, _)| text.contains(words)) else { continue };
-                let memory = matches!(limit, Limit::JavaHeap | Limit::NodeHeap | Limit::Memory);
+                let memory = matches!(
+                    limit,
+                    Limit::JavaHeap | Limit::Metaspace | Limit::Direct | Limit::NodeHeap | Limit::Memory
+                );
                 if memory && killed_for_memory(snapshot, reference) {
                     continue;
                 }
@@ -239,6 +254,12 @@ fn remedy(fact: &Fact) -> Remedy {
         }
         Limit::Disk => "Make room on the volume, or raise its size",
         Limit::JavaHeap => "Raise the heap (-XX:MaxRAMPercentage or -Xmx) and, with it, the memory limit",
+        Limit::Metaspace => {
+            "Raise or remove -XX:MaxMetaspaceSize and, with it, the memory limit; a larger -Xmx does not help; if it fills again, classes are loaded without end"
+        }
+        Limit::Direct => {
+            "Raise -XX:MaxDirectMemorySize (it is as large as -Xmx unless set) and, with it, the memory limit; buffers that are never released fill it again"
+        }
         Limit::NodeHeap => "Raise --max-old-space-size in NODE_OPTIONS and, with it, the memory limit",
         Limit::Memory => "Raise the memory limit",
         Limit::Threads => {
@@ -249,9 +270,12 @@ fn remedy(fact: &Fact) -> Remedy {
     let remedy = Remedy::manual(format!("{text}: {place}"));
     match fact.limit {
         // A restart ends it for a while and changes nothing that would have to be taken back.
-        Limit::Files | Limit::Threads | Limit::JavaHeap | Limit::NodeHeap => {
-            Remedy { commands: vec![restart], ..remedy }
-        }
+        Limit::Files
+        | Limit::Threads
+        | Limit::JavaHeap
+        | Limit::Metaspace
+        | Limit::Direct
+        | Limit::NodeHeap => Remedy { commands: vec![restart], ..remedy },
         _ => remedy,
     }
 }
@@ -274,8 +298,8 @@ fn field(
         (at(format!("{base}.resources.limits.memory")), value)
     };
     match limit {
-        Limit::JavaHeap | Limit::NodeHeap => {
-            let names: &[&str] = if limit == Limit::JavaHeap {
+        Limit::JavaHeap | Limit::Metaspace | Limit::Direct | Limit::NodeHeap => {
+            let names: &[&str] = if limit != Limit::NodeHeap {
                 &["JAVA_OPTS", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS", "CATALINA_OPTS"]
             } else {
                 &["NODE_OPTIONS"]

@@ -14,7 +14,7 @@ use crate::model::object::ObjectRef;
 use crate::model::selector::Labels;
 use crate::model::snapshot::Snapshot;
 use crate::model::traffic::Reporter;
-use crate::model::workload::Workload;
+use crate::model::workload::{Pod, Workload, is_proxy_container};
 
 crate::rule! {
     /// A NetworkPolicy blocks a call that somebody makes.
@@ -51,12 +51,29 @@ enum Callee<'a> {
     Dns,
 }
 
+/// Who calls: a workload, or a pod that nothing made.
+#[derive(Debug, Clone, Copy)]
+struct Caller<'a> {
+    reference: &'a ObjectRef,
+    labels: &'a Labels,
+}
+
+impl<'a> Caller<'a> {
+    fn of_workload(workload: &'a Workload) -> Self {
+        Caller { reference: workload.reference(), labels: &workload.template.labels }
+    }
+
+    fn of_pod(pod: &'a Pod) -> Self {
+        Caller { reference: &pod.object.reference, labels: &pod.object.labels }
+    }
+}
+
 /// A call that is blocked.
 #[derive(Debug)]
 pub struct Fact<'a> {
     policy: &'a NetworkPolicy,
     direction: Direction,
-    caller: &'a Workload,
+    caller: Caller<'a>,
     callee: Callee<'a>,
     /// The pods' port.
     port: i64,
@@ -103,7 +120,7 @@ impl Check for NetworkPolicyBlocks {
             out.push(Fact {
                 policy,
                 direction,
-                caller: workload,
+                caller: Caller::of_workload(workload),
                 callee: Callee::Service(service),
                 port,
                 other,
@@ -116,7 +133,7 @@ impl Check for NetworkPolicyBlocks {
 
     fn describe(&self, fact: &Fact<'_>, _: &Snapshot) -> Finding {
         let policy = &fact.policy.object.reference;
-        let caller = fact.caller.reference();
+        let caller = fact.caller.reference;
         let field = format!("spec.{}", fact.direction.field());
         let (callee, service, flags): (String, Option<ServiceName>, &[&str]) = match &fact.callee {
             Callee::Service(service) => (
@@ -147,7 +164,7 @@ impl Check for NetworkPolicyBlocks {
             .severity(if observed { Severity::Error } else { Severity::Warning })
             .role(Role::Cause, if observed { Confidence::Observed } else { Confidence::Configured })
             .evidence(Evidence::object(&policy.field(&field), lacks))
-            .evidence(Evidence::object(caller, format!("pods carry {}", words(&fact.caller.template.labels))))
+            .evidence(Evidence::object(caller, format!("pods carry {}", words(fact.caller.labels))))
             .evidences(fact.seen.evidence.clone())
             .onset(fact.seen.onset)
             .maybe_remedy(restore(fact, &field))
@@ -185,10 +202,11 @@ fn words(labels: &Labels) -> String {
     labels.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(",")
 }
 
-type Blocked<'a> = (&'a NetworkPolicy, Direction, i64, (String, Labels));
+/// A policy, its direction, the port, and namespace and labels of the other end.
+pub type Blocked<'a> = (&'a NetworkPolicy, Direction, i64, (String, Labels));
 
 /// The policy that blocks every port of a Service for a caller, with the first of these ports.
-fn blocked<'a>(snapshot: &'a Snapshot, caller: &Workload, service: &'a Service) -> Option<Blocked<'a>> {
+pub fn blocked<'a>(snapshot: &'a Snapshot, caller: &Workload, service: &'a Service) -> Option<Blocked<'a>> {
     let callee = snapshot.workloads_behind(service).next()?;
     let ips_of = |workload: &Workload| -> Vec<String> {
         snapshot.pods_of(workload.reference()).flat_map(|pod| pod.ips.clone()).collect()
@@ -223,52 +241,51 @@ fn blocked<'a>(snapshot: &'a Snapshot, caller: &Workload, service: &'a Service) 
     found
 }
 
-/// Workloads whose egress leaves out the name server.
+/// Workloads and pods that policies keep from the name server: those of their own namespace, or those of the server's.
 fn dns(snapshot: &Snapshot) -> Vec<Fact<'_>> {
     let mut out = vec![];
     let labels: Labels = [("k8s-app".to_owned(), "kube-dns".to_owned())].into();
     let server = End { namespace: "kube-system", labels: &labels, ips: &[] };
-    for caller in snapshot.workloads.iter().filter(|w| w.object.owners.is_empty()) {
-        let own = End { namespace: caller.object.namespace(), labels: &caller.template.labels, ips: &[] };
+    let workloads = snapshot.workloads.iter().filter(|w| w.object.owners.is_empty()).map(Caller::of_workload);
+    let alone =
+        snapshot.pods.iter().filter(|pod| pod.object.owners.is_empty() && !pod.ended()).map(Caller::of_pod);
+    for caller in workloads.chain(alone) {
+        let own = End { namespace: &caller.reference.namespace, labels: caller.labels, ips: &[] };
         if !seen::wanted(snapshot, own.namespace) {
             continue;
         }
         let port = Port { number: 53, transport: "UDP", callee: None };
-        let Some(policy) = policy::blocking(snapshot, Direction::Egress, own, server, port).first().copied()
-        else {
-            continue;
+        let egress = policy::blocking(snapshot, Direction::Egress, own, server, port).first().copied();
+        let ingress = || policy::blocking(snapshot, Direction::Ingress, server, own, port).first().copied();
+        let (policy, direction, other) = match egress {
+            Some(policy) => (policy, Direction::Egress, ("kube-system".to_owned(), Labels::new())),
+            None => match ingress() {
+                Some(policy) => (policy, Direction::Ingress, (own.namespace.to_owned(), Labels::new())),
+                None => continue,
+            },
         };
         let seen = unresolved(snapshot, caller);
         // Without a call by name it needs no name server.
-        let calls = snapshot.graph.callees(caller.reference()).next().is_some();
+        let calls = snapshot.graph.callees(caller.reference).next().is_some();
         let answered = snapshot.traffic.iter().any(|e| {
             e.reporter == Reporter::Source
-                && e.workload.same_object(caller.reference())
+                && e.workload.same_object(caller.reference)
                 && e.requests > e.failures()
         });
         if !seen.any() && (!calls || answered) {
             continue;
         }
-        let other = ("kube-system".to_owned(), Labels::new());
-        out.push(Fact {
-            policy,
-            direction: Direction::Egress,
-            caller,
-            callee: Callee::Dns,
-            port: 53,
-            other,
-            seen,
-        });
+        out.push(Fact { policy, direction, caller, callee: Callee::Dns, port: 53, other, seen });
     }
     out
 }
 
 /// Look-ups without an answer in a workload's own logs.
-fn unresolved(snapshot: &Snapshot, caller: &Workload) -> Seen {
+fn unresolved(snapshot: &Snapshot, caller: Caller<'_>) -> Seen {
     let mut seen = Seen::default();
-    let owner = caller.reference();
+    let owner = caller.reference;
     for log in snapshot.logs.iter().filter(|l| l.namespace == owner.namespace) {
-        let ours = caller.template.application_containers().any(|c| c.name == log.container);
+        let ours = !is_proxy_container(&log.container);
         if !ours || !snapshot.owner_by_name(&log.namespace, &log.pod).same_object(owner) {
             continue;
         }
@@ -276,6 +293,8 @@ fn unresolved(snapshot: &Snapshot, caller: &Workload) -> Seen {
             let text = line.text.as_str();
             let lost = text.contains("EAI_AGAIN")
                 || text.contains("emporary failure in name resolution")
+                // musl's words for the same.
+                || text.contains("[Errno -3]")
                 || (text.contains("lookup ") && text.contains("i/o timeout"));
             if !lost {
                 continue;

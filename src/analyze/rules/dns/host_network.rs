@@ -1,0 +1,163 @@
+//! DNS105.
+
+use serde_json::json;
+
+use super::server::name_server;
+use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
+use crate::analyze::logs::failure_text::Kind;
+use crate::analyze::remedy::{Prevention, Remedy, Risk, pointer};
+use crate::analyze::rule::{Check, Declared};
+use crate::analyze::rules::application::calls::{self, Calls, service_of, since};
+use crate::analyze::rules::seen;
+use crate::model::fields::Fields;
+use crate::model::graph::Provenance;
+use crate::model::network::ServiceName;
+use crate::model::snapshot::Snapshot;
+use crate::model::workload::Workload;
+
+crate::rule! {
+    /// A pod asks another name server than the cluster's, and cluster names fail in it.
+    ///
+    /// ## What it detects
+    /// Workloads on their node's network with the policy `ClusterFirst` (which there means the node's own resolver), with the policy
+    /// `Default`, or with `None` and other name servers, that call Services of the cluster by name.
+    /// ## Why it matters
+    /// The names of Services exist only on the cluster's name server: every such call fails in these pods alone, while the same name
+    /// resolves everywhere else.
+    /// ## Evidence
+    /// The pod template's `hostNetwork`, `dnsPolicy` and `dnsConfig`, and the names of existing Services that its log says do not exist.
+    /// ## How to confirm
+    /// `kubectl exec POD -- cat /etc/resolv.conf` does not name the address of the Service kube-dns.
+    /// ## How to fix
+    /// `dnsPolicy: ClusterFirstWithHostNet` on the node's network, `ClusterFirst` else.
+    /// ## False positives
+    /// Without a failed look-up it is said for information only: addresses instead of names, or a resolver of the node that knows the
+    /// cluster's zone, are fine.
+    /// ## References
+    /// <https://kubernetes.io/docs/concepts/services-networking/dns-pod-service/#pod-s-dns-policy>
+    HostNetwork {
+        code: "DNS105", name: "pod-without-cluster-dns", family: Network, severity: Error,
+        needs: [Objects], aliases: [],
+    }
+}
+
+/// Why a pod asks somebody else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    HostNetwork,
+    Default,
+    Other,
+}
+
+impl Why {
+    fn of(workload: &Workload, addresses: &[String]) -> Option<Why> {
+        let template = &workload.template;
+        match template.spec.text("dnsPolicy").unwrap_or("ClusterFirst") {
+            "ClusterFirst" if template.host_network => Some(Why::HostNetwork),
+            "Default" => Some(Why::Default),
+            "None" => {
+                let servers = template.spec.texts("dnsConfig.nameservers");
+                // A node-local cache has an address of its own, beginning so by convention.
+                let known = |server: &String| addresses.contains(server) || server.starts_with("169.254.");
+                (!addresses.is_empty() && !servers.iter().any(known)).then_some(Why::Other)
+            }
+            _ => None,
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Why::HostNetwork => {
+                "it is on its node's network with dnsPolicy ClusterFirst, which there means the node's resolver"
+            }
+            Why::Default => "its dnsPolicy Default means the node's resolver",
+            Why::Other => "its dnsPolicy None names other servers than the cluster's",
+        }
+    }
+
+    fn policy(self) -> &'static str {
+        if self == Why::HostNetwork { "ClusterFirstWithHostNet" } else { "ClusterFirst" }
+    }
+}
+
+/// A workload that cannot look cluster names up.
+#[derive(Debug)]
+pub struct Fact<'a> {
+    workload: &'a Workload,
+    why: Why,
+    /// Failed look-ups of Services that exist.
+    calls: Vec<Calls>,
+    callee: Option<ServiceName>,
+}
+
+impl Check for HostNetwork {
+    type Fact<'a> = Fact<'a>;
+
+    fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
+        let addresses =
+            name_server(snapshot).and_then(|s| s.service.map(|s| s.cluster_ips.clone())).unwrap_or_default();
+        let failing = calls::failing(snapshot);
+        let mut out = vec![];
+        for workload in snapshot
+            .workloads
+            .iter()
+            .filter(|w| w.object.owners.is_empty() && seen::wanted(snapshot, w.object.namespace()))
+        {
+            let Some(why) = Why::of(workload, &addresses) else { continue };
+            let own = failing.all.iter().filter(|c| c.caller.same_object(workload.reference()));
+            let in_vain = own.filter(|c| {
+                matches!(c.kind(), Some(Kind::NoSuchHost | Kind::Resolver))
+                    && c.service().is_some()
+                    && c.severity() >= Severity::Warning
+            });
+            let calls: Vec<Calls> = in_vain.cloned().collect();
+            let told = snapshot.graph.edges.iter().find(|((from, _), edge)| {
+                from.same_object(workload.reference())
+                    && edge.provenance.iter().any(|p| *p != Provenance::Log)
+            });
+            let callee = calls
+                .first()
+                .and_then(|c| c.service().cloned())
+                .or_else(|| told.map(|((_, to), _)| to.clone()));
+            if callee.is_some() {
+                out.push(Fact { workload, why, calls, callee });
+            }
+        }
+        out
+    }
+
+    fn describe(&self, fact: &Fact<'_>, snapshot: &Snapshot) -> Finding {
+        let workload = fact.workload.reference();
+        let field = fact.workload.template_path("spec.dnsPolicy");
+        let callee = fact.callee.as_ref().map(|s| format!("Service {s}")).unwrap_or_default();
+        let observed = !fact.calls.is_empty();
+        let amount =
+            fact.calls.first().map(|c| format!(": {}{}", c.amount(), since(c.first))).unwrap_or_default();
+        let policy = fact.why.policy();
+        let path = pointer(&field);
+        let has = fact.workload.object.body.pointer(&path).is_some();
+        let operation = json!([{"op": if has { "replace" } else { "add" }, "path": path, "value": policy}]);
+        let mut finding = Finding::new(Self::META, workload.field(&field), &[policy])
+            .title(format!("{workload} does not ask the cluster's name server and calls {callee} by name{amount}"))
+            .message(format!(
+                "{workload} calls {callee} by its name, and {}. {}",
+                fact.why.words(),
+                if observed { "Its log says that this name does not resolve, and the Service exists." } else { "No failed look-up was seen." }
+            ))
+            .mechanism("DNS policy: hostNetwork without ClusterFirstWithHostNet")
+            .severity(if observed { Severity::Error } else { Severity::Info })
+            .role(if observed { Role::Cause } else { Role::Context }, if observed { Confidence::Observed } else { Confidence::Possible })
+            .service(service_of(snapshot, workload).or_else(|| fact.callee.clone()))
+            .evidence(Evidence::object(&workload.field(&field), fact.why.words()))
+            .evidences(fact.calls.iter().take(2).flat_map(|c| c.evidence().take(1).collect::<Vec<_>>()))
+            .onset(fact.calls.iter().filter_map(|c| c.first).min())
+            .maybe_remedy(Remedy::patch(&fact.workload.object, &operation, format!("Set dnsPolicy of {workload} to {policy}")).map(|r| r.risk(Risk::Medium)))
+            .prevention(Prevention::of("Policy", "An admission policy: hostNetwork pods that are no system pods carry dnsPolicy ClusterFirstWithHostNet"));
+        if observed {
+            finding = finding
+                .effect(Effect::calls(workload))
+                .effects(super::server::effects(snapshot, &fact.calls));
+        }
+        finding
+    }
+}
