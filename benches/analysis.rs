@@ -2,6 +2,8 @@
 //!
 //! - `access_log/*`: Envoy access-log lines, against a scan for their line ends (the limit) and against a regular expression
 //!   of the same format (the peer).
+//! - `application_log/*`: logs of applications in several styles, in bytes per second: read into lines, then summed up (joined, parsed,
+//!   failed calls and errors grouped).
 //! - `mesh_objects/*`: 10,000 objects of a mesh: parsing their JSON (the limit), normalising them, running all rules.
 //!
 //! `cargo bench --bench analysis`
@@ -18,9 +20,11 @@
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use meshscope::analyze::diagnosis::{Options, analyze};
+use meshscope::analyze::logs::digest::Digest;
 use meshscope::collect::assemble::assemble;
 use meshscope::collect::material::Material;
 use meshscope::model::log::LogStream;
+use meshscope::model::snapshot::Builder;
 use serde_json::{Value, json};
 use std::hint::black_box;
 
@@ -71,6 +75,69 @@ fn access_logs(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// Lines of an application in one style, with the runtime's timestamps.
+fn application_log(line: impl Fn(usize) -> String) -> Vec<u8> {
+    let mut out = String::new();
+    for i in 0..LINES {
+        out.push_str(&format!(
+            "2026-11-22T03:{:02}:{:02}.048231890Z {}\n",
+            (i / 600) % 60,
+            (i / 10) % 60,
+            line(i)
+        ));
+    }
+    out.into_bytes()
+}
+
+fn application_logs(criterion: &mut Criterion) {
+    let styles: [(&str, Vec<u8>); 4] = [
+        (
+            "plain",
+            application_log(|i| format!("handled order {i} of customer 4711 from basket with 3 items")),
+        ),
+        (
+            "logfmt",
+            application_log(|i| {
+                format!("time=2026-11-22T03:04:12Z level=info msg=\"order handled\" order={i} items=3")
+            }),
+        ),
+        (
+            "json",
+            application_log(|i| {
+                format!("{{\"level\":\"info\",\"msg\":\"order handled\",\"order\":{i},\"items\":3}}")
+            }),
+        ),
+        (
+            "stack traces",
+            application_log(|i| match i % 12 {
+                0 => format!("2026-11-22 03:04:12.680 ERROR order {i} failed"),
+                1 => "a.b.SomeException: no tariff".to_owned(),
+                10 => "Caused by: java.net.ConnectException: Connection refused".to_owned(),
+                n => format!("\tat com.shop.pay.Client.fetch{n}(Client.java:57)"),
+            }),
+        ),
+    ];
+    let mut group = criterion.benchmark_group("application_log");
+    for (style, log) in &styles {
+        let read = || LogStream::read("shop", "a", "app", false, log, false);
+        group.throughput(Throughput::Bytes(log.len() as u64));
+        group.bench_function(format!("{style}: read"), |b| b.iter(|| black_box(read()).lines.len()));
+        group.bench_function(format!("{style}: sum up"), |b| {
+            let snapshot = || {
+                let mut builder = Builder::new();
+                builder.log(read());
+                builder.finish()
+            };
+            b.iter_batched(
+                snapshot,
+                |snapshot| snapshot.derived::<Digest>().workloads.len(),
+                BatchSize::LargeInput,
+            );
+        });
+    }
+    group.finish();
+}
+
 /// 10,000 objects: Services, their pods, routes and subsets, in 20 namespaces.
 fn objects() -> Vec<Value> {
     let mut out = vec![];
@@ -112,5 +179,5 @@ fn mesh_objects(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, access_logs, mesh_objects);
+criterion_group!(benches, access_logs, application_logs, mesh_objects);
 criterion_main!(benches);

@@ -125,6 +125,10 @@ const METHODS: &[&str] = &["GET ", "POST ", "PUT ", "PATCH ", "DELETE ", "HEAD "
 /// `… "GET /path HTTP/1.1" 200 62 "-" "agent" 0.020` (common and combined log formats, uvicorn, werkzeug), `GET /path 200 12 ms` (morgan)
 /// and `| 200 | 1.2ms | ip | GET "/path"` (gin).
 pub fn served_in_text(line: &str) -> Option<Served> {
+    // Every path has one, and most lines none: one byte is looked for instead of seven words.
+    if !line.contains('/') {
+        return None;
+    }
     let (quoted, request) = METHODS
         .iter()
         .filter_map(|method| {

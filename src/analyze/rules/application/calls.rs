@@ -11,6 +11,7 @@ use crate::model::memo::Derived;
 use crate::model::network::ServiceName;
 use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
+use crate::model::workload::ContainerState;
 
 /// Fewer failures than this happen to everybody.
 pub const MIN_FAILURES: u64 = 3;
@@ -168,7 +169,8 @@ impl Derived for Failing {
             for group in &log.calls {
                 merged.entry((group.callee(), class(group.kind))).or_default().push(group.clone());
             }
-            all.extend(merged.into_values().map(|groups| calls(caller, log, groups)));
+            let started = started(snapshot, caller);
+            all.extend(merged.into_values().map(|groups| calls(caller, log, groups, started)));
         }
         Failing { all }
     }
@@ -212,12 +214,46 @@ fn class(kind: Kind) -> u8 {
     }
 }
 
-fn calls(caller: &ObjectRef, log: &WorkloadLog, mut groups: Vec<CallGroup>) -> Calls {
+/// When the newest container of a workload's pods was started.
+fn started(snapshot: &Snapshot, workload: &ObjectRef) -> Option<Timestamp> {
+    let statuses = snapshot.pods_of(workload).flat_map(|pod| &pod.statuses);
+    let times = statuses.filter_map(|status| match &status.state {
+        ContainerState::Running { since } => *since,
+        _ => None,
+    });
+    times.max()
+}
+
+/// Failures that begin within so many seconds of a start, and last no longer, belong to it where requests succeed after them.
+const START: i64 = 20;
+/// So many requests answered well in a row after the last of them are a success.
+const WELL: u64 = 10;
+
+/// Whether failures were those of a start: they began right after it, ended soon, and requests were answered well ever since.
+fn of_a_start(
+    log: &WorkloadLog,
+    span: (Option<Timestamp>, Option<Timestamp>),
+    started: Option<Timestamp>,
+) -> bool {
+    let (Some(first), Some(last), Some(started)) = (span.0, span.1, started) else { return false };
+    let soon = (0..=START).contains(&(first.as_second() - started.as_second()))
+        && last.as_second() - first.as_second() <= START;
+    let (all, failed) = log.served_since(Some(last));
+    soon && failed == 0 && all >= WELL
+}
+
+fn calls(
+    caller: &ObjectRef,
+    log: &WorkloadLog,
+    mut groups: Vec<CallGroup>,
+    started: Option<Timestamp>,
+) -> Calls {
     groups.sort_by_key(|group| std::cmp::Reverse(group.count));
     let count: u64 = groups.iter().map(|group| group.count).sum();
     let first = groups.iter().filter_map(|group| group.first).min();
     let last = groups.iter().filter_map(|group| group.last).max();
-    let ended = !groups.is_empty() && groups.iter().all(|group| group.ended(log));
+    let ended = !groups.is_empty()
+        && (groups.iter().all(|group| group.ended(log)) || of_a_start(log, (first, last), started));
     let (served, _) = log.served_since(first);
     Calls {
         caller: caller.clone(),
@@ -262,6 +298,34 @@ mod tests {
         let all = failing(&snapshot(&text)).all.clone();
         assert_eq!(all.len(), 1);
         assert_eq!((all[0].count, all[0].severity()), (3, Severity::Error));
+    }
+
+    #[test]
+    fn failures_of_a_start_are_over_once_requests_succeed() {
+        let log = |served: u32| {
+            let mut text = String::new();
+            for second in 1..4 {
+                text.push_str(&format!("2026-11-21T10:00:{second:02}Z level=error msg=failed error=\"dial tcp: lookup pay on 10.0.0.9:53: no such host\"\n"));
+            }
+            for second in 0..served {
+                text.push_str(&format!(
+                    "2026-11-21T10:00:{:02}Z level=info msg=request path=/a status=200 ms=1\n",
+                    5 + second
+                ));
+            }
+            text
+        };
+        let ended = |served: u32, started: &str| {
+            let mut builder = Builder::new();
+            builder.object(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "shop-1", "namespace": "n"}, "spec": {"containers": [{"name": "app"}]},
+                "status": {"phase": "Running", "containerStatuses": [{"name": "app", "ready": true, "restartCount": 0, "state": {"running": {"startedAt": started}}}]}}));
+            builder.log(LogStream::read("n", "shop-1", "app", false, log(served).as_bytes(), false));
+            failing(&builder.finish()).all[0].ended
+        };
+        assert!(ended(12, "2026-11-21T10:00:00Z"));
+        // Too few to say, and a container that runs since long before.
+        assert!(!ended(3, "2026-11-21T10:00:00Z"));
+        assert!(!ended(12, "2026-11-21T09:00:00Z"));
     }
 
     #[test]

@@ -198,8 +198,13 @@ fn too_short(snapshot: &Snapshot, calls: Calls) -> Option<Fact> {
     let (limits, took) = (calls.limits(), calls.took());
     // What the text states is exact; what a record took is that or a little more.
     let stated = percentile(&limits, 0.5);
-    let observed = stated.or_else(|| constant(&took))?;
     let named: Vec<Setting> = settings(snapshot, workload).into_iter().filter(names_a_timeout).collect();
+    let Some(observed) = stated.or_else(|| constant(&took)) else {
+        return shortened(&named, first).map(|(setting, limit)| {
+            let caller = service_of(snapshot, &calls.caller);
+            Fact { caller, limit, usual: None, written: true, value_seen: true, setting, calls }
+        });
+    };
     let fits = |setting: &&Setting| {
         setting
             .millis()
@@ -244,6 +249,20 @@ fn too_short(snapshot: &Snapshot, calls: Calls) -> Option<Fact> {
     }
     let caller = service_of(snapshot, &calls.caller);
     Some(Fact { caller, limit, usual, written, value_seen, setting, calls })
+}
+
+/// The one time-out that was written just before and is shorter than it was, with its value in milliseconds: where texts tell no times
+/// this decides.
+fn shortened(named: &[Setting], first: Option<Timestamp>) -> Option<(Setting, f64)> {
+    let longest = |setting: &Setting| setting.millis().into_iter().reduce(f64::max);
+    let mut found = named.iter().filter_map(|setting| {
+        let before = Setting { value: Some(setting.previous.clone()?), ..setting.clone() };
+        let (now, before) = (longest(setting)?, longest(&before)?);
+        let seconds = first?.as_second() - setting.changed?.as_second();
+        (now < before && (-5..=RECENT).contains(&seconds)).then(|| (setting.clone(), now))
+    });
+    let one = found.next()?;
+    found.next().is_none().then_some(one)
 }
 
 /// The time after which all of them came, where it is one and the same: nine of ten within a quarter.

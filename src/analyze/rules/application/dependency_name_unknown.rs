@@ -80,6 +80,14 @@ impl Check for DependencyNameUnknown {
                 .unwrap_or_default();
             let setting = all.into_iter().find(holds);
             let near = near(snapshot, &host, &calls.caller.namespace);
+            // What an init container waits for is told by its own rule.
+            let place = calls.main().map(|group| group.place.container.as_str()).unwrap_or_default();
+            let known = snapshot.workload(&calls.caller).map(|w| &w.template);
+            if setting.is_none()
+                && known.is_some_and(|t| !t.application_containers().any(|c| c.name == place))
+            {
+                continue;
+            }
             // A name with dots that nothing here holds belongs to somebody outside.
             if setting.is_none() && near.is_none() && host.contains('.') {
                 continue;

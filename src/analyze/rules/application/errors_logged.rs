@@ -30,7 +30,7 @@ crate::rule! {
     /// ## How to fix
     /// Read the frame; compare with what was rolled out, configured or fed in just before the first of them.
     /// ## False positives
-    /// Errors that were there from the beginning of the log, rare ones (under one per cent of its entries) and those that ended are
+    /// Errors of requests whose sender gave up (`context canceled`) follow from him. Errors that were there from the beginning of the log, rare ones (under one per cent of its entries) and those that ended are
     /// information.
     /// ## References
     /// <https://kubernetes.io/docs/concepts/cluster-administration/logging/>
@@ -86,7 +86,9 @@ impl Check for ErrorsLogged {
     fn describe(&self, fact: &Fact, _: &Snapshot) -> Finding {
         let error = &fact.error;
         // Requests fail with it, or nothing tells of requests and it is new.
-        let hurts = fact.often && fact.failed.map_or(fact.new, |failed| failed * 2 >= error.count);
+        let hurts = fact.often
+            && !gave_up(&error.sample)
+            && fact.failed.map_or(fact.new, |failed| failed * 2 >= error.count);
         let what = match &error.exception {
             Some(e) if !e.kind.is_empty() => short_kind(&e.kind),
             _ => "an error of its own".to_owned(),
@@ -146,6 +148,23 @@ impl Check for ErrorsLogged {
         }
         finding
     }
+}
+
+/// Whether an error tells that the one who asked went away: that is what he decided, and no cause of anything here.
+fn gave_up(text: &str) -> bool {
+    const WORDS: &[&str] = &[
+        "context canceled",
+        "context cancelled",
+        "code = Canceled",
+        "1 CANCELLED",
+        "StatusCode.CANCELLED",
+        "ClientAbortException",
+        "ClientDisconnect",
+        "client disconnected",
+        "request aborted",
+        "OperationCanceledException",
+    ];
+    WORDS.iter().any(|words| text.contains(words))
 }
 
 /// The last part of an exception's name, where it is a name: text of the cluster has no place in a title.
