@@ -8,16 +8,15 @@
 
 use jiff::Timestamp;
 
+use super::causal::asked::concerns;
 use super::causal::explain::Explainer;
 use super::causal::timing::{self, CLOCK_ERROR, History, RECENT};
 use super::diagnosis::{Diagnosis, NotEvaluated, RootCause, Test, TestVerdict, Verdict};
-use super::finding::{Confidence, Effect, Finding, Role, Severity};
+use super::finding::{Confidence, Finding, Role, Severity};
 use super::narrative;
 use super::take_back;
 use crate::model::change::Change;
 use crate::model::gap::Gap;
-use crate::model::network::ServiceName;
-use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
 
 /// The prior of "something that no rule knows", against which every hypothesis stands.
@@ -214,27 +213,6 @@ fn candidates(snapshot: &Snapshot, findings: &[Finding], onset: Option<Timestamp
         out.push(candidate);
     }
     out
-}
-
-/// Whether a finding concerns what was asked about: a Service of the target, or one that it depends on. A finding that names
-/// neither Service nor effect concerns everybody.
-fn concerns(snapshot: &Snapshot, explainer: &Explainer<'_>, finding: &Finding) -> bool {
-    let Some(target) = snapshot.target.as_ref().filter(|target| !target.services.is_empty()) else {
-        return true;
-    };
-    let asked = |service: &ServiceName| {
-        target.services.iter().any(|name| {
-            let own = ServiceName::new(&target.namespace, name);
-            own == *service || explainer.depends_on(&own, service)
-        })
-    };
-    let behind = |workload: &ObjectRef| snapshot.graph.services_of(workload).any(asked);
-    let touched = |effect: &Effect| match effect {
-        Effect::Requests { service, .. } => asked(service),
-        Effect::Pods { workload } | Effect::Calls { workload } => behind(workload),
-    };
-    let nameless = finding.service.is_none() && finding.effects.is_empty();
-    nameless || finding.service.as_ref().is_some_and(asked) || finding.effects.iter().any(touched)
 }
 
 fn test(verdict: TestVerdict, log_odds: f64, text: impl Into<String>) -> Test {
@@ -485,7 +463,10 @@ fn verdict(findings: &[Finding], root_causes: &[RootCause]) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::analyze::finding::Effect;
     use crate::analyze::registry::RULES;
+    use crate::model::network::ServiceName;
+    use crate::model::object::ObjectRef;
     use crate::model::snapshot::{Builder, Target};
     use serde_json::{Value, json};
 

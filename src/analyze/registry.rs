@@ -48,6 +48,7 @@ pub const RULES: &[&dyn Rule] = &[
 
     // Consul.
     &consul::config_entry_not_synced::ConfigEntryNotSynced,
+
     // Name servers and registries.
     &dns::server_down::ServerDown,
     &dns::configuration_broken::ConfigurationBroken,

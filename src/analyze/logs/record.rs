@@ -231,6 +231,7 @@ fn parse_text(line: &str) -> Record<'_> {
         return record;
     }
     let mut rest = line;
+    let timed = is_timed(line);
     // The level stands among the first words, behind a time, a process, a thread, a file or a logger.
     for at in 0..8 {
         rest = rest.trim_start_matches([' ', '\t', '|']);
@@ -243,12 +244,7 @@ fn parse_text(line: &str) -> Record<'_> {
         // `INFO:app:words`, as Python's basicConfig writes it.
         let bare_head = bare.split(':').next().unwrap_or(bare);
         let shouted = bare_head.bytes().all(|b| b.is_ascii_uppercase()) && bare_head.len() > 2;
-        let is_level = shouted
-            || marked
-            || (at > 0
-                && bare == bare.to_ascii_lowercase()
-                && bare.bytes().all(|b| b.is_ascii_alphabetic())
-                && is_timed(line));
+        let is_level = shouted || marked || (at > 0 && timed && bare.bytes().all(|b| b.is_ascii_lowercase()));
         if is_level
             && let Some(level) = Level::read(bare_head)
             && !bare_head.bytes().all(|b| b.is_ascii_digit())
