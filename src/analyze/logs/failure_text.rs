@@ -250,6 +250,8 @@ fn refine(kind: Kind, text: &str, at: usize) -> Kind {
         {
             Kind::Resolver
         }
+        // The first bytes of the other side were those of another protocol.
+        Kind::Reset if lower().contains("frame too large") => Kind::Scheme,
         // A server that closes for too many pings says so behind the words for a closed connection.
         Kind::Reset if lower().contains("too_many_pings") => Kind::Pings,
         // Go dials and reads with the same words.

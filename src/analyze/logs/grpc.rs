@@ -45,7 +45,7 @@ pub(super) fn code(text: &str) -> Option<(Option<Kind>, usize)> {
     let found = CODE.as_ref()?.captures(text)?;
     let name = (1..=6).find_map(|group| found.get(group))?.as_str().to_ascii_lowercase().replace('_', "");
     let name = if name == "cancelled" { "canceled" } else { &name };
-    let number = CODES.iter().position(|known| *known == name)?;
+    let number = CODES.iter().position(|known| *known == name).filter(|number| *number > 0)?;
     Some((kind(number), found.get(0)?.start()))
 }
 

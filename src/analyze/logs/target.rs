@@ -47,6 +47,7 @@ pub(super) fn target_of_fields(record: &Record<'_>) -> Option<Target> {
 
 /// Words right before a host.
 const BEFORE_HOST: &[&str] = &[
+    "ipv4:",
     "dial tcp: lookup ",
     "lookup ",
     "dial tcp ",
@@ -83,8 +84,6 @@ const BEFORE_HOST: &[&str] = &[
     "resolution failed for ",
     "address: '",
     "hostname: '",
-    "last error: UNKNOWN: ipv4:",
-    "ipv4:",
     "host not found in upstream \"",
     "upstream: \"",
 ];
