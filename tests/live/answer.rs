@@ -73,6 +73,11 @@ impl Answer {
         Some((at + 1, told))
     }
 
+    /// That one of the causes which stands first.
+    pub(crate) fn first<'a>(&self, causes: &'a [Cause]) -> Option<&'a Cause> {
+        causes.iter().find(|cause| self.find(cause).is_some_and(|(rank, _)| rank == 1))
+    }
+
     /// The finding behind a candidate.
     fn finding(&self, candidate: &Value) -> Option<&Value> {
         let findings = self.status["findings"].as_array()?;
@@ -141,9 +146,10 @@ pub(crate) struct Fix {
 }
 
 impl Fix {
-    /// Whether it holds one of the words.
-    pub(crate) fn names(&self, words: &[String]) -> bool {
-        says(&format!("{} {}", self.summary, self.commands.join(" ")), words)
+    /// The first of the words that it holds.
+    pub(crate) fn word<'a>(&self, words: &'a [String]) -> Option<&'a String> {
+        let text = format!("{} {}", self.summary, self.commands.join(" "));
+        words.iter().find(|word| says(&text, std::slice::from_ref(word)))
     }
 
     /// The object that it is for as it is now; null where it does not exist.

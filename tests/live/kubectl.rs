@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// How often something is looked at that is waited for. Each look starts a program on a busy machine.
-const PACE: Duration = Duration::from_millis(1500);
+const PACE: Duration = Duration::from_secs(2);
 
 /// Seconds that one command may take.
 const PATIENCE: &str = "300";

@@ -1,5 +1,9 @@
 //! The life of one fault.
 
+use std::path::Path;
+
+use serde_json::json;
+
 use crate::answer::{self, Answer};
 use crate::fault::{Cause, Fault};
 use crate::kubectl::Kubectl;
@@ -56,7 +60,35 @@ fn suffer(shop: &Shop<'_>, fault: &Fault, row: &mut Row) -> Result<(), String> {
     row.seconds = Some(answer.took.as_secs_f64());
     let ranks = judge(&answer, &fault.causes, row);
     let ranks = ranks.map_err(|message| format!("{message}; it said: {}", answer.short()))?;
-    heal(shop, &answer, &fault.causes, &ranks, row)
+    heal(shop, &answer, &fault.causes, &ranks, row)?;
+    recording.map_or(Ok(()), |folder| expect(shop, fault, &answer, &folder))
+}
+
+/// Records the shop as users suffer from it.
+fn record(shop: &Shop<'_>, folder: &Path) -> Result<(), String> {
+    let file = folder.join("bundle.tar.zst");
+    // One of an earlier run may be there.
+    let _ = std::fs::remove_dir_all(folder);
+    std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let file = file.to_string_lossy();
+    shop.kubectl
+        .meshscope(&["capture", "--namespace", &shop.namespace, "--since", "15m", "--output", &file])
+        .map(drop)
+}
+
+/// Says beside a recording what was wrong, as `tests/scenarios` wants it.
+fn expect(shop: &Shop<'_>, fault: &Fault, answer: &Answer, folder: &Path) -> Result<(), String> {
+    let first = answer.first(&fault.causes).ok_or("no cause came first")?;
+    let objects: Vec<_> = fault.causes.iter().flat_map(|cause| &cause.objects).collect();
+    let within = |object: &&String| object.replacen(' ', &format!(" {}/", shop.namespace), 1);
+    let expected = json!({
+        "what": fault.what,
+        "rootCause": objects.iter().map(within).collect::<Vec<_>>(),
+        "fix": answer.fix(1)?.word(&first.fix),
+    });
+    let text = format!("{expected:#}\n");
+    std::fs::write(folder.join("expected.json"), text)
+        .map_err(|error| format!("{}: {error}", folder.display()))
 }
 
 /// At which ranks the causes stand: one of them first, the other one, if there is one, among the first three.
@@ -93,7 +125,7 @@ fn heal(
     let mut done = vec![];
     for (rank, cause) in ranks.iter().zip(causes) {
         let fix = answer.fix(*rank)?;
-        if !fix.names(&cause.fix) {
+        if fix.word(&cause.fix).is_none() {
             return Err(format!(
                 "the fix has no word of {:?}: {} {:?}",
                 cause.fix, fix.summary, fix.commands

@@ -11,7 +11,7 @@
 //! | `MESHSCOPE_LIVE_SAMPLE` | so many faults, drawn by chance, and one healthy shop |
 //! | `MESHSCOPE_LIVE_SEED` | draws the same again |
 //! | `MESHSCOPE_LIVE_PARALLEL` | shops at a time, 3 unless said |
-//! | `MESHSCOPE_LIVE_CAPTURE` | a folder that gets a bundle of each fault as users felt it |
+//! | `MESHSCOPE_LIVE_CAPTURE` | a folder that gets an incident of each fault as users felt it, in the form of `tests/scenarios` |
 //! | `MESHSCOPE_LIVE_KEEP` | leaves the namespaces of faults that were not understood |
 //! | `UPDATE` | writes `docs/accuracy.md` |
 

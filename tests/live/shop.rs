@@ -9,10 +9,13 @@ use crate::fault::{Entry, Felt, Setup, Step, root};
 use crate::kubectl::{Kubectl, wait};
 
 /// How long a shop may take until it is well; proxies start slowly on a busy machine.
-const START: Duration = Duration::from_secs(300);
+const START: Duration = Duration::from_secs(600);
 
 /// How long a fault may take until it is felt, and a fix until it has healed: probes and back-offs take their time.
-const TURN: Duration = Duration::from_secs(240);
+const TURN: Duration = Duration::from_secs(300);
+
+/// How old a pod that is not ready has to be, in seconds, before it counts as stuck instead of starting.
+const STUCK: i64 = 30;
 
 /// Requests that take longer than this make users unhappy, in milliseconds. A healthy shop takes a tenth of it.
 const SLOW: u64 = 1000;
@@ -20,6 +23,7 @@ const SLOW: u64 = 1000;
 /// A line of the load generator: what its users saw in two seconds.
 #[derive(Debug, Clone, Deserialize)]
 struct Span {
+    time: String,
     sent: u64,
     failed: u64,
     p95_ms: u64,
@@ -147,19 +151,26 @@ impl<'a> Shop<'a> {
         self.well(TURN)
     }
 
-    /// Waits until users feel the fault for some seconds on end.
+    /// Waits until users feel the fault for some seconds on end, and not only the restart that came with it.
     pub(crate) fn felt(&self, felt: Felt) -> Result<(), String> {
+        wait(&format!("an end of the changes in {}", self.namespace), TURN, || self.settled())?;
+        let settled = self.spans(1)?.pop().map(|span| span.time).unwrap_or_default();
+        let spans = |last: usize| -> Result<Vec<Span>, String> {
+            // All times are of one writer, in one form.
+            let spans: Vec<_> = self.spans(last)?.into_iter().filter(|span| span.time > settled).collect();
+            if spans.len() < last { Err("it is too early to tell".to_owned()) } else { Ok(spans) }
+        };
         wait(&format!("{felt:?} in {}", self.namespace), TURN, || match felt {
             Felt::Rollout => self.rollout_stands(),
             Felt::Errors => {
-                let spans = self.spans(6)?;
+                let spans = spans(6)?;
                 let (sent, failed) =
                     spans.iter().fold((0, 0), |sum, span| (sum.0 + span.sent, sum.1 + span.failed));
                 let often = spans.iter().filter(|span| span.failed > 0).count() >= 4;
                 if often && failed * 8 >= sent { Ok(()) } else { Err(format!("{spans:?}")) }
             }
             Felt::Slow => {
-                let spans = self.spans(6)?;
+                let spans = spans(6)?;
                 let slow = spans.iter().filter(|span| span.max_ms >= SLOW).count() >= 5;
                 if slow { Ok(()) } else { Err(format!("{spans:?}")) }
             }
@@ -178,6 +189,25 @@ impl<'a> Shop<'a> {
             }) || all("conditions").iter().any(|condition| condition["reason"] == "Unschedulable")
         });
         if stands { Ok(()) } else { Err(format!("{} pods get on", items.len())) }
+    }
+
+    /// Whether every pod that is there is to stay, and is ready or had the time to be.
+    fn settled(&self) -> Result<(), String> {
+        let pods = self.kubectl.json(&["-n", &self.namespace, "get", "pods"])?;
+        let items = pods["items"].as_array().cloned().unwrap_or_default();
+        for pod in &items {
+            let meta = &pod["metadata"];
+            let ready = pod["status"]["conditions"]
+                .as_array()
+                .is_some_and(|all| all.iter().any(|one| one["type"] == "Ready" && one["status"] == "True"));
+            let created: jiff::Timestamp =
+                meta["creationTimestamp"].as_str().unwrap_or_default().parse().map_err(|e| format!("{e}"))?;
+            let age = jiff::Timestamp::now().as_second() - created.as_second();
+            if meta["deletionTimestamp"].is_string() || !ready && age < STUCK {
+                return Err(format!("{} is on its way", meta["name"]));
+            }
+        }
+        Ok(())
     }
 
     /// Closes it. What is left ends by itself.
