@@ -74,7 +74,7 @@ truth stands among the answers: the right object, of which the field and the mec
 session is finished. *Healed*: the first fix of the answer, pasted as it stands, made the users well. *Taken back*: its rollback brought back what was
 there before. The last runs are of shops that are well: there, anything at Warning or above is a false alarm.
 
-`UPDATE=1 cargo test --test live` makes this page; a run of some faults only changes their rows.
+`UPDATE=1 ./test --live` makes this page; a run of some faults only changes their rows.
 
 ";
 
