@@ -75,10 +75,14 @@ impl<'a> Shop<'a> {
             }
         }
         shop.apply(&objects)?;
+        shop.well(START)?;
         for step in &setup.steps {
             shop.step(step)?;
         }
-        shop.well(START)?;
+        if !setup.steps.is_empty() {
+            wait("an end of the preparations", START, || shop.settled())?;
+            shop.well(START)?;
+        }
         Ok(shop)
     }
 
