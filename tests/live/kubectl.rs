@@ -11,6 +11,12 @@ use serde_json::Value;
 /// How often something is looked at that is waited for. Each look starts a program on a busy machine.
 const PACE: Duration = Duration::from_secs(2);
 
+/// How often a command is tried that did not reach the API server: on a busy machine it has no time for a handshake.
+const TRIES: usize = 5;
+
+/// How kubectl says that.
+const LOST: &[&str] = &["Unable to connect to the server", "TLS handshake timeout", "client connection lost"];
+
 /// Seconds that one command may take.
 const PATIENCE: &str = "300";
 
@@ -43,9 +49,17 @@ impl Kubectl {
 
     /// The same, given something to read.
     pub(crate) fn with_input(&self, args: &[&str], input: &str) -> Result<String, String> {
-        let mut command = self.command("kubectl");
-        command.args(args);
-        outcome(command, input).map_err(|message| format!("kubectl {}: {message}", args.join(" ")))
+        let mut tries = 0;
+        loop {
+            let mut command = self.command("kubectl");
+            command.args(args);
+            tries += 1;
+            match outcome(command, input) {
+                // All that is done here may be done twice.
+                Err(message) if tries < TRIES && LOST.iter().any(|lost| message.contains(lost)) => {}
+                done => return done.map_err(|message| format!("kubectl {}: {message}", args.join(" "))),
+            }
+        }
     }
 
     /// An object, or a list of them.

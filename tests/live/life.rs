@@ -41,20 +41,9 @@ fn suffer(shop: &Shop<'_>, fault: &Fault, row: &mut Row) -> Result<(), String> {
         shop.step(step)?;
     }
     shop.felt(fault.felt)?;
-    if let Some(folder) = std::env::var_os("MESHSCOPE_LIVE_CAPTURE") {
-        let file = std::path::Path::new(&folder).join(format!("{}.tar.zst", fault.name));
-        // One of an earlier run may be there.
-        let _ = std::fs::remove_file(&file);
-        let file = file.to_string_lossy();
-        shop.kubectl.meshscope(&[
-            "capture",
-            "--namespace",
-            &shop.namespace,
-            "--since",
-            "15m",
-            "--output",
-            &file,
-        ])?;
+    let recording = std::env::var_os("MESHSCOPE_LIVE_CAPTURE").map(|to| Path::new(&to).join(&fault.name));
+    if let Some(folder) = &recording {
+        record(shop, folder)?;
     }
     let answer = answer::ask(shop.kubectl, &shop.namespace, "why", &fault.ask)?;
     row.seconds = Some(answer.took.as_secs_f64());

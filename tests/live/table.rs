@@ -90,7 +90,9 @@ pub(crate) fn write(rows: &[Row]) {
             table.insert(key(name), line.to_owned());
         }
     }
-    table.extend(rows.iter().map(|row| (key(&row.fault), row.markdown())));
+    // Where no session came to its end there is nothing to say of its answer.
+    let asked = rows.iter().filter(|row| row.seconds.is_some());
+    table.extend(asked.map(|row| (key(&row.fault), row.markdown())));
     let cells = |line: &str, at: usize| line.split('|').nth(at).unwrap_or_default().trim().to_owned();
     let faults: Vec<_> = table.iter().filter(|((healthy, _), _)| !healthy).map(|(_, line)| line).collect();
     let count = |good: &dyn Fn(&str) -> bool| faults.iter().filter(|line| good(line)).count();
