@@ -74,7 +74,12 @@ impl<'a> Shop<'a> {
                 shop.come_in(object, setup);
             }
         }
-        shop.apply(&objects)?;
+        // Users come when the shop is open: what fails before that is another story.
+        let (load, rest): (Vec<_>, Vec<_>) =
+            objects.into_iter().partition(|object| object["metadata"]["name"] == "load");
+        shop.apply(&rest)?;
+        wait("open doors", START, || shop.open_doors())?;
+        shop.apply(&load)?;
         shop.well(START)?;
         for step in &setup.steps {
             shop.step(step)?;
@@ -212,6 +217,14 @@ impl<'a> Shop<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether every Deployment has all of its pods.
+    fn open_doors(&self) -> Result<(), String> {
+        let deployments = self.kubectl.json(&["-n", &self.namespace, "get", "deployments"])?;
+        let items = deployments["items"].as_array().cloned().unwrap_or_default();
+        let closed = items.iter().find(|one| one["status"]["readyReplicas"] != one["spec"]["replicas"]);
+        closed.map_or(Ok(()), |one| Err(format!("{} is not ready", one["metadata"]["name"])))
     }
 
     /// Closes it. What is left ends by itself.
