@@ -59,6 +59,9 @@ pub struct Budget {
     pub samples_per_series: u32,
     /// Bytes of one answer of a metrics source.
     pub bytes_per_query: usize,
+    /// Names of metrics that a source is let to list; a longer list says nothing of what is missing in it. Large
+    /// installations have some 20,000.
+    pub metric_names: usize,
     /// Queries in flight at once.
     pub query_concurrency: usize,
     /// Proxies whose admin port is asked in one pass: each is a connection through the API server to a node.
@@ -99,6 +102,7 @@ impl Default for Budget {
             samples_total: 2_000_000,
             samples_per_series: 240,
             bytes_per_query: 16 << 20,
+            metric_names: 50_000,
             query_concurrency: 4,
             proxies: 12,
             proxies_per_workload: 2,

@@ -3,7 +3,7 @@
 //! Data sources are named here and nowhere else: a session names one, and never a URL, a header or a token.
 
 use serde::{Deserialize, Deserializer, de};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -81,6 +81,12 @@ pub struct MetricsSource {
     /// A file with the certificates (PEM) to trust instead of the system's.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
+    /// The tenant of Mimir or Cortex: the header `X-Scope-OrgID`.
+    #[serde(default)]
+    pub tenant: Option<String>,
+    /// Labels that every series must have, such as `cluster` where the backend holds several clusters.
+    #[serde(default)]
+    pub matchers: BTreeMap<String, String>,
 }
 
 /// Bounds.
@@ -249,6 +255,16 @@ impl Config {
             if !names.insert(&source.name) {
                 return wrong("sources.metrics[].name", format!("{:?} is there twice", source.name));
             }
+            let label = |name: &String| {
+                let first = name.bytes().next().is_some_and(|c| c.is_ascii_alphabetic() || c == b'_');
+                first && name.len() <= 63 && name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_')
+            };
+            if let Some(bad) = source.matchers.keys().find(|name| !label(name)) {
+                return wrong("sources.metrics[].matchers", format!("{bad:?} is no name of a label"));
+            }
+            if source.tenant.as_ref().is_some_and(|tenant| http::HeaderValue::from_str(tenant).is_err()) {
+                return wrong("sources.metrics[].tenant", "holds characters that no header takes".to_owned());
+            }
             match source.url.parse::<http::Uri>() {
                 Ok(url) if matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some() => {
                     if url.authority().is_some_and(|authority| authority.as_str().contains('@')) {
@@ -308,6 +324,8 @@ sources:
     - name: default
       url: https://prometheus.monitoring:9090
       bearerTokenFile: /etc/meshscope/token
+      tenant: team-a
+      matchers: {cluster: prod-eu}
   proxies: {namespaces: [shop]}
 limits: {maxWindow: 6h, concurrentRuns: 8, progressInterval: 1s}
 leaderElection: {enabled: false}
@@ -339,6 +357,7 @@ logging: {level: 'info,meshscope=debug', format: console}
             ("sources: {metrics: [{name: a, url: 'file:///etc/passwd'}]}", "sources.metrics[].url"),
             ("sources: {metrics: [{name: a, url: 'http://u:p@h'}]}", "bearerTokenFile"),
             ("sources: {metrics: [{name: a, url: 'http://h'}, {name: a, url: 'http://h'}]}", "twice"),
+            ("sources: {metrics: [{name: a, url: 'http://h', matchers: {'a=\"b\"}': c}}]}", "matchers"),
             ("leaderElection: {leaseDuration: 1s}", "leaseDuration"),
             ("logging: {format: xml}", "json"),
         ] {

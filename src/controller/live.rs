@@ -130,6 +130,8 @@ fn connect(source: &MetricsSource) -> Result<Prometheus, String> {
         url: source.url.trim_end_matches('/').to_owned(),
         bearer_token: token.map(|token| String::from_utf8_lossy(&token).trim().to_owned()),
         ca_pem,
+        tenant: source.tenant.clone(),
+        matchers: source.matchers.clone(),
     };
     Prometheus::new(connection).map_err(|error| super::chain(&error))
 }

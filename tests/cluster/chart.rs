@@ -72,7 +72,7 @@ fn everything() -> Value {
         "rbac": { "logNamespaces": ["*"], "proxyNamespaces": ["shop", "istio-system"] },
         "serviceAccount": { "annotations": { "example.com/role": "x" } },
         "sources": { "metrics": [
-            { "name": "default", "url": "http://prometheus.monitoring:9090/prefix" },
+            { "name": "default", "url": "http://prometheus.monitoring:9090/prefix", "tenant": "team-a", "matchers": { "cluster": "prod" } },
             { "name": "platform", "url": "https://[fd00::1]", "bearerTokenSecret": { "name": "token", "key": "t" },
               "caConfigMap": { "name": "ca", "key": "ca.crt" } },
             { "name": "other", "url": "https://thanos:9091", "bearerTokenFile": "/var/run/token", "caFile": "/var/run/ca.crt" },

@@ -29,6 +29,12 @@ sources:
     {{- else if $source.bearerTokenFile }}
     bearerTokenFile: {{ $source.bearerTokenFile | quote }}
     {{- end }}
+    {{- with $source.tenant }}
+    tenant: {{ . | quote }}
+    {{- end }}
+    {{- with $source.matchers }}
+    matchers: {{ toJson . }}
+    {{- end }}
     {{- if $source.caConfigMap }}
     caFile: {{ include "meshscope.sourceFolder" $index }}/ca.crt
     {{- else if $source.caFile }}

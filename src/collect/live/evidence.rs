@@ -9,8 +9,10 @@ use crate::collect::kubernetes::kinds::find;
 use crate::collect::logs::choose::{Choice, LogRequest, PodKey, cheap, deep, pods_around};
 use crate::collect::logs::{self, LogAnswer};
 use crate::collect::plan::Source;
-use crate::collect::prometheus::catalogue::Pass;
+use crate::collect::prometheus::MetricsSource;
+use crate::collect::prometheus::catalogue::{Exporter, Pass};
 use crate::collect::prometheus::read::{self, Scope};
+use crate::collect::prometheus::variants::Variants;
 use crate::model::fields::Fields;
 use crate::model::gap::{Gap, GapReason};
 use crate::model::snapshot::Snapshot;
@@ -187,9 +189,32 @@ impl LiveRun {
         }
     }
 
+    /// Asks what the source has. What only a mesh brings is missed only where that mesh is.
+    async fn discover_metrics(&mut self, source: &dyn MetricsSource) -> Variants {
+        let snapshot = self.structure();
+        let has = |container: &str| snapshot.pods.iter().any(|pod| pod.template.has_running_container(container));
+        let (istio, linkerd) = (has("istio-proxy"), has("linkerd-proxy"));
+        let wanted = |exporter: Exporter| match exporter {
+            Exporter::Istio => istio,
+            Exporter::Linkerd => linkerd,
+            _ => true,
+        };
+        let (variants, gaps) = read::discover(source, &self.reader, &self.plan, wanted).await;
+        for gap in gaps {
+            self.ledger.gap("Metrics", gap);
+        }
+        variants
+    }
+
     async fn fetch_metrics(&mut self, pass: Pass, namespace: &str, scope: &Scope) {
         let Some(source) = self.sources.metrics.clone() else { return };
-        let gathered = read::read(source.as_ref(), &self.reader, &self.plan, pass, namespace, scope).await;
+        let variants = match self.variants.take() {
+            Some(known) => known,
+            None => self.discover_metrics(source.as_ref()).await,
+        };
+        let gathered =
+            read::read(source.as_ref(), &self.reader, &self.plan, &variants, pass, namespace, scope).await;
+        self.variants = Some(variants);
         if gathered.answered > 0 {
             self.ledger.got("Metrics", gathered.series, gathered.bytes);
         }

@@ -26,6 +26,7 @@ use super::material::{ControlPlaneFile, LogFile, Manifest, ManifestIstio, Materi
 use super::outcome::{CollectorOutcome, Ledger};
 use super::plan::{Asker, Plan};
 use super::prometheus::MetricsSource;
+use super::prometheus::variants::Variants;
 use super::proxy::Proxies;
 use super::redact::Counts;
 use crate::model::fields::Fields;
@@ -96,6 +97,8 @@ pub struct LiveRun {
     logs: Vec<LogFile>,
     asked_logs: BTreeSet<LogRequest>,
     metrics: Vec<MetricFile>,
+    /// What the metrics source has, once it was asked.
+    variants: Option<Variants>,
     proxies: Vec<ProxyFile>,
     control_plane: Vec<ControlPlaneFile>,
     ledger: Ledger,
@@ -148,6 +151,7 @@ impl LiveRun {
             logs: vec![],
             asked_logs: BTreeSet::new(),
             metrics: vec![],
+            variants: None,
             proxies: vec![],
             control_plane: vec![],
             ledger,

@@ -2,10 +2,12 @@
 
 use futures::future::BoxFuture;
 use http::StatusCode;
-use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use prometheus_http_query::Client;
 use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::escape::quote;
 use super::query::Query;
 use super::{Answer, Limits, MetricsError, MetricsSource, Range};
 use crate::model::fields::Fields;
@@ -25,6 +27,10 @@ pub struct Connection {
     pub bearer_token: Option<String>,
     /// Certificates to trust instead of the system's, in PEM.
     pub ca_pem: Option<Vec<u8>>,
+    /// The tenant, for Mimir, Cortex and Loki's kin: the header `X-Scope-OrgID`.
+    pub tenant: Option<String>,
+    /// Labels that every series must have, such as the cluster's name where one source holds several clusters.
+    pub matchers: BTreeMap<String, String>,
 }
 
 /// Says neither the token nor the address, which may hold one.
@@ -38,7 +44,16 @@ impl std::fmt::Debug for Connection {
 pub struct Prometheus {
     name: String,
     client: Client,
+    http: reqwest::Client,
+    url: String,
+    matchers: Vec<(String, String)>,
 }
+
+/// Mimir's and Cortex' header for the tenant.
+const TENANT: HeaderName = HeaderName::from_static("x-scope-orgid");
+/// What Thanos is to do: one of the copies of a series, and what there is where a store does not answer, with a warning.
+/// Others leave these parameters alone.
+const THANOS: &[(&str, &str)] = &[("dedup", "true"), ("partial_response", "true")];
 
 impl Prometheus {
     /// Sets up the source; nothing is sent yet. The TLS provider of the process must have been chosen before.
@@ -52,6 +67,9 @@ impl Prometheus {
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
         }
+        if let Some(tenant) = &connection.tenant {
+            headers.insert(TENANT, HeaderValue::from_str(tenant).map_err(|e| setup(e.into()))?);
+        }
         // A redirect would carry the query, and with some servers the token, to an address that nobody configured.
         let mut builder = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
@@ -62,27 +80,67 @@ impl Prometheus {
             builder = builder.tls_certs_only(certificates);
         }
         let http = builder.build().map_err(|e| setup(e.into()))?;
-        let client = Client::from(http, &connection.url).map_err(|e| setup(e.into()))?;
-        Ok(Prometheus { name: connection.name, client })
+        let client = Client::from(http.clone(), &connection.url).map_err(|e| setup(e.into()))?;
+        let url = connection.url.trim_end_matches('/').to_owned();
+        let matchers = connection.matchers.into_iter().collect();
+        Ok(Prometheus { name: connection.name, client, http, url, matchers })
+    }
+
+    /// A query's text with the source's own matchers in it.
+    fn text(&self, query: &str) -> String {
+        let own: Vec<String> = self.matchers.iter().map(|(label, value)| format!("{label}={}", quote(value))).collect();
+        match query.rsplit_once('}') {
+            Some((rest, "")) if !own.is_empty() => {
+                let comma = if rest.ends_with('{') { "" } else { "," };
+                format!("{rest}{comma}{}}}", own.join(","))
+            }
+            _ => query.to_owned(),
+        }
+    }
+
+    /// A list of names out of the API of metadata.
+    async fn list(
+        &self,
+        path: &str,
+        metric: Option<&str>,
+        range: Range,
+        limits: Limits,
+    ) -> Result<BTreeSet<String>, MetricsError> {
+        let mut pairs = vec![
+            ("start", range.window.start.as_second().to_string()),
+            ("end", range.window.end.as_second().to_string()),
+            ("limit", limits.series.to_string()),
+        ];
+        let selector = metric.map(|metric| self.text(&format!("{{__name__={}}}", quote(metric))));
+        pairs.extend(selector.map(|selector| ("match[]", selector)));
+        pairs.extend(THANOS.iter().map(|(key, value)| (*key, (*value).to_owned())));
+        let request = self.http.get(format!("{}/api/v1/{path}", self.url)).query(&pairs).send();
+        let response = request.await.map_err(|error| MetricsError::Unreachable(error.into()))?;
+        check(response.status())?;
+        let bytes = read_bounded(response, limits.bytes).await?;
+        let body: Value = serde_json::from_slice(&bytes).map_err(|_| MetricsError::Malformed)?;
+        if body.text("status") != Some("success") {
+            return Err(MetricsError::Malformed);
+        }
+        Ok(body.texts("data").into_iter().take(limits.series).collect())
     }
 
     async fn ask(&self, query: &Query, range: Range, limits: Limits) -> Result<Answer, MetricsError> {
         let (start, end) = (range.window.start.as_second(), range.window.end.as_second());
         let timeout = i64::try_from(limits.deadline.as_millis()).unwrap_or(i64::MAX);
-        let request = self
+        let text = self.text(query.text());
+        let mut request = self
             .client
-            .query_range(query.text(), start, end, f64::from(range.step_seconds))
+            .query_range(text.as_str(), start, end, f64::from(range.step_seconds))
             .timeout(timeout)
             .query("limit", limits.series);
-        let long = query.text().len() > MAX_URL_QUERY;
+        for (key, value) in THANOS {
+            request = request.query(*key, *value);
+        }
+        let long = text.len() > MAX_URL_QUERY;
         let response = if long { request.post_raw().await } else { request.get_raw().await };
         let response = response.map_err(|error| MetricsError::Unreachable(error.into()))?;
-        match response.status() {
-            status if status.is_success() => {}
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Err(MetricsError::Forbidden),
-            StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => return Err(MetricsError::TimedOut),
-            status => return Err(MetricsError::Status { code: status.as_u16() }),
-        }
+        check(response.status())?;
         let bytes = read_bounded(response, limits.bytes).await?;
         let body = serde_json::from_slice(&bytes).map_err(|_| MetricsError::Malformed)?;
         let mut answer = understand(body, limits.series)?;
@@ -106,6 +164,36 @@ impl MetricsSource for Prometheus {
             let asked = tokio::time::timeout(limits.deadline, self.ask(query, range, limits)).await;
             asked.unwrap_or(Err(MetricsError::TimedOut))
         })
+    }
+
+    fn names(&self, range: Range, limits: Limits) -> BoxFuture<'_, Result<Option<BTreeSet<String>>, MetricsError>> {
+        Box::pin(async move {
+            let asked = self.list("label/__name__/values", None, range, limits);
+            let names = tokio::time::timeout(limits.deadline, asked).await.unwrap_or(Err(MetricsError::TimedOut))?;
+            // A list that was cut says nothing of what is missing in it.
+            Ok((names.len() < limits.series).then_some(names))
+        })
+    }
+
+    fn labels<'a>(
+        &'a self,
+        metric: &'a str,
+        range: Range,
+        limits: Limits,
+    ) -> BoxFuture<'a, Result<BTreeSet<String>, MetricsError>> {
+        Box::pin(async move {
+            let asked = self.list("labels", Some(metric), range, limits);
+            tokio::time::timeout(limits.deadline, asked).await.unwrap_or(Err(MetricsError::TimedOut))
+        })
+    }
+}
+
+fn check(status: StatusCode) -> Result<(), MetricsError> {
+    match status {
+        status if status.is_success() => Ok(()),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(MetricsError::Forbidden),
+        StatusCode::GATEWAY_TIMEOUT | StatusCode::REQUEST_TIMEOUT => Err(MetricsError::TimedOut),
+        status => Err(MetricsError::Status { code: status.as_u16() }),
     }
 }
 
@@ -144,7 +232,8 @@ mod tests {
     use axum::routing::get;
     use axum::{Json, Router};
     use serde_json::json;
-    use std::collections::BTreeMap;
+    use crate::collect::prometheus::variants::Variants;
+    use axum::http::HeaderMap as Headers;
     use std::time::Duration;
 
     fn range() -> Range {
@@ -184,7 +273,7 @@ mod tests {
     }
 
     fn up() -> Query {
-        Query::new(CATALOGUE.iter().find(|entry| entry.name == "up").unwrap(), "shop")
+        Query::new(CATALOGUE.iter().find(|entry| entry.name == "up").unwrap(), "shop", &Variants::default()).unwrap()
     }
 
     #[tokio::test]
@@ -205,7 +294,7 @@ mod tests {
         let source = fake(StatusCode::OK, 1).await;
         let entry = CATALOGUE.iter().find(|entry| entry.name == "up").unwrap();
         let pods: Vec<String> = (0..500).map(|n| format!("pod-{n}")).collect();
-        let query = Query::about(entry, "shop", pods.iter().map(String::as_str)).unwrap();
+        let query = Query::about(entry, "shop", pods.iter().map(String::as_str), &Variants::default()).unwrap();
         let limits = Limits { bytes: 100_000, ..LIMITS };
         let answer = source.query_range(&query, range(), limits).await.unwrap();
         let asked = answer.body.list("data.result")[0].string("metric.asked");
@@ -227,6 +316,35 @@ mod tests {
         assert!(error.of_the_source(), "{error:?}");
     }
 
+    #[tokio::test]
+    async fn the_tenant_the_matchers_and_the_wish_for_one_copy_go_with_every_request() {
+        crate::telemetry::install_crypto();
+        let answer = |headers: Headers, RawQuery(query): RawQuery| async move {
+            let tenant = headers.get("x-scope-orgid").map(|v| v.to_str().unwrap().to_owned());
+            Json(json!({"status": "success", "data": [tenant.unwrap_or_default(), query.unwrap_or_default()]}))
+        };
+        let app = Router::new()
+            .route("/api/v1/label/__name__/values", get(answer))
+            .route("/api/v1/labels", get(answer));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connection = Connection {
+            url: format!("http://{}/", listener.local_addr().unwrap()),
+            tenant: Some("team-a".into()),
+            matchers: [("cluster".to_owned(), "prod\"eu".to_owned())].into(),
+            ..Connection::default()
+        };
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        let source = Prometheus::new(connection).unwrap();
+        let limits = Limits { series: 100, ..LIMITS };
+        let names = source.names(range(), limits).await.unwrap().unwrap();
+        assert!(names.contains("team-a") && names.iter().any(|n| n.contains("dedup=true&partial_response=true")), "{names:?}");
+        let labels = source.labels("up", range(), limits).await.unwrap();
+        let asked = labels.iter().find(|text| text.contains("match")).unwrap();
+        assert!(asked.contains("cluster%3D%22prod%5C%22eu%22"), "{asked}");
+        assert_eq!(source.text("up{a=\"b\"}"), "up{a=\"b\",cluster=\"prod\\\"eu\"}");
+        assert_eq!(source.names(range(), Limits { series: 2, ..limits }).await.unwrap(), None, "a cut list");
+    }
+
     #[test]
     fn an_answer_that_is_none_is_refused() {
         for body in [
@@ -245,7 +363,7 @@ mod tests {
             name: "a".into(),
             url: "http://u:p@x".into(),
             bearer_token: Some("t0k".into()),
-            ca_pem: None,
+            ..Connection::default()
         };
         let text = format!("{connection:?}");
         assert!(!text.contains("t0k") && !text.contains("u:p"), "{text}");

@@ -2,6 +2,9 @@
 //!
 //! Counters are read raw: rates, increases and ratios are worked out in one place, by the analysis, for live runs and for
 //! bundles alike. No query can leave its namespace: [`query::Query`] cannot be made without one.
+//!
+//! A source is first asked what it has ([`variants`]): metrics that are not there are not asked for, and those that go by
+//! another name or with other labels are brought back to the usual ones.
 
 pub mod catalogue;
 pub mod client;
@@ -9,9 +12,11 @@ pub mod escape;
 pub mod query;
 pub mod read;
 pub mod recorded;
+pub mod variants;
 
 use futures::future::BoxFuture;
 use serde_json::Value;
+use std::collections::BTreeSet;
 
 use self::query::Query;
 use crate::model::gap::GapReason;
@@ -124,4 +129,22 @@ pub trait MetricsSource: Send + Sync {
         range: Range,
         limits: Limits,
     ) -> BoxFuture<'a, Result<Answer, MetricsError>>;
+
+    /// The names of the metrics that it has within a span, at most `limits.series` of them; `None` where it cannot say.
+    /// Errors: as of a query.
+    fn names(&self, range: Range, limits: Limits) -> BoxFuture<'_, Result<Option<BTreeSet<String>>, MetricsError>> {
+        let _ = (range, limits);
+        Box::pin(async { Ok(None) })
+    }
+
+    /// The names of the labels that a metric's series have within a span; none where it cannot say. Errors: as of a query.
+    fn labels<'a>(
+        &'a self,
+        metric: &'a str,
+        range: Range,
+        limits: Limits,
+    ) -> BoxFuture<'a, Result<BTreeSet<String>, MetricsError>> {
+        let _ = (metric, range, limits);
+        Box::pin(async { Ok(BTreeSet::new()) })
+    }
 }

@@ -3,8 +3,9 @@
 use futures::StreamExt;
 use std::collections::BTreeMap;
 
-use super::catalogue::{CATALOGUE, Entry, Pass};
+use super::catalogue::{CATALOGUE, Entry, Exporter, Pass};
 use super::query::Query;
+use super::variants::{CLUSTER_LABEL, Variants, clusters};
 use super::{Answer, Limits, MetricsError, MetricsSource, Range};
 use crate::collect::budget::Exhausted;
 use crate::collect::kubernetes::reader::{ReadError, Reader};
@@ -48,14 +49,15 @@ pub async fn read(
     source: &dyn MetricsSource,
     reader: &Reader,
     plan: &Plan,
+    variants: &Variants,
     pass: Pass,
     namespace: &str,
     scope: &Scope,
 ) -> Gathered {
     let entries = CATALOGUE.iter().filter(|entry| entry.pass == pass);
     let queries: Vec<(&Entry, Query)> =
-        entries.filter_map(|entry| Some((entry, query(entry, namespace, scope)?))).collect();
-    let range = Range { window: plan.window, step_seconds: plan.step_seconds };
+        entries.filter_map(|entry| Some((entry, query(entry, namespace, scope, variants)?))).collect();
+    let range = range(plan);
     let concurrency = reader.budget().query_concurrency.max(1);
     let answers: Vec<_> = futures::stream::iter(queries)
         .map(|(entry, query)| async move {
@@ -64,7 +66,7 @@ pub async fn read(
                 // As a whole it is too large; each metric of its own may fit.
                 Err(Failure::Source(MetricsError::TooLarge(_))) if *scope == Scope::Namespace => {
                     let mut parts = vec![];
-                    for query in Query::split(entry, namespace) {
+                    for query in Query::split(entry, namespace, variants) {
                         parts.push((ask(source, reader, &query, range).await, query));
                     }
                     if parts.is_empty() { vec![(answer, query)] } else { parts }
@@ -80,7 +82,10 @@ pub async fn read(
     let mut source_failed = BTreeMap::new();
     for (answer, query) in answers.into_iter().flatten() {
         match answer {
-            Ok(answer) => keep(&mut gathered, reader, answer, &query, &suffix, namespace),
+            Ok(mut answer) => {
+                variants.normalise(query.exporter(), &mut answer.body);
+                keep(&mut gathered, reader, answer, &query, &suffix, namespace);
+            }
             Err(Failure::Source(error)) if error.of_the_source() => {
                 *source_failed.entry(error.gap_reason()).or_insert(0) += 1;
             }
@@ -100,6 +105,55 @@ pub async fn read(
     gathered
 }
 
+/// The span and resolution of a plan.
+fn range(plan: &Plan) -> Range {
+    Range { window: plan.window, step_seconds: plan.step_seconds }
+}
+
+/// Asks a source what it has, and notes what is not there and would bring it. `wanted` says which exporters belong to this
+/// cluster at all. A source that cannot say is asked for everything.
+pub async fn discover(
+    source: &dyn MetricsSource,
+    reader: &Reader,
+    plan: &Plan,
+    wanted: impl Fn(Exporter) -> bool,
+) -> (Variants, Vec<Gap>) {
+    let budget = reader.budget();
+    let limits = Limits {
+        series: budget.metric_names,
+        bytes: budget.bytes_per_query,
+        deadline: budget.request_deadline,
+    };
+    // The names, and the labels of one metric of each exporter.
+    for _ in 0..=Exporter::ALL.len() {
+        if reader.meter().query().is_err() {
+            return (Variants::default(), vec![]);
+        }
+    }
+    let limit = budget.request_deadline.saturating_mul(2);
+    let asked = reader.bounded(limit, async { Ok(Variants::discover(source, range(plan), limits).await) });
+    match asked.await {
+        Ok(Ok(variants)) => {
+            let missing = Exporter::ALL.into_iter().filter(|exporter| wanted(*exporter) && variants.lacks(*exporter));
+            let gaps = missing.filter_map(Exporter::missing).map(|(what, hint)| {
+                let what = format!("{what}: the metrics source has no such series");
+                Gap::new("Metrics", what, GapReason::NotConfigured).hint(hint)
+            });
+            let gaps = gaps.collect();
+            (variants, gaps)
+        }
+        // What it has is then seen from the answers; a source that is down is told of there.
+        Ok(Err(error)) => {
+            tracing::debug!(category = error.category(), "a metrics source does not say what it has");
+            (Variants::default(), vec![])
+        }
+        Err(error) => {
+            tracing::debug!(category = error.category(), "a metrics source does not say what it has");
+            (Variants::default(), vec![])
+        }
+    }
+}
+
 fn source_hint(reason: GapReason) -> &'static str {
     match reason {
         GapReason::Forbidden => "give the metrics source credentials that may query it",
@@ -113,23 +167,27 @@ fn what(query: &str, namespace: &str) -> String {
     format!("series {query} of namespace {namespace}")
 }
 
-fn query(entry: &Entry, namespace: &str, scope: &Scope) -> Option<Query> {
-    use super::catalogue::Subject;
-    match (scope, entry.subject) {
-        (Scope::Namespace, _) => Some(Query::new(entry, namespace)),
+fn query(entry: &Entry, namespace: &str, scope: &Scope, variants: &Variants) -> Option<Query> {
+    use super::catalogue::{Shape, Subject};
+    match (scope, entry.shape.subject()) {
+        // The platform is the same whatever the namespace; the deep pass knows subjects only.
+        (Scope::Of { .. }, _) if entry.shape == Shape::Platform && entry.pass == Pass::Deep => {
+            Query::new(entry, namespace, variants)
+        }
+        (Scope::Namespace, _) => Query::new(entry, namespace, variants),
         (Scope::Of { .. }, Subject::Other) => None,
         (Scope::Of { pods, .. }, Subject::Pod) => {
             if pods.is_empty() {
                 None
             } else {
-                Query::about(entry, namespace, pods.iter().map(String::as_str))
+                Query::about(entry, namespace, pods.iter().map(String::as_str), variants)
             }
         }
         (Scope::Of { workloads, .. }, Subject::DestinationWorkload | Subject::SourceWorkload) => {
             if workloads.is_empty() {
                 None
             } else {
-                Query::about(entry, namespace, workloads.iter().map(String::as_str))
+                Query::about(entry, namespace, workloads.iter().map(String::as_str), variants)
             }
         }
     }
@@ -196,7 +254,17 @@ fn keep(
     if result.is_empty() {
         return;
     }
-    let samples = result.iter().map(|series| series.list("values").len()).sum();
+    let several = clusters(&answer.body);
+    if several.len() > 1 {
+        let names = several.iter().take(MAX_WARNINGS).map(|name| tame(name)).collect::<Vec<_>>().join(", ");
+        let what = format!("which of {} clusters ({names}, …) the series of namespace {namespace} are of", several.len());
+        let hint = format!("name this cluster in the source's matchers: {{{CLUSTER_LABEL}: NAME}} (chart: sources.metrics[].matchers)");
+        let gap = Gap::new("Metrics", what, GapReason::Failed).hint(hint);
+        if !gathered.gaps.contains(&gap) {
+            gathered.gaps.push(gap);
+        }
+    }
+    let samples = result.iter().map(|series| series.list("values").len() + series.list("histograms").len()).sum();
     if let Err(bound) = reader.meter().samples(samples) {
         debug_assert_eq!(bound, Exhausted::Samples);
         let hint = "ask about a shorter window or a single service";
@@ -273,7 +341,7 @@ mod tests {
         let now = "2026-11-21T10:00:00Z".parse().unwrap();
         let plan = Plan::new(Question::about("shop", Asker::Person), now, reader.budget()).unwrap();
         let fake = Fake { answer, asked: Mutex::default() };
-        let gathered = read(&fake, &reader, &plan, Pass::Cheap, namespace, scope).await;
+        let gathered = read(&fake, &reader, &plan, &Variants::default(), Pass::Cheap, namespace, scope).await;
         (gathered, fake.asked.into_inner().unwrap())
     }
 
@@ -335,7 +403,8 @@ mod tests {
         let scope = Scope::Of { pods: vec!["bank-1".into()], workloads: vec![] };
         let (gathered, asked) = gather(|_| Ok(series(1)), Budget::default(), "money", &scope).await;
         assert!(
-            asked.iter().all(|query| query.contains(r#"pod=~"bank\\-1""#) && query.contains(r#"="money""#))
+            asked.iter().all(|query| query.contains(r#"pod=~"bank\\-1""#) && query.contains(r#"="money""#)),
+            "{asked:?}"
         );
         assert!(gathered.files.iter().all(|file| file.name.ends_with(".money")));
     }

@@ -1,4 +1,5 @@
-//! The metrics of a bundle as a metrics source, so that a replayed incident can be investigated as a live one.
+//! The metrics of a bundle as a metrics source, so that a replayed incident can be investigated as a live one. It does not
+//! say what it has: a recording holds what was asked for, under the usual names, and nothing can be scraped for it any more.
 
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
@@ -83,6 +84,7 @@ impl MetricsSource for Recorded {
 mod tests {
     use super::*;
     use crate::collect::prometheus::catalogue::CATALOGUE;
+    use crate::collect::prometheus::variants::Variants;
     use crate::model::time::Window;
     use std::time::Duration;
 
@@ -112,8 +114,8 @@ mod tests {
         ]);
         let entry = CATALOGUE.iter().find(|known| known.name == entry).unwrap();
         let query = match pod {
-            Some(pod) => Query::about(entry, namespace, [pod]).unwrap(),
-            None => Query::new(entry, namespace),
+            Some(pod) => Query::about(entry, namespace, [pod], &Variants::default()).unwrap(),
+            None => Query::new(entry, namespace, &Variants::default()).unwrap(),
         };
         let at = |text: &str| text.parse().unwrap();
         let window = Window { start: at("2026-11-21T09:00:00Z"), end: at("2026-11-21T11:00:00Z") };

@@ -13,10 +13,12 @@ use kube::api::Portforwarder;
 use kube::client::UpgradeConnectionError;
 use kube::{Api, Client};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{AdminAnswers, AdminError, AdminFile, AdminRequest, AdminSource, Limits};
 use crate::collect::kubernetes::client::USER_AGENT_NAME;
+use crate::collect::kubernetes::reader::ReadError;
 
 /// Opens ports with the API server's `portforward`.
 pub struct PortForward {
@@ -49,7 +51,7 @@ impl AdminSource for PortForward {
             let pods: Api<Pod> = Api::namespaced(self.client.clone(), &request.namespace);
             let mut open = Open(pods.portforward(&request.pod, &[request.port]).await.map_err(refused)?);
             let stream = open.0.take_stream(request.port).ok_or(AdminError::NotFound)?;
-            exchange(stream, &request.files, limits.bytes).await
+            exchange(stream, &request.files, limits).await
         })
     }
 }
@@ -68,17 +70,20 @@ fn refused(error: kube::Error) -> AdminError {
 }
 
 /// Asks for each file in turn over one connection. Errors: nobody speaks HTTP there at all.
-async fn exchange<S>(stream: S, files: &[AdminFile], bytes: usize) -> Result<AdminAnswers, AdminError>
+async fn exchange<S>(stream: S, files: &[AdminFile], limits: Limits) -> Result<AdminAnswers, AdminError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(broken)?;
     let _driver = AbortOnDropHandle::new(tokio::spawn(connection));
     let mut answers: AdminAnswers = vec![];
+    // A little before the whole exchange is given up: what came by then is kept.
+    let until = Instant::now() + limits.deadline.mul_f64(0.9);
     for file in files {
-        let answer = get(&mut sender, file.path, bytes).await;
-        // Whatever is left of an answer that was too large is in the way of the next one.
-        let last = matches!(answer, Err(AdminError::Broken(_) | AdminError::TooLarge(_)));
+        let asked = tokio::time::timeout_at(until, get(&mut sender, file.path, limits.bytes)).await;
+        let answer = asked.unwrap_or(Err(AdminError::Run(ReadError::TimedOut)));
+        // Whatever is left of an answer that was too large or too slow is in the way of the next one.
+        let last = matches!(answer, Err(AdminError::Broken(_) | AdminError::TooLarge(_) | AdminError::Run(_)));
         match answer {
             Err(AdminError::Broken(error)) if answers.is_empty() => return Err(AdminError::Broken(error)),
             answer => answers.push((*file, answer)),
@@ -131,6 +136,10 @@ mod tests {
         AdminFile { name: "b", path: "/b" },
     ];
 
+    fn limits(bytes: usize) -> Limits {
+        Limits { bytes, deadline: std::time::Duration::from_secs(20) }
+    }
+
     /// An admin port on loopback, and the connections that it has taken.
     async fn admin() -> (TcpStream, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -151,7 +160,7 @@ mod tests {
     #[tokio::test]
     async fn all_files_come_over_one_connection() {
         let (stream, taken) = admin().await;
-        let answers = exchange(stream, FILES, 1000).await.unwrap();
+        let answers = exchange(stream, FILES, limits(1000)).await.unwrap();
         assert_eq!(answers[0].1.as_ref().unwrap(), b"first");
         assert!(matches!(answers[1].1, Err(AdminError::Status(404))));
         assert_eq!(answers[2].1.as_ref().unwrap().len(), 100);
@@ -161,9 +170,24 @@ mod tests {
     #[tokio::test]
     async fn an_answer_that_is_too_large_ends_the_exchange() {
         let (stream, _) = admin().await;
-        let answers = exchange(stream, FILES, 50).await.unwrap();
+        let answers = exchange(stream, FILES, limits(50)).await.unwrap();
         assert_eq!(answers.len(), 3);
         assert!(matches!(answers[2].1, Err(AdminError::TooLarge(50))));
+    }
+
+    #[tokio::test]
+    async fn what_came_before_a_silence_is_kept() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let app = Router::new()
+            .route("/a", get(|| async { "first" }))
+            .route("/none", get(std::future::pending::<&str>));
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        let stream = TcpStream::connect(address).await.unwrap();
+        let short = Limits { bytes: 100, deadline: std::time::Duration::from_millis(300) };
+        let answers = exchange(stream, FILES, short).await.unwrap();
+        assert_eq!(answers[0].1.as_ref().unwrap(), b"first");
+        assert_eq!((answers.len(), answers[1].1.as_ref().unwrap_err().category()), (2, "TimedOut"));
     }
 
     #[tokio::test]
@@ -176,7 +200,7 @@ mod tests {
             stream.write_all(b"220 mail ready\r\n").await.unwrap();
         });
         let stream = TcpStream::connect(address).await.unwrap();
-        let error = exchange(stream, FILES, 50).await.unwrap_err();
+        let error = exchange(stream, FILES, limits(50)).await.unwrap_err();
         assert_eq!((error.category(), error.gap_reason()), ("Broken", crate::model::gap::GapReason::Failed));
     }
 
