@@ -199,7 +199,8 @@ impl Args {
         let proxies = self.proxies.then(port_forward);
         let Some(url) = self.prometheus.clone() else { return Ok(Sources { metrics: None, proxies }) };
         let token = self.prometheus_token_file.as_deref().map(read_token).transpose()?;
-        let connection = Connection { name: "prometheus".to_owned(), url, bearer_token: token, ..Connection::default() };
+        let connection =
+            Connection { name: "prometheus".to_owned(), url, bearer_token: token, ..Connection::default() };
         let source = Prometheus::new(connection).context("--prometheus cannot be used as it stands")?;
         Ok(Sources { metrics: Some(Arc::new(source)), proxies })
     }

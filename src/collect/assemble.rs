@@ -73,7 +73,8 @@ pub fn assemble(material: Material) -> Snapshot {
 fn access_logs_off(snapshot: &Snapshot) -> Option<Gap> {
     let config = &snapshot.istio.mesh_config;
     let on = |text: Option<&str>| text.is_some_and(|path| !path.is_empty());
-    let by_mesh = on(config.text("accessLogFile")) || !config.list("defaultProviders.accessLogging").is_empty();
+    let by_mesh =
+        on(config.text("accessLogFile")) || !config.list("defaultProviders.accessLogging").is_empty();
     let enables = |telemetry: &Object| {
         telemetry.body.list("spec.accessLogging").iter().any(|logging| !logging.flag("disabled"))
     };
@@ -85,9 +86,10 @@ fn access_logs_off(snapshot: &Snapshot) -> Option<Gap> {
     if !config.is_object() || by_mesh || by_telemetry || seen || by_proxy || !snapshot.runs() {
         return None;
     }
-    let pod = snapshot.pods.iter().find(|pod| {
-        snapshot.in_scope(pod.object.namespace()) && snapshot.has_istio_proxy(pod)
-    })?;
+    let pod = snapshot
+        .pods
+        .iter()
+        .find(|pod| snapshot.in_scope(pod.object.namespace()) && snapshot.has_istio_proxy(pod))?;
     let telemetry = json!({"apiVersion": "telemetry.istio.io/v1", "kind": "Telemetry",
         "metadata": {"name": "access-logs", "namespace": pod.object.namespace()},
         "spec": {"accessLogging": [{"providers": [{"name": "envoy"}]}]}});
@@ -120,13 +122,21 @@ mod tests {
             "spec": {"containers": [{"name": "app"}, {"name": "istio-proxy"}]}, "status": {"phase": "Running"}});
         let istio = Some(ManifestIstio { root_namespace: String::new(), mesh_config });
         let objects = std::iter::once(pod).chain(more).collect();
-        assemble(Material { manifest: Manifest { istio, ..Manifest::default() }, objects, ..Material::default() }).gaps
+        assemble(Material {
+            manifest: Manifest { istio, ..Manifest::default() },
+            objects,
+            ..Material::default()
+        })
+        .gaps
     }
 
     #[test]
     fn that_access_logs_are_off_is_a_gap_with_its_remedy() {
         let found = gaps(json!({"enableTracing": false}), None);
-        assert!(found[0].hint.contains(r#""namespace":"shop""#) && found[0].hint.contains("accessLogFile"), "{found:?}");
+        assert!(
+            found[0].hint.contains(r#""namespace":"shop""#) && found[0].hint.contains("accessLogFile"),
+            "{found:?}"
+        );
         let telemetry = |logging: Value| {
             Some(json!({"apiVersion": "telemetry.istio.io/v1", "kind": "Telemetry",
                 "metadata": {"namespace": "istio-system", "name": "x"}, "spec": {"accessLogging": [logging]}}))

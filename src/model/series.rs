@@ -95,7 +95,10 @@ fn native(entry: &Value, name: &str, labels: &BTreeMap<String, String>) -> Vec<S
     let plain = |suffix: &str, field: &str| Series {
         name: format!("{name}_{suffix}"),
         labels: labels.clone(),
-        points: samples.iter().filter_map(|(at, body)| Some((*at, body.at(field).and_then(number)?))).collect(),
+        points: samples
+            .iter()
+            .filter_map(|(at, body)| Some((*at, body.at(field).and_then(number)?)))
+            .collect(),
     };
     let mut out = vec![plain("count", "count"), plain("sum", "sum")];
     // [kind of bounds, lower, upper, count]
@@ -103,7 +106,8 @@ fn native(entry: &Value, name: &str, labels: &BTreeMap<String, String>) -> Vec<S
         let rows = body.list("buckets").iter();
         rows.filter_map(|row| Some((number(row.get(2)?)?, number(row.get(3)?)?))).collect()
     };
-    let mut bounds: Vec<f64> = samples.iter().flat_map(|(_, body)| buckets(body)).map(|(upper, _)| upper).collect();
+    let mut bounds: Vec<f64> =
+        samples.iter().flat_map(|(_, body)| buckets(body)).map(|(upper, _)| upper).collect();
     bounds.sort_by(f64::total_cmp);
     bounds.dedup();
     let step = bounds.len().div_ceil(MAX_BOUNDS).max(1);
@@ -111,7 +115,8 @@ fn native(entry: &Value, name: &str, labels: &BTreeMap<String, String>) -> Vec<S
     for (_, bound) in bounds.iter().enumerate().filter(|(at, _)| at % step == 0 || *at == last) {
         let mut labels = labels.clone();
         labels.insert("le".to_owned(), bound.to_string());
-        let below = |body: &Value| buckets(body).iter().filter(|(upper, _)| upper <= bound).map(|(_, n)| n).sum();
+        let below =
+            |body: &Value| buckets(body).iter().filter(|(upper, _)| upper <= bound).map(|(_, n)| n).sum();
         let points = samples.iter().map(|(at, body)| (*at, below(body))).collect();
         out.push(Series { name: format!("{name}_bucket"), labels, points });
     }

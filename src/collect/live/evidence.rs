@@ -192,7 +192,8 @@ impl LiveRun {
     /// Asks what the source has. What only a mesh brings is missed only where that mesh is.
     async fn discover_metrics(&mut self, source: &dyn MetricsSource) -> Variants {
         let snapshot = self.structure();
-        let has = |container: &str| snapshot.pods.iter().any(|pod| pod.template.has_running_container(container));
+        let has =
+            |container: &str| snapshot.pods.iter().any(|pod| pod.template.has_running_container(container));
         let (istio, linkerd) = (has("istio-proxy"), has("linkerd-proxy"));
         let wanted = |exporter: Exporter| match exporter {
             Exporter::Istio => istio,

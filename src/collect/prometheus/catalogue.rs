@@ -5,7 +5,9 @@
 //! cAdvisor's container metrics; the kubelet's, CoreDNS' and node-exporter's; Linkerd's proxy metrics; the conventions of
 //! common runtimes, connection pools and frameworks.
 
-use Exporter::{Application, CAdvisor, CoreDns, Envoy, Istio, KubeState, Kubelet, Linkerd, Node, Runtime, Target};
+use Exporter::{
+    Application, CAdvisor, CoreDns, Envoy, Istio, KubeState, Kubelet, Linkerd, Node, Runtime, Target,
+};
 use Pass::{Cheap, Deep};
 use Shape::{Any, CallsIn, CallsOut, Containers, EnvoyClusters, Objects, Platform, Pods};
 
@@ -412,7 +414,16 @@ mod tests {
 
     #[test]
     fn without_a_namespace_only_the_platform_is_asked_about() {
-        const PLATFORM: &[&str] = &["coredns_", "kubelet_", "kube_node_", "node_", "pilot_", "citadel_", "galley_", "sidecar_injection_"];
+        const PLATFORM: &[&str] = &[
+            "coredns_",
+            "kubelet_",
+            "kube_node_",
+            "node_",
+            "pilot_",
+            "citadel_",
+            "galley_",
+            "sidecar_injection_",
+        ];
         for entry in CATALOGUE.iter().filter(|entry| entry.shape.namespace_label().is_none()) {
             for metric in entry.metrics {
                 assert!(PLATFORM.iter().any(|prefix| metric.starts_with(prefix)), "{metric}");

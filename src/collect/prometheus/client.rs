@@ -88,7 +88,8 @@ impl Prometheus {
 
     /// A query's text with the source's own matchers in it.
     fn text(&self, query: &str) -> String {
-        let own: Vec<String> = self.matchers.iter().map(|(label, value)| format!("{label}={}", quote(value))).collect();
+        let own: Vec<String> =
+            self.matchers.iter().map(|(label, value)| format!("{label}={}", quote(value))).collect();
         match query.rsplit_once('}') {
             Some((rest, "")) if !own.is_empty() => {
                 let comma = if rest.ends_with('{') { "" } else { "," };
@@ -166,10 +167,15 @@ impl MetricsSource for Prometheus {
         })
     }
 
-    fn names(&self, range: Range, limits: Limits) -> BoxFuture<'_, Result<Option<BTreeSet<String>>, MetricsError>> {
+    fn names(
+        &self,
+        range: Range,
+        limits: Limits,
+    ) -> BoxFuture<'_, Result<Option<BTreeSet<String>>, MetricsError>> {
         Box::pin(async move {
             let asked = self.list("label/__name__/values", None, range, limits);
-            let names = tokio::time::timeout(limits.deadline, asked).await.unwrap_or(Err(MetricsError::TimedOut))?;
+            let names =
+                tokio::time::timeout(limits.deadline, asked).await.unwrap_or(Err(MetricsError::TimedOut))?;
             // A list that was cut says nothing of what is missing in it.
             Ok((names.len() < limits.series).then_some(names))
         })
@@ -214,10 +220,13 @@ fn understand(mut body: Value, series: usize) -> Result<Answer, MetricsError> {
     if body.text("status") != Some("success") || body.text("data.resultType") != Some("matrix") {
         return Err(MetricsError::Malformed);
     }
-    let warnings = body.texts("warnings").into_iter().chain(body.texts("infos")).collect();
+    let warnings = body.texts("warnings").into_iter().chain(body.texts("infos"));
+    // Prometheus' own words for an answer that its parameter `limit` has cut.
+    let (cut, warnings): (Vec<String>, Vec<String>) =
+        warnings.partition(|warning| warning.contains("truncated due to limit"));
     let result =
         body.pointer_mut("/data/result").and_then(Value::as_array_mut).ok_or(MetricsError::Malformed)?;
-    let truncated = result.len() > series;
+    let truncated = result.len() > series || !cut.is_empty();
     result.truncate(series);
     Ok(Answer { body, warnings, bytes: 0, truncated })
 }
@@ -226,14 +235,14 @@ fn understand(mut body: Value, series: usize) -> Result<Answer, MetricsError> {
 mod tests {
     use super::*;
     use crate::collect::prometheus::catalogue::CATALOGUE;
+    use crate::collect::prometheus::variants::Variants;
     use crate::model::gap::GapReason;
     use crate::model::time::Window;
     use axum::extract::RawQuery;
+    use axum::http::HeaderMap as Headers;
     use axum::routing::get;
     use axum::{Json, Router};
     use serde_json::json;
-    use crate::collect::prometheus::variants::Variants;
-    use axum::http::HeaderMap as Headers;
     use std::time::Duration;
 
     fn range() -> Range {
@@ -273,7 +282,8 @@ mod tests {
     }
 
     fn up() -> Query {
-        Query::new(CATALOGUE.iter().find(|entry| entry.name == "up").unwrap(), "shop", &Variants::default()).unwrap()
+        Query::new(CATALOGUE.iter().find(|entry| entry.name == "up").unwrap(), "shop", &Variants::default())
+            .unwrap()
     }
 
     #[tokio::test]
@@ -294,7 +304,8 @@ mod tests {
         let source = fake(StatusCode::OK, 1).await;
         let entry = CATALOGUE.iter().find(|entry| entry.name == "up").unwrap();
         let pods: Vec<String> = (0..500).map(|n| format!("pod-{n}")).collect();
-        let query = Query::about(entry, "shop", pods.iter().map(String::as_str), &Variants::default()).unwrap();
+        let query =
+            Query::about(entry, "shop", pods.iter().map(String::as_str), &Variants::default()).unwrap();
         let limits = Limits { bytes: 100_000, ..LIMITS };
         let answer = source.query_range(&query, range(), limits).await.unwrap();
         let asked = answer.body.list("data.result")[0].string("metric.asked");
@@ -321,7 +332,9 @@ mod tests {
         crate::telemetry::install_crypto();
         let answer = |headers: Headers, RawQuery(query): RawQuery| async move {
             let tenant = headers.get("x-scope-orgid").map(|v| v.to_str().unwrap().to_owned());
-            Json(json!({"status": "success", "data": [tenant.unwrap_or_default(), query.unwrap_or_default()]}))
+            Json(
+                json!({"status": "success", "data": [tenant.unwrap_or_default(), query.unwrap_or_default()]}),
+            )
         };
         let app = Router::new()
             .route("/api/v1/label/__name__/values", get(answer))
@@ -337,7 +350,10 @@ mod tests {
         let source = Prometheus::new(connection).unwrap();
         let limits = Limits { series: 100, ..LIMITS };
         let names = source.names(range(), limits).await.unwrap().unwrap();
-        assert!(names.contains("team-a") && names.iter().any(|n| n.contains("dedup=true&partial_response=true")), "{names:?}");
+        assert!(
+            names.contains("team-a") && names.iter().any(|n| n.contains("dedup=true&partial_response=true")),
+            "{names:?}"
+        );
         let labels = source.labels("up", range(), limits).await.unwrap();
         let asked = labels.iter().find(|text| text.contains("match")).unwrap();
         assert!(asked.contains("cluster%3D%22prod%5C%22eu%22"), "{asked}");
@@ -355,6 +371,15 @@ mod tests {
         ] {
             assert!(matches!(understand(body, 1), Err(MetricsError::Malformed)));
         }
+    }
+
+    #[test]
+    fn an_answer_that_the_server_has_cut_is_known_as_such() {
+        let body = |warnings: Value| json!({"status": "success", "warnings": warnings, "data": {"resultType": "matrix", "result": [{}]}});
+        let cut = understand(body(json!(["results truncated due to limit"])), 1).unwrap();
+        assert!(cut.truncated && cut.warnings.is_empty());
+        let whole = understand(body(json!(["a store is missing"])), 1).unwrap();
+        assert_eq!((whole.truncated, whole.warnings.len()), (false, 1));
     }
 
     #[test]

@@ -132,7 +132,11 @@ pub trait MetricsSource: Send + Sync {
 
     /// The names of the metrics that it has within a span, at most `limits.series` of them; `None` where it cannot say.
     /// Errors: as of a query.
-    fn names(&self, range: Range, limits: Limits) -> BoxFuture<'_, Result<Option<BTreeSet<String>>, MetricsError>> {
+    fn names(
+        &self,
+        range: Range,
+        limits: Limits,
+    ) -> BoxFuture<'_, Result<Option<BTreeSet<String>>, MetricsError>> {
         let _ = (range, limits);
         Box::pin(async { Ok(None) })
     }

@@ -62,17 +62,18 @@ pub async fn read(
     let answers: Vec<_> = futures::stream::iter(queries)
         .map(|(entry, query)| async move {
             let answer = ask(source, reader, &query, range).await;
-            match answer {
-                // As a whole it is too large; each metric of its own may fit.
-                Err(Failure::Source(MetricsError::TooLarge(_))) if *scope == Scope::Namespace => {
-                    let mut parts = vec![];
-                    for query in Query::split(entry, namespace, variants) {
-                        parts.push((ask(source, reader, &query, range).await, query));
-                    }
-                    if parts.is_empty() { vec![(answer, query)] } else { parts }
+            let too_large = match &answer {
+                Ok(answer) => answer.truncated,
+                Err(failure) => matches!(failure, Failure::Source(MetricsError::TooLarge(_))),
+            };
+            // As a whole it is too large; each metric of its own may fit.
+            let mut parts = vec![];
+            if too_large && *scope == Scope::Namespace {
+                for query in Query::split(entry, namespace, variants) {
+                    parts.push((ask(source, reader, &query, range).await, query));
                 }
-                answer => vec![(answer, query)],
             }
+            if parts.is_empty() { vec![(answer, query)] } else { parts }
         })
         .buffered(concurrency)
         .collect()
@@ -134,7 +135,8 @@ pub async fn discover(
     let asked = reader.bounded(limit, async { Ok(Variants::discover(source, range(plan), limits).await) });
     match asked.await {
         Ok(Ok(variants)) => {
-            let missing = Exporter::ALL.into_iter().filter(|exporter| wanted(*exporter) && variants.lacks(*exporter));
+            let missing =
+                Exporter::ALL.into_iter().filter(|exporter| wanted(*exporter) && variants.lacks(*exporter));
             let gaps = missing.filter_map(Exporter::missing).map(|(what, hint)| {
                 let what = format!("{what}: the metrics source has no such series");
                 Gap::new("Metrics", what, GapReason::NotConfigured).hint(hint)
@@ -257,14 +259,20 @@ fn keep(
     let several = clusters(&answer.body);
     if several.len() > 1 {
         let names = several.iter().take(MAX_WARNINGS).map(|name| tame(name)).collect::<Vec<_>>().join(", ");
-        let what = format!("which of {} clusters ({names}, …) the series of namespace {namespace} are of", several.len());
-        let hint = format!("name this cluster in the source's matchers: {{{CLUSTER_LABEL}: NAME}} (chart: sources.metrics[].matchers)");
+        let what = format!(
+            "which of {} clusters ({names}, …) the series of namespace {namespace} are of",
+            several.len()
+        );
+        let hint = format!(
+            "name this cluster in the source's matchers: {{{CLUSTER_LABEL}: NAME}} (chart: sources.metrics[].matchers)"
+        );
         let gap = Gap::new("Metrics", what, GapReason::Failed).hint(hint);
         if !gathered.gaps.contains(&gap) {
             gathered.gaps.push(gap);
         }
     }
-    let samples = result.iter().map(|series| series.list("values").len() + series.list("histograms").len()).sum();
+    let samples =
+        result.iter().map(|series| series.list("values").len() + series.list("histograms").len()).sum();
     if let Err(bound) = reader.meter().samples(samples) {
         debug_assert_eq!(bound, Exhausted::Samples);
         let hint = "ask about a shorter window or a single service";
@@ -360,13 +368,18 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_that_is_too_large_is_asked_for_in_parts() {
-        let answer = |query: &Query| {
-            if query.name() == "kube_pods" { Err(MetricsError::TooLarge(1)) } else { Ok(series(1)) }
+        let answer = |query: &Query| match query.name() {
+            "kube_pods" => Err(MetricsError::TooLarge(1)),
+            "container_network" => Ok(Answer { truncated: true, ..series(1) }),
+            _ => Ok(series(1)),
         };
         let (gathered, asked) = gather(answer, Budget::default(), "shop", &Scope::Namespace).await;
         assert!(asked.iter().any(|query| query == r#"kube_pod_info{namespace="shop"}"#));
         assert!(gathered.gaps.is_empty());
-        assert!(gathered.files.iter().any(|file| file.name == "kube_pod_info"));
+        for name in ["kube_pod_info", "container_network_receive_bytes_total"] {
+            assert!(gathered.files.iter().any(|file| file.name == name), "{name}");
+        }
+        assert!(!gathered.files.iter().any(|file| file.name == "container_network"), "no part twice");
     }
 
     #[tokio::test]

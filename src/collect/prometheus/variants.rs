@@ -14,7 +14,10 @@ use crate::model::fields::Fields;
 /// Labels that other installations call otherwise, the usual name first in each row. A row's later names win over the
 /// usual one where they say so: a scraper that keeps its own labels moves the exporter's to `exported_…`.
 const LABELS: &[(&str, &[&str])] = &[
-    ("namespace", &["exported_namespace", "kubernetes_namespace", "kubernetes_namespace_name", "k8s_namespace_name"]),
+    (
+        "namespace",
+        &["exported_namespace", "kubernetes_namespace", "kubernetes_namespace_name", "k8s_namespace_name"],
+    ),
     ("pod", &["exported_pod", "kubernetes_pod_name", "pod_name", "k8s_pod_name"]),
     ("container", &["exported_container", "container_name", "k8s_container_name"]),
     ("cluster_name", &["envoy_cluster_name"]),
@@ -97,7 +100,8 @@ impl Variants {
 
     /// Whether the source has nothing of an exporter, as far as it says what it has.
     pub fn lacks(&self, exporter: Exporter) -> bool {
-        let mut metrics = CATALOGUE.iter().filter(|entry| entry.exporter == exporter).flat_map(|entry| entry.metrics);
+        let mut metrics =
+            CATALOGUE.iter().filter(|entry| entry.exporter == exporter).flat_map(|entry| entry.metrics);
         self.names.is_some() && !metrics.any(|metric| self.known(metric).is_some())
     }
 
@@ -116,7 +120,8 @@ impl Variants {
                 for label in REPLICA_LABELS {
                     metric.remove(*label);
                 }
-                let recorded = metric.get("__name__").and_then(Value::as_str).and_then(|name| name.rsplit_once(':'));
+                let recorded =
+                    metric.get("__name__").and_then(Value::as_str).and_then(|name| name.rsplit_once(':'));
                 if let Some(usual) = recorded.map(|(_, metric)| Value::from(metric)) {
                     metric.insert("__name__".to_owned(), usual);
                 }
@@ -181,7 +186,11 @@ mod tests {
             Box::pin(async { Err(MetricsError::TimedOut) })
         }
 
-        fn names(&self, _: Range, _: Limits) -> BoxFuture<'_, Result<Option<BTreeSet<String>>, MetricsError>> {
+        fn names(
+            &self,
+            _: Range,
+            _: Limits,
+        ) -> BoxFuture<'_, Result<Option<BTreeSet<String>>, MetricsError>> {
             Box::pin(async { Ok(Some(self.0.iter().map(ToString::to_string).collect())) })
         }
 
@@ -197,14 +206,16 @@ mod tests {
 
     async fn discovered(names: &'static [&'static str], labels: &'static [&'static str]) -> Variants {
         let at = |text: &str| text.parse().unwrap();
-        let window = crate::model::time::Window { start: at("2026-11-21T09:00:00Z"), end: at("2026-11-21T10:00:00Z") };
+        let window =
+            crate::model::time::Window { start: at("2026-11-21T09:00:00Z"), end: at("2026-11-21T10:00:00Z") };
         let limits = Limits { series: 1, bytes: 1, deadline: std::time::Duration::from_secs(1) };
         Variants::discover(&Fake(names, labels), Range { window, step_seconds: 15 }, limits).await.unwrap()
     }
 
     #[tokio::test]
     async fn recorded_copies_and_native_histograms_are_found() {
-        let names = &["workload:istio_requests_total", "istio_request_duration_milliseconds", "a:up:rate5m", "up"];
+        let names =
+            &["workload:istio_requests_total", "istio_request_duration_milliseconds", "a:up:rate5m", "up"];
         let variants = discovered(names, &[]).await;
         assert_eq!(variants.name("istio_requests_total").unwrap(), "workload:istio_requests_total");
         for suffix in ["bucket", "sum", "count"] {
@@ -231,13 +242,20 @@ mod tests {
         variants.normalise(Exporter::KubeState, &mut body);
         let result = body.list("data.result");
         assert_eq!(result.len(), 1);
-        assert_eq!(result[0]["metric"], json!({"__name__": "kube_pod_info", "namespace": "shop", "pod": "a-1"}));
+        assert_eq!(
+            result[0]["metric"],
+            json!({"__name__": "kube_pod_info", "namespace": "shop", "pod": "a-1"})
+        );
         assert_eq!(result[0].list("values").len(), 2, "of copies the fuller one");
     }
 
     #[tokio::test]
     async fn without_the_usual_label_the_other_one_counts() {
-        let variants = discovered(&["envoy_server_live"], &["kubernetes_namespace", "kubernetes_pod_name", "envoy_cluster_name"]).await;
+        let variants = discovered(
+            &["envoy_server_live"],
+            &["kubernetes_namespace", "kubernetes_pod_name", "envoy_cluster_name"],
+        )
+        .await;
         assert_eq!(variants.label(Exporter::Envoy, "namespace"), "kubernetes_namespace");
         assert_eq!(variants.label(Exporter::Envoy, "pod"), "kubernetes_pod_name");
         assert_eq!(variants.label(Exporter::Envoy, "cluster_name"), "envoy_cluster_name");

@@ -83,7 +83,8 @@ where
         let asked = tokio::time::timeout_at(until, get(&mut sender, file.path, limits.bytes)).await;
         let answer = asked.unwrap_or(Err(AdminError::Run(ReadError::TimedOut)));
         // Whatever is left of an answer that was too large or too slow is in the way of the next one.
-        let last = matches!(answer, Err(AdminError::Broken(_) | AdminError::TooLarge(_) | AdminError::Run(_)));
+        let last =
+            matches!(answer, Err(AdminError::Broken(_) | AdminError::TooLarge(_) | AdminError::Run(_)));
         match answer {
             Err(AdminError::Broken(error)) if answers.is_empty() => return Err(AdminError::Broken(error)),
             answer => answers.push((*file, answer)),
