@@ -161,7 +161,7 @@ pub const RULES: &[&dyn Rule] = &[
     &network::network_policy_blocks::NetworkPolicyBlocks,
     &network::mesh_port_blocked::MeshPortBlocked,
 
-    // Quotas, admission, budgets, autoscalers, nodes.
+    // Quotas, admission, budgets, autoscalers, certificates, jobs, nodes.
     &platform::quota_exceeded::QuotaExceeded,
     &platform::limit_range::LimitRangeViolated,
     &platform::disruption_budget::DisruptionBudgetBlocks,
@@ -173,6 +173,15 @@ pub const RULES: &[&dyn Rule] = &[
     &platform::pod_security::PodSecurityRefuses,
     &platform::admission_reference::AdmissionReferenceMissing,
     &platform::namespace_terminating::NamespaceTerminating,
+    &platform::certificate::CertificateNotReady,
+    &platform::api_service::ApiServiceDown,
+    &platform::node_flapping::NodeFlapping,
+    &platform::node_out_of_memory::NodeOutOfMemory,
+    &platform::forbidden::Forbidden,
+    &platform::job_failed::JobFailed,
+    &platform::leader_lost::LeaderLost,
+    &platform::cron_job_skips::CronJobSkips,
+    &platform::api_throttled::ApiThrottled,
 
     // Pods.
     &pods::crash_loop::CrashLoop,
@@ -186,6 +195,11 @@ pub const RULES: &[&dyn Rule] = &[
     &pods::init_stuck::InitStuck,
     &pods::volume::VolumeNotMounted,
     &pods::cpu_throttled::CpuThrottled,
+    &pods::killed_inside::KilledInside,
+    &pods::sandbox::SandboxFails,
+    &pods::stuck_terminating::StuckTerminating,
+    &pods::nobody_schedules::NobodySchedules,
+    &pods::disrupted::Disrupted,
 
     // What proxies say of themselves.
     &proxy::configuration_refused::ConfigurationRefused,
@@ -204,6 +218,9 @@ pub const RULES: &[&dyn Rule] = &[
     &rollout::rollout_stuck::RolloutStuck,
     &rollout::scaled_to_zero::ScaledToZero,
     &rollout::failures_since_rollout::FailuresSinceRollout,
+    &rollout::ordered_update_blocked::OrderedUpdateBlocked,
+    &rollout::paused::RolloutPaused,
+    &rollout::not_observed::NotObserved,
 
     // Runtimes.
     &runtime::collections::Collections,
@@ -223,6 +240,12 @@ pub const RULES: &[&dyn Rule] = &[
     &service::named_port_missing::NamedPortMissing,
     &service::external_name_unresolvable::ExternalNameUnresolvable,
     &service::app_listens_on_localhost::AppListensOnLocalhost,
+    &service::ingress_backend::IngressBackendMissing,
+    &service::ingress_class::IngressClassMissing,
+    &service::local_policy::LocalTrafficPolicy,
+    &service::stale_endpoints::StaleEndpoints,
+    &service::load_balancer::LoadBalancerPending,
+    &service::publishes_not_ready::PublishesNotReady,
 ];
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::remedy::{Remedy, Risk, quote, resource, scope};
+use super::remedy::{Remedy, Risk, patch_command, quote, resource, scope};
 use crate::model::change::{Change, ChangeKind, Tool, applied, path};
 use crate::model::fields::Fields;
 use crate::model::object::{Object, ObjectRef};
@@ -108,10 +108,10 @@ fn edited(snapshot: &Snapshot, change: &Change) -> Option<Remedy> {
     if r.kind == "Node" {
         return uncordon(object, change);
     }
+    let Some(before) = applied(object) else { return reapply(object, change) };
     if change.differences.is_empty() {
         return None;
     }
-    let before = applied(object)?;
     let mut operations = vec![];
     for field in change.fields.iter().filter(|field| field.starts_with("spec.")) {
         let (pointer, now) = path::locate(&object.body, field)?;
@@ -130,6 +130,39 @@ fn edited(snapshot: &Snapshot, change: &Change) -> Option<Remedy> {
     let summary =
         format!("Take the edit of {}{by} back: what was applied before it stands again", time(change));
     Remedy::patch(object, &Value::Array(operations), summary)
+}
+
+/// What was applied last, written over the edit. The annotation that holds it is never collected, and stands in the cluster
+/// where the object was made by `kubectl apply` and edited by something else since.
+fn reapply(object: &Object, change: &Change) -> Option<Remedy> {
+    const APPLY: &str = "kubectl-client-side-apply";
+    let r = &object.reference;
+    let applied =
+        object.edits.iter().filter(|edit| edit.manager == APPLY).filter_map(|edit| edit.time).max()?;
+    // Values of a ConfigMap are not known here, so there would be no way back.
+    if change.by == APPLY || change.time <= applied || r.kind == "ConfigMap" {
+        return None;
+    }
+    let mut operations = vec![];
+    for field in change.fields.iter().filter(|field| field.starts_with("spec.")) {
+        let (pointer, now) = path::locate(&object.body, field)?;
+        operations.push(json!({"op": "add", "path": pointer, "value": now}));
+    }
+    if operations.is_empty() || operations.len() > MAX_OPERATIONS {
+        return None;
+    }
+    let (ns, of, name) = (scope(r), resource(r), quote(&r.name));
+    let by = if change.by.is_empty() { String::new() } else { format!(" by {}", change.by) };
+    Some(
+        Remedy::commands(
+            format!("Take the edit of {}{by} back: what kubectl apply wrote before it stands again", time(change)),
+            vec![format!(
+                "kubectl {ns}apply view-last-applied {of}/{name} -o yaml | kubectl {ns}replace --save-config -f -"
+            )],
+            vec![patch_command(r, &Value::Array(operations))],
+        )
+        .risk(Risk::Medium),
+    )
 }
 
 fn uncordon(node: &Object, change: &Change) -> Option<Remedy> {
@@ -202,6 +235,27 @@ mod tests {
         let expected = json!([{"op": "replace", "path": "/spec/ports/0/targetPort", "value": 8080}]);
         assert_eq!(remedy.patch.unwrap().operations, expected);
         assert!(!remedy.rollback.is_empty());
+    }
+
+    #[test]
+    fn without_the_annotation_the_cluster_is_asked_for_it() {
+        let body = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a", "namespace": "n", "creationTimestamp": "2026-11-21T09:00:00Z",
+            "managedFields": [
+                {"manager": "kubectl-client-side-apply", "operation": "Update", "time": "2026-11-21T09:00:00Z", "fieldsV1": {"f:spec": {"f:selector": {}}}},
+                {"manager": "kubectl-patch", "operation": "Update", "time": "2026-11-21T10:00:00Z", "fieldsV1": {"f:spec": {"f:externalName": {}, "f:type": {}}}}]},
+            "spec": {"type": "ExternalName", "externalName": "a.example"}});
+        let mut builder = Builder::new();
+        builder.object(body);
+        let snapshot = builder.finish();
+        let change = snapshot.changes.iter().find(|c| c.kind == ChangeKind::Edited).unwrap();
+        let remedy = take_back(&snapshot, change).unwrap();
+        assert_eq!(
+            remedy.commands,
+            [
+                "kubectl -n n apply view-last-applied service/a -o yaml | kubectl -n n replace --save-config -f -"
+            ]
+        );
+        assert!(remedy.rollback[0].contains("/spec/externalName"), "{:?}", remedy.rollback);
     }
 
     #[test]

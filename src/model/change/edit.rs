@@ -112,12 +112,16 @@ fn since_applied(object: &Object, edit: &Edit) -> Vec<Difference> {
     out
 }
 
-/// `Scaled down replica set checkout-5d to 1 from 3`: the ReplicaSet, and the numbers after and before.
+/// `Scaled down replica set checkout-5d to 1 from 3`, in new versions `from 3 to 1`: the ReplicaSet, and the numbers after and
+/// before.
 fn scaling(message: &str) -> Option<(&str, &str, &str)> {
-    static SENTENCE: LazyLock<Option<Regex>> =
-        LazyLock::new(|| Regex::new(r"^Scaled (?:up|down) replica set (\S+) to (\d+) from (\d+)$").ok());
+    static SENTENCE: LazyLock<Option<Regex>> = LazyLock::new(|| {
+        Regex::new(r"^Scaled (?:up|down) replica set (\S+) (to|from) (\d+) (?:to|from) (\d+)$").ok()
+    });
     let found = SENTENCE.as_ref()?.captures(message)?;
-    Some((found.get(1)?.as_str(), found.get(2)?.as_str(), found.get(3)?.as_str()))
+    let (first, second) = (found.get(3)?.as_str(), found.get(4)?.as_str());
+    let (after, before) = if found.get(2)?.as_str() == "to" { (first, second) } else { (second, first) };
+    Some((found.get(1)?.as_str(), after, before))
 }
 
 /// Clocks and the way from an edit to its event differ by so many seconds.
@@ -233,6 +237,8 @@ mod tests {
         let found = |events: &[Event]| scalings(&all, &workloads, events, &[]);
         let alone = found(&[event("Scaled down replica set a-1 to 0 from 3", "2026-11-21T10:30:00Z")]);
         assert_eq!(alone[0].differences, [replicas("3", "0")]);
+        let new = found(&[event("Scaled down replica set a-1 from 3 to 0", "2026-11-21T10:30:00Z")]);
+        assert_eq!(new[0].differences, [replicas("3", "0")]);
         let rollout = [
             event("Scaled up replica set a-2 to 1 from 0", "2026-11-21T10:00:00Z"),
             event("Scaled down replica set a-1 to 2 from 3", "2026-11-21T10:00:05Z"),

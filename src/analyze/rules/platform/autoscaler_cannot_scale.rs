@@ -28,7 +28,7 @@ crate::rule! {
     /// ## How to fix
     /// Give every container a request (injected sidecars too), bring the metrics API back, or correct `scaleTargetRef`.
     /// ## False positives
-    /// `ScalingDisabled` (the target is at zero replicas), `ScalingLimited` with `TooFewReplicas` (it is at its lower end), and the
+    /// `ScalingDisabled` (the target is at zero replicas), `BackoffBoth` and `BackoffDownscale` (it waits between two scalings), `ScalingLimited` with `TooFewReplicas` (it is at its lower end), and the
     /// first two minutes of new pods.
     /// ## References
     /// <https://kubernetes.io/docs/tasks/run-application/horizontal-pod-autoscale/>
@@ -57,6 +57,8 @@ impl Check for AutoscalerCannotScale {
                     scaler
                         .condition(kind)
                         .filter(|c| c.status == "False" && c.reason != "ScalingDisabled")
+                        // Old versions say so while they wait between two scalings.
+                        .filter(|c| !c.reason.starts_with("Backoff"))
                         .cloned()
                 };
                 // It says so of pods that are too young to have metrics, for a short while.

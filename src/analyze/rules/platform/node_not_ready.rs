@@ -17,7 +17,7 @@ crate::rule! {
     ///
     /// ## What it detects
     /// A Node with pods of a wanted namespace on it whose condition `Ready` is not true, or which reports pressure of memory, disk or
-    /// process numbers, or an unavailable network.
+    /// process numbers, an unavailable network, or one of the problems that a node problem detector reports.
     /// ## Why it matters
     /// Pods of a node that is not ready are taken out of their Services and, after five minutes, made anew elsewhere; under pressure
     /// the kubelet evicts pods.
@@ -82,7 +82,7 @@ impl Check for NodeNotReady {
             .collect();
         let names = owners.iter().take(3).map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let what = if ready {
-            format!("is not ready ({})", condition.reason)
+            format!("is not ready ({})", why(condition))
         } else {
             format!("reports {}", condition.kind)
         };
@@ -127,6 +127,20 @@ impl Check for NodeNotReady {
     }
 }
 
+/// What a node's condition `Ready` says, in our words where they are known.
+fn why(condition: &Condition) -> &str {
+    let says = [
+        ("PLEG is not healthy", "its kubelet cannot list containers in time: the runtime hangs"),
+        ("container runtime is down", "its container runtime is down"),
+        ("stopped posting node status", "its kubelet does not report: machine, kubelet or network are down"),
+        ("cni plugin not initialized", "its network plugin is not ready"),
+        ("NetworkPluginNotReady", "its network plugin is not ready"),
+        ("runtime network not ready", "its network plugin is not ready"),
+    ];
+    let known = says.into_iter().find(|(words, _)| condition.message.contains(words));
+    known.map_or(condition.reason.as_str(), |(_, what)| what)
+}
+
 /// The condition that says a node is not well: not ready first.
 fn unwell(node: &Object) -> Option<Condition> {
     let all = conditions(node.body.list("status.conditions"));
@@ -135,7 +149,18 @@ fn unwell(node: &Object) -> Option<Condition> {
         c.status == "True"
             && matches!(
                 c.kind.as_str(),
-                "MemoryPressure" | "DiskPressure" | "PIDPressure" | "NetworkUnavailable"
+                "MemoryPressure"
+                    | "DiskPressure"
+                    | "PIDPressure"
+                    | "NetworkUnavailable"
+                    // What a node problem detector adds.
+                    | "KernelDeadlock"
+                    | "ReadonlyFilesystem"
+                    | "FrequentKubeletRestart"
+                    | "FrequentContainerdRestart"
+                    | "FrequentDockerRestart"
+                    | "FrequentUnregisterNetDevice"
+                    | "CorruptDockerOverlay2"
             )
     });
     not_ready.or(pressure).cloned()

@@ -454,6 +454,11 @@ pub(crate) fn describe_command(r: &ObjectRef) -> String {
     format!("kubectl {}describe {} {}", scope(r), resource(r), quote(&r.name))
 }
 
+/// `kubectl -n NS delete KIND NAME`, of a pod that its owner makes anew.
+pub(crate) fn delete_command(r: &ObjectRef) -> String {
+    format!("kubectl {}delete {} {}", scope(r), resource(r), quote(&r.name))
+}
+
 /// `kubectl -n NS rollout restart KIND/NAME`.
 pub(crate) fn restart_command(r: &ObjectRef) -> String {
     format!("kubectl {}rollout restart {}/{}", scope(r), resource(r), quote(&r.name))

@@ -8,6 +8,7 @@ use super::last_words::{LastWords, last_words};
 use crate::analyze::finding::{Confidence, Effect, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy, Risk};
 use crate::analyze::rule::{Check, Declared};
+use crate::model::change::ChangeKind;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::{
     ContainerRole, ContainerState, ContainerStatus, Pod, Termination, is_proxy_container,
@@ -17,8 +18,8 @@ crate::rule! {
     /// A container ends again and again, and the kubelet waits longer before each new start.
     ///
     /// ## What it detects
-    /// A main container or native sidecar that waits in `CrashLoopBackOff`, has just ended once more, or has ended at least three
-    /// times and the last time a few minutes ago. Containers that the kernel killed for memory (POD102) or that the kubelet killed
+    /// A main container or native sidecar that waits in `CrashLoopBackOff`, has just ended once more, has ended at least three
+    /// times and the last time a few minutes ago, or came with a rollout, has ended with an error and is not ready since. Containers that the kernel killed for memory (POD102) or that the kubelet killed
     /// for a probe (POD107) are left to those rules.
     /// ## Why it matters
     /// Between two starts nothing listens: callers are refused, or find no ready endpoint. The pauses grow to five minutes.
@@ -30,7 +31,7 @@ crate::rule! {
     /// ## How to fix
     /// By exit code: 1 and 2 are the application's own error, which its log names; 126 and 127 are a command that cannot be run or
     /// does not exist; 128 is a start that the runtime refused; 134 and 139 are an abort and a segmentation fault in the program;
-    /// 137 is a kill from outside; 143 a polite request to end; 0 means that the program does not stay. Where it began with a
+    /// 135 is memory that is not there; 137 is a kill from outside; 143 a polite request to end; 255 is unknown; 0 means that the program does not stay. Where it began with a
     /// rollout, go back to the revision before.
     /// ## False positives
     /// A few restarts at the start of a pod whose dependency was not up yet: they end by themselves and are not reported.
@@ -55,6 +56,12 @@ enum End {
     NotStarted,
     /// 134: it gave up itself.
     Abort,
+    /// 135: a file that it had mapped into memory became shorter, or a page of memory is broken.
+    Bus,
+    /// 255, or a status that nobody knows.
+    Unknown,
+    /// Its program was built for another architecture.
+    Architecture,
     /// 139: it touched memory that is not its own.
     Segfault,
     /// 137 without the kernel's memory killer.
@@ -67,6 +74,12 @@ enum End {
 
 impl End {
     fn of(end: &Termination) -> Self {
+        if end.message.contains("exec format error") {
+            return End::Architecture;
+        }
+        if end.reason == "ContainerStatusUnknown" {
+            return End::Unknown;
+        }
         if matches!(end.reason.as_str(), "StartError" | "ContainerCannotRun" | "RunContainerError") {
             let missing = ["executable file not found", "no such file or directory"];
             let found = missing.iter().any(|text| end.message.contains(text));
@@ -84,6 +97,8 @@ impl End {
             127 => End::NotFound,
             128 => End::NotStarted,
             134 => End::Abort,
+            135 => End::Bus,
+            255 => End::Unknown,
             137 => End::Killed,
             139 => End::Segfault,
             143 => End::Asked,
@@ -107,6 +122,13 @@ impl End {
             End::Abort => {
                 "the program aborted itself (SIGABRT): a failed assertion, or a runtime that gave up"
             }
+            End::Bus => {
+                "the program crashed on memory that is not there (SIGBUS): a file that it had mapped was cut, or a volume behind it is full"
+            }
+            End::Unknown => {
+                "nobody knows how it ended: its node or its runtime was restarted under it, or the program itself gave a status out of range"
+            }
+            End::Architecture => "its program was built for another architecture than the node's",
             End::Segfault => "the program crashed on an invalid memory access (SIGSEGV)",
             End::Killed => {
                 "something killed it (SIGKILL), and the kernel's memory killer is not named as the one: it did not end in its grace period, or its node ended it"
@@ -117,7 +139,7 @@ impl End {
     }
 
     fn is_command(self) -> bool {
-        matches!(self, End::NotExecutable | End::NotFound | End::NotStarted)
+        matches!(self, End::NotExecutable | End::NotFound | End::NotStarted | End::Architecture)
     }
 }
 
@@ -174,12 +196,16 @@ impl Check for CrashLoop {
         let cause = end.is_some_and(|e| e.is_command() || e == End::Success) || named.is_some();
         let role = if cause { Role::Cause } else { Role::Symptom };
         let field = match end {
+            Some(End::Architecture) => group.container_field("image"),
             Some(e) if e.is_command() || e == End::Success => group.container_field("command"),
             _ => group.pod_field(&group.container().map_or_else(|| "containers".to_owned(), |c| c.path())),
         };
         let mechanism = match (&named, end) {
             (Some(_), _) => "crash loop: the application misses a file or a module",
             (_, Some(End::NotFound)) => "crash loop: command not found",
+            (_, Some(End::Architecture)) => {
+                "crash loop: exec format error, the image is built for another architecture"
+            }
             (_, Some(e)) if e.is_command() => "crash loop: the container cannot be started",
             (_, Some(End::Success)) => "crash loop: the program ends with success",
             (_, Some(End::Failure)) => "crash loop: application error, exception",
@@ -196,7 +222,7 @@ impl Check for CrashLoop {
             .evidences(common::container_events(snapshot, pod, container, "BackOff").next().map(common::event_evidence))
             .onset(group.cases.iter().filter_map(|(pod, case)| common::first_restart(snapshot, pod, case.status)).min())
             .maybe_remedy(group.undo_rollout(snapshot, ""))
-            .maybe_remedy(end.filter(|e| e.is_command()).and_then(|_| drop_command(group)))
+            .maybe_remedy(end.filter(|e| e.is_command() && *e != End::Architecture).and_then(|_| drop_command(group)))
             .remedy(read_log(pod, container, end))
             .prevention(Prevention::alert(
                 "Alert when a container restarts again and again",
@@ -235,7 +261,8 @@ fn looping<'a>(snapshot: &'a Snapshot, pod: &'a Pod) -> Vec<(String, Case<'a>)> 
         let lately = end
             .and_then(|end| end.finished)
             .is_some_and(|at| common::seconds_between(at, snapshot.now) < LATELY_SECONDS);
-        if !(waits || ended_now || (status.restarts >= MANY_RESTARTS && lately)) {
+        let fresh = !status.ready && lately && end.is_some_and(gave_up) && rolled_out(snapshot, pod);
+        if !(waits || ended_now || fresh || (status.restarts >= MANY_RESTARTS && lately)) {
             continue;
         }
         if end.is_some_and(Termination::out_of_memory)
@@ -246,6 +273,23 @@ fn looping<'a>(snapshot: &'a Snapshot, pod: &'a Pod) -> Vec<(String, Case<'a>)> 
         out.push((status.name.clone(), Case { status, end }));
     }
     out
+}
+
+/// Whether a container ended by its own fault: not with success, and not because somebody asked or killed it.
+fn gave_up(end: &Termination) -> bool {
+    !matches!(End::of(end), End::Success | End::Asked | End::Killed | End::Unknown)
+}
+
+/// Whether a pod came with a rollout: there was a revision before it, so that what it depends on is up, and a first crash is
+/// no matter of who starts first.
+fn rolled_out(snapshot: &Snapshot, pod: &Pod) -> bool {
+    let owner = snapshot.owner(pod);
+    let last = snapshot
+        .changes
+        .iter()
+        .rev()
+        .find(|c| c.kind == ChangeKind::Rollout && c.subject.same_object(&owner));
+    last.zip(pod.object.created).is_some_and(|(change, made)| made.as_second() + 2 >= change.time.as_second())
 }
 
 /// The crashing containers of a pod, for rules that know more about why.
@@ -309,6 +353,9 @@ fn read_log(pod: &Pod, container: &str, end: Option<End>) -> Remedy {
         Some(End::Killed) => {
             "Read its last lines and the events of its node: find out who sent SIGKILL before anything is changed"
         }
+        Some(End::Architecture) => {
+            "Build the image for the architecture of the nodes, or select nodes of its architecture (nodeSelector kubernetes.io/arch)"
+        }
         Some(e) if e.is_command() => {
             "Compare command, args and workingDir with what the image holds, and read the runtime's message"
         }
@@ -345,6 +392,15 @@ mod tests {
         );
         assert_eq!(end("StartError", 128, "mkdir /x: operation not permitted"), End::NotStarted);
         assert_eq!(end("Error", 139, ""), End::Segfault);
+        assert_eq!(end("Error", 135, ""), End::Bus);
+        assert_eq!(end("Error", 134, ""), End::Abort);
+        assert_eq!(end("Error", 143, ""), End::Asked);
+        assert_eq!(end("Error", 126, ""), End::NotExecutable);
+        assert_eq!(end("Error", 127, ""), End::NotFound);
+        assert_eq!(end("ContainerCannotRun", 128, "x"), End::NotStarted);
+        assert_eq!(end("ContainerStatusUnknown", 137, ""), End::Unknown);
+        assert_eq!(end("Error", 255, ""), End::Unknown);
+        assert_eq!(end("StartError", 128, "exec /app: exec format error"), End::Architecture);
     }
 
     #[test]

@@ -49,6 +49,7 @@ enum Answer {
     Tls,
     Unreachable,
     Platform,
+    Signature,
     DiskFull,
     Unknown,
 }
@@ -66,6 +67,7 @@ impl Answer {
                 Answer::InvalidName
             }
             () if reason == "ErrImageNeverPull" => Answer::NeverPull,
+            () if reason == "SignatureValidationFailed" || has(&["signature"]) => Answer::Signature,
             () if has(&["toomanyrequests", "rate limit", "429 too many"]) => Answer::RateLimit,
             () if has(&["pull access denied", "may require authorization"]) => Answer::DeniedOrMissing,
             () if has(&[
@@ -123,6 +125,7 @@ impl Answer {
             }
             Answer::Unreachable => "the registry does not answer the node",
             Answer::Platform => "the image has no variant for the node's platform",
+            Answer::Signature => "its signature is missing or not accepted by the node's policy",
             Answer::DiskFull => "the node's disk has no room for it",
             Answer::Unknown => "the kubelet's message names the reason",
         }
@@ -162,6 +165,7 @@ const REASONS: &[&str] = &[
     "ErrImageNeverPull",
     "ImageInspectError",
     "RegistryUnavailable",
+    "SignatureValidationFailed",
 ];
 
 impl Check for ImagePull {
@@ -330,6 +334,14 @@ mod tests {
         assert_eq!(of("toomanyrequests: You have reached your pull rate limit"), Answer::RateLimit);
         assert_eq!(of("dial tcp: lookup r.example on 10.0.0.2:53: no such host"), Answer::Dns);
         assert_eq!(of("dial tcp 10.1.1.1:443: i/o timeout"), Answer::Unreachable);
+        assert_eq!(of("no match for platform in manifest: not found"), Answer::Platform);
+        assert_eq!(
+            of("tls: failed to verify certificate: x509: certificate signed by unknown authority"),
+            Answer::Tls
+        );
+        assert_eq!(of("write /var/lib/x: no space left on device"), Answer::DiskFull);
+        assert_eq!(Answer::of("SignatureValidationFailed", ""), Answer::Signature);
+        assert_eq!(Answer::of("ErrImageNeverPull", ""), Answer::NeverPull);
         assert_eq!(Answer::of("InvalidImageName", ""), Answer::InvalidName);
         assert_eq!(of("Back-off pulling image \"app:2\""), Answer::Unknown);
     }

@@ -162,7 +162,9 @@ impl Check for InitStuck {
     }
 }
 
-/// An init container that says what it waits for is stuck after this long, a silent one after that.
+/// An init container that asks again and again for a host which no Service has is stuck after this long, one that says what it
+/// waits for after that, a silent one last of all.
+const NAMES_SECONDS: f64 = 15.0;
 const WAITS_SECONDS: f64 = 60.0;
 const SILENT_SECONDS: f64 = 600.0;
 
@@ -201,7 +203,14 @@ fn stuck<'a>(snapshot: &'a Snapshot, pod: &'a Pod) -> Option<(String, Case<'a>)>
         }
         let waited = since.map(|at| common::seconds_between(at, snapshot.now));
         let says = host.is_some() || words.as_ref().is_some_and(|w| is_waiting(w.text));
-        let patience = if says { WAITS_SECONDS } else { SILENT_SECONDS };
+        let nobody = host.as_ref().is_some_and(|(name, lines)| {
+            *lines >= 2 && matches!(look_up(snapshot, pod.object.namespace(), name), Host::Absent(_))
+        });
+        let patience = match (nobody, says) {
+            (true, _) => NAMES_SECONDS,
+            (false, true) => WAITS_SECONDS,
+            (false, false) => SILENT_SECONDS,
+        };
         if !fails && waited.is_none_or(|s| s < patience) {
             return None;
         }

@@ -74,7 +74,8 @@ impl Check for LivenessProbe {
         let name = if case.which == "startup" { "startupProbe" } else { "livenessProbe" };
         let template = group.container().or_else(|| pod.template.container(container));
         let probe = template.and_then(|c| Probe::read(c, name));
-        let slow_start = case.slow_start();
+        let port = probe.as_ref().and_then(|probe| probe.port_that_serves(group, case.answer));
+        let slow_start = case.slow_start() && port.is_none();
         let allowed = probe.as_ref().map(Probe::allowed_seconds);
         let lived = case.status.latest_end().and_then(Termination::lifetime);
         let kills = case.kill.count;
@@ -106,13 +107,18 @@ impl Check for LivenessProbe {
             );
         }
         message += ".";
-        let mechanism = if slow_start {
+        let mechanism = if port.is_some() {
+            format!(
+                "{} probe asks a port that nothing listens on (wrong port, connection refused)",
+                case.which
+            )
+        } else if slow_start {
             "liveness probe kills the container before it has started (slow start)".to_owned()
         } else {
             case.answer.mechanism("liveness probe failing")
         };
         // What a probe says of a container that was up asks for the reason why the application got worse.
-        let cause = slow_start || case.answer.is_setting();
+        let cause = slow_start || port.is_some() || case.answer.is_setting();
         let role = if cause { Role::Cause } else { Role::Symptom };
         let finding = Finding::new(Self::META, group.owner.field(group.container_field(name)), &[container])
             .title(format!("{}: {} probe kills {container}, {} restarts: {}", group.owner, case.which, case.status.restarts, if slow_start { "slow start" } else { why.as_str() }))
@@ -158,7 +164,7 @@ fn killed<'a>(snapshot: &'a Snapshot, pod: &'a Pod) -> Vec<(String, Case<'a>)> {
         return out;
     }
     for (container, status) in pod.containers() {
-        if is_proxy_container(&container.name) || status.restarts == 0 {
+        if is_proxy_container(&container.name) {
             continue;
         }
         let Some((which, kill)) = common::killed_by_probe(snapshot, pod, &container.name) else { continue };
@@ -220,6 +226,18 @@ fn remedies(
         )];
     };
     let mut out = vec![];
+    if let Some(port) = probe.port_that_serves(group, case.answer) {
+        let shown = port.as_str().map_or_else(|| port.to_string(), str::to_owned);
+        return probe
+            .set(
+                group,
+                &format!("{}.port", probe.kind),
+                port,
+                format!("Set the port of the {} to {shown}, which the container declares", probe.name),
+            )
+            .into_iter()
+            .collect();
+    }
     if case.slow_start() && case.which == "liveness" {
         // Four times what it had was not enough; two minutes suffice for most runtimes.
         const PERIOD: f64 = 5.0;

@@ -6,6 +6,7 @@ use super::common::{self, Group, bytes, seconds};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy};
 use crate::analyze::rule::{Check, Declared};
+use crate::analyze::rules::platform::node_out_of_memory;
 use crate::model::series::Series;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::{ContainerStatus, Pod, Termination, is_proxy_container};
@@ -28,7 +29,7 @@ crate::rule! {
     /// `-XX:MaxRAMPercentage`, `--max-old-space-size`), or stop the leak; where it began with a rollout, go back.
     /// ## False positives
     /// Exit code 137 alone is no proof, and this rule never takes it for one. An old kill of a container that has run well since is
-    /// not reported.
+    /// not reported, nor one whose node as a whole ran out of memory (PLAT115).
     /// ## References
     /// <https://kubernetes.io/docs/concepts/configuration/manage-resources-containers/>
     OutOfMemory {
@@ -161,6 +162,13 @@ fn killed<'a>(snapshot: &'a Snapshot, pod: &'a Pod) -> Vec<(String, Case<'a>)> {
     let mut out = vec![];
     for (_, status) in common::statuses(pod) {
         let Some(end) = status.latest_end().filter(|end| end.out_of_memory()) else { continue };
+        // Its node as a whole ran out of memory: the container is a victim, and its limit is not the reason.
+        let about_node = crate::model::object::ObjectRef::new("Node", "", &pod.node);
+        let of_node: Vec<_> =
+            snapshot.events_about(&about_node).filter(|e| e.reason == "SystemOOM").collect();
+        if node_out_of_memory::at(&of_node, end) {
+            continue;
+        }
         if is_proxy_container(&status.name) || (pod.ended() && !common::recent(snapshot, end.finished)) {
             continue;
         }

@@ -136,6 +136,26 @@ impl Probe {
             .find(|other| other.kind == "httpGet" && other.number == self.number && other.path != self.path)
             .map(|other| other.path)
     }
+
+    /// The port that another probe of the same container asks, else the only one that it declares, as the template writes it:
+    /// where nothing listens on this one's, which the container does not declare.
+    pub(crate) fn port_that_serves<T>(&self, group: &Group<'_, T>, answer: Answer) -> Option<Value> {
+        let container = group.container()?;
+        let declared = |number: Option<i64>| container.ports.iter().any(|p| Some(p.number) == number);
+        if answer != Answer::Refused || self.kind == "exec" || rewritten(container) || declared(self.number) {
+            return None;
+        }
+        let other = ["startupProbe", "readinessProbe", "livenessProbe"]
+            .into_iter()
+            .filter(|name| *name != self.name)
+            .filter_map(|name| Probe::read(container, name))
+            .find(|other| other.number != self.number && declared(other.number));
+        let by_other = other.and_then(|other| other.body.at(other.kind)?.at("port").cloned());
+        by_other.or(match container.ports.as_slice() {
+            [only] => Some(json!(only.number)),
+            _ => None,
+        })
+    }
 }
 
 impl std::fmt::Display for Probe {

@@ -2,8 +2,15 @@
 
 pub mod app_listens_on_localhost;
 pub mod external_name_unresolvable;
+pub(crate) mod ingress;
+pub mod ingress_backend;
+pub mod ingress_class;
+pub mod load_balancer;
+pub mod local_policy;
 pub mod named_port_missing;
 pub mod no_ready_endpoints;
+pub mod publishes_not_ready;
 pub mod selector_matches_nothing;
 pub mod served;
+pub mod stale_endpoints;
 pub mod target_port_not_served;
