@@ -43,7 +43,10 @@ fn selects(selector: &str, item: &Value) -> bool {
         let Some((key, wanted)) = pair.split_once('=') else { return false };
         item.child(key).is_some_and(|value| match value.as_str() {
             Some(text) => text == wanted,
-            None => value.to_string() == wanted,
+            None => {
+                let text = value.to_string();
+                text == wanted
+            }
         })
     })
 }

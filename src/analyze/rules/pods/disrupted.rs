@@ -1,7 +1,7 @@
 //! POD116.
 
 use jiff::Timestamp;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::common;
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
@@ -64,6 +64,14 @@ impl By {
     }
 }
 
+/// Pods that were taken, as it was told.
+#[derive(Debug, Default)]
+struct Taken {
+    pods: BTreeSet<String>,
+    since: Option<Timestamp>,
+    evidence: Vec<Evidence>,
+}
+
 /// A workload whose pods were taken.
 #[derive(Debug)]
 pub struct Fact<'a> {
@@ -81,13 +89,12 @@ impl Check for Disrupted {
 
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
         let by_name = common::workloads_by_name(snapshot);
-        let mut found: BTreeMap<(ObjectRef, By), (BTreeMap<String, ()>, Option<Timestamp>, Vec<Evidence>)> =
-            BTreeMap::new();
+        let mut found: BTreeMap<(ObjectRef, By), Taken> = BTreeMap::new();
         let mut note = |owner: ObjectRef, by: By, pod: &str, at: Option<Timestamp>, evidence: Evidence| {
             let entry = found.entry((owner, by)).or_default();
-            entry.0.insert(pod.to_owned(), ());
-            entry.1 = entry.1.into_iter().chain(at).min();
-            entry.2.push(evidence);
+            entry.pods.insert(pod.to_owned());
+            entry.since = entry.since.into_iter().chain(at).min();
+            entry.evidence.push(evidence);
         };
         for event in
             snapshot.events.iter().filter(|e| e.about.kind == "Pod" && snapshot.in_scope(&e.about.namespace))
@@ -132,7 +139,8 @@ impl Check for Disrupted {
         }
         found
             .into_iter()
-            .filter_map(|((owner, by), (pods, since, evidence))| {
+            .filter_map(|((owner, by), taken)| {
+                let Taken { pods, since, evidence } = taken;
                 let key = (owner.kind.clone(), owner.namespace.clone(), owner.name.clone());
                 let workload = *by_name.get(&key)?;
                 let wanted = workload.replicas.or_else(|| workload.status_count("desiredNumberScheduled"))?;
@@ -141,7 +149,7 @@ impl Check for Disrupted {
                 } else {
                     "readyReplicas"
                 })?;
-                (ready < wanted).then(|| Fact {
+                (ready < wanted).then_some(Fact {
                     workload,
                     by,
                     pods: pods.len(),
