@@ -37,8 +37,9 @@ done
 
 # All of it lives in namespaces of its own, and ends with the process that holds them. The cluster's API leaves them
 # through a socket, which is handed on to a port of loopback.
+cp "$here/node/init" "$state/init" # a shell reads on in its script for as long as it runs
 background node unshare --mount --net --pid --uts --ipc --fork --kill-child --mount-proc \
-  bash "$here/node/init" "$state/" "$bin"
+  bash "$state/init" "$state/" "$bin"
 for attempt in 1 2 3 4 5; do
   free_port
   background forward socat "TCP-LISTEN:$port,bind=127.0.0.1,reuseaddr,fork,backlog=128" "UNIX-CONNECT:$state/run/api.sock"
