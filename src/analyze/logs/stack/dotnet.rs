@@ -11,7 +11,7 @@ pub(super) fn read(lines: &[&str]) -> Option<Exception> {
                 || trimmed.starts_with("at Microsoft."))
     };
     let arrow = lines.iter().any(|line| line.contains(" ---> "));
-    if !arrow && !lines.iter().any(|line| frame(line)) {
+    if !arrow && !lines.iter().any(frame) {
         return None;
     }
     let start = lines.iter().position(|line| is_head(line))?;

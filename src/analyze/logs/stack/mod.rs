@@ -54,6 +54,9 @@ pub struct Exception {
     pub frames: Vec<String>,
 }
 
+/// Reads the stack of one language, if the lines hold one.
+type Reader = fn(&[&str]) -> Option<Exception>;
+
 /// Frames that tell two errors apart.
 const MAX_FRAMES: usize = 3;
 /// Exceptions in one chain; a longer one repeats itself.
@@ -107,7 +110,7 @@ pub fn exception(lines: &[&str]) -> Option<Exception> {
         [line] => return rust::read(lines).or_else(|| php::read(lines)).filter(|_| line.len() > 16),
         _ => {}
     }
-    let readers: [fn(&[&str]) -> Option<Exception>; 9] = [
+    let readers: [Reader; 9] = [
         go::read,
         python::read,
         rust::read,

@@ -13,7 +13,7 @@ pub(super) fn read(lines: &[&str]) -> Option<Exception> {
                 || frame.contains(".ts:")
                 || frame.contains(".cjs:"))
     };
-    let first = lines.iter().position(|line| ours(line))?;
+    let first = lines.iter().position(&ours)?;
     let start = lines.iter().take(first).rposition(|line| is_exception_head(line) || is_head(line))?;
     let mut chain = vec![head(lines.get(start)?)];
     let mut root = first;
