@@ -7,10 +7,12 @@
 //! against recorded incidents by `tests/it/scenarios.rs`.
 
 use jiff::Timestamp;
+use std::collections::BTreeSet;
 
 use super::causal::asked::concerns;
 use super::causal::explain::Explainer;
-use super::causal::timing::{self, CLOCK_ERROR, History, RECENT};
+use super::causal::odds::{EXPLAINED, changed, coverage, dependencies, felt_since, prior, test};
+use super::causal::timing::{self, CLOCK_ERROR};
 use super::diagnosis::{Diagnosis, NotEvaluated, RootCause, Test, TestVerdict, Verdict};
 use super::finding::{Confidence, Finding, Role, Severity};
 use super::narrative;
@@ -25,8 +27,6 @@ const SOMETHING_ELSE: f64 = 0.0;
 const WORTH_NAMING: f64 = 0.05;
 /// From this probability on the first hypothesis is called the root cause.
 const ROOT_CAUSE: f64 = 0.5;
-/// Closeness from which a symptom counts as explained.
-const EXPLAINED: f64 = 0.3;
 /// Closeness from which a symptom is a cause's own: the same Service or workload, failing as the cause predicts.
 const OWN: f64 = 0.95;
 /// A hypothesis of which others account for more than this share has nothing of its own to explain.
@@ -174,15 +174,6 @@ fn is_mere(finding: &Finding) -> bool {
     finding.role == Role::Symptom && finding.remedies.iter().all(|remedy| remedy.rollback.is_empty())
 }
 
-fn weight(severity: Severity) -> f64 {
-    match severity {
-        Severity::Critical => 3.0,
-        Severity::Error => 2.0,
-        Severity::Warning => 1.0,
-        Severity::Info => 0.25,
-    }
-}
-
 fn candidates(snapshot: &Snapshot, findings: &[Finding], onset: Option<Timestamp>) -> Vec<Candidate> {
     let explainer = Explainer::new(&snapshot.graph);
     let asked = |finding: &Finding| concerns(snapshot, &explainer, finding);
@@ -213,132 +204,6 @@ fn candidates(snapshot: &Snapshot, findings: &[Finding], onset: Option<Timestamp
         out.push(candidate);
     }
     out
-}
-
-fn test(verdict: TestVerdict, log_odds: f64, text: impl Into<String>) -> Test {
-    Test { test: text.into(), verdict, log_odds, evidence: vec![] }
-}
-
-/// How much the rule itself has seen.
-fn prior(finding: &Finding) -> Test {
-    let (verdict, log_odds, text) = match (finding.role, finding.confidence) {
-        (Role::Cause, Confidence::Observed) => {
-            (TestVerdict::Supported, 1.5, "its deciding observation was made")
-        }
-        (Role::Cause, Confidence::Configured) => {
-            (TestVerdict::Supported, 0.0, "the configuration says so; its effect was not observed itself")
-        }
-        (Role::Cause, Confidence::Possible) => {
-            (TestVerdict::NotEvaluated, -1.5, "the configuration allows it; nothing observed decides it")
-        }
-        (_, Confidence::Observed) => {
-            (TestVerdict::NotEvaluated, -1.25, "it was observed, and is more often an effect than a cause")
-        }
-        _ => {
-            (TestVerdict::NotEvaluated, -2.0, "it was not observed, and is more often an effect than a cause")
-        }
-    };
-    let evidence = finding.evidence.iter().take(3).map(|e| e.id.clone()).collect();
-    Test { evidence, ..test(verdict, log_odds, text) }
-}
-
-/// How much of what is felt it explains.
-fn coverage(finding: &Finding, explains: &[(usize, f64)], symptoms: &[usize], findings: &[Finding]) -> Test {
-    let others = |at: &usize| findings.get(*at).filter(|f| f.id != finding.id);
-    let total: f64 = symptoms.iter().filter_map(others).map(|f| weight(f.severity)).sum();
-    if total == 0.0 {
-        return test(TestVerdict::NotEvaluated, 0.0, "nothing else is felt that it could explain");
-    }
-    let explained: f64 = explains.iter().filter_map(|(at, c)| Some(weight(others(at)?.severity) * c)).sum();
-    let count = explains.iter().filter(|(at, c)| *c >= EXPLAINED && others(at).is_some()).count();
-    let all = symptoms.iter().filter_map(others).count();
-    let share = explained / total;
-    if count == 0 {
-        return test(TestVerdict::Refuted, -2.5, format!("it explains none of the {all} other symptoms"));
-    }
-    // From a lone, distant symptom (0.5) to all of them directly (2.5).
-    test(TestVerdict::Supported, 0.5 + 2.0 * share, format!("it explains {count} of {all} symptoms"))
-}
-
-/// When what a finding explains began, earliest first: its own evidence may start later than what it explains, since logs
-/// of proxies are cut at their beginning; and what it explains may have begun earlier, with another fault.
-fn felt_since(
-    finding: &Finding,
-    explains: &[(usize, f64)],
-    findings: &[Finding],
-    onset: Option<Timestamp>,
-) -> Vec<Timestamp> {
-    let explained = explains.iter().filter(|(_, closeness)| *closeness >= EXPLAINED);
-    let mut onsets: Vec<Timestamp> =
-        explained.filter_map(|(at, _)| findings.get(*at)?.onset).chain(finding.onset).collect();
-    if onsets.is_empty() {
-        onsets.extend(onset);
-    }
-    onsets.sort_unstable();
-    onsets
-}
-
-/// Whether it was changed just before it began.
-fn changed(snapshot: &Snapshot, finding: &Finding, onsets: &[Timestamp]) -> (Test, Option<Change>) {
-    let own = finding.onset.filter(|_| finding.role == Role::Cause);
-    let Some(onset) = own.or(onsets.first().copied()) else {
-        return (test(TestVerdict::NotEvaluated, 0.0, "when it began is not known"), None);
-    };
-    match timing::history(snapshot, finding, onset) {
-        History::Before(change, seconds) if seconds <= RECENT => {
-            let first =
-                onsets.iter().map(|at| at.as_second() - change.time.as_second()).find(|s| *s >= -CLOCK_ERROR);
-            let seconds = first.unwrap_or(seconds).max(0);
-            // From 1.75 at once down to 0.5 after ten minutes.
-            let near = 1.0 - (seconds as f64 / RECENT as f64).min(1.0);
-            let text = format!("{} was changed {seconds} s before the first failure", change.subject);
-            (test(TestVerdict::Supported, 0.5 + 1.25 * near, text), Some(change.clone()))
-        }
-        History::Before(change, seconds) => {
-            let text =
-                format!("{} was last changed {} min before the first failure", change.subject, seconds / 60);
-            (test(TestVerdict::NotEvaluated, 0.0, text), None)
-        }
-        History::After(change, seconds) => {
-            let text = format!(
-                "{} was changed {seconds} s after the first failure: a cause precedes its effects",
-                change.subject
-            );
-            (test(TestVerdict::Refuted, -1.5, text), None)
-        }
-        History::Unchanged => (test(TestVerdict::NotEvaluated, 0.0, "no change of it is known"), None),
-    }
-}
-
-/// A node whose own dependencies fail for another reason is less likely the cause.
-fn dependencies(
-    finding: &Finding,
-    explainer: &Explainer<'_>,
-    symptoms: &[usize],
-    findings: &[Finding],
-) -> Option<Test> {
-    let service = finding.service.as_ref()?;
-    let deeper = symptoms.iter().filter_map(|at| findings.get(*at)).find(|symptom| {
-        symptom.service.as_ref().is_some_and(|s| explainer.depends_on(service, s))
-            && symptom.severity >= Severity::Error
-            && explainer.explains(finding, symptom) < EXPLAINED
-    });
-    Some(match deeper {
-        Some(symptom) => {
-            let log_odds = if finding.role == Role::Cause && finding.confidence == Confidence::Observed {
-                -0.5
-            } else {
-                -1.5
-            };
-            let name = symptom.service.as_ref().map(ToString::to_string).unwrap_or_default();
-            test(
-                TestVerdict::Refuted,
-                log_odds,
-                format!("its dependency Service {name} fails, and it does not explain that"),
-            )
-        }
-        None => test(TestVerdict::Supported, 0.25, "what it depends on is well"),
-    })
 }
 
 /// What a better hypothesis accounts for no longer speaks for a worse one.
@@ -409,7 +274,9 @@ fn ranked(candidates: &[Candidate], findings: &[Finding]) -> Vec<(usize, f64)> {
             residue.push((candidate.finding, 1.0));
         }
         let rivals = candidates.iter().enumerate().filter(|(other, rival)| {
-            *other != at && accounted_share(&residue, |symptom| rival.closeness(symptom)) > ACCOUNTED
+            // The same object and field, said of another caller or pod, is no other explanation.
+            let same = findings.get(rival.finding).is_some_and(|other| other.subject == finding.subject);
+            *other != at && !same && accounted_share(&residue, |symptom| rival.closeness(symptom)) > ACCOUNTED
         });
         let others: f64 = rivals.map(|(_, rival)| rival.log_odds.exp()).sum();
         let own = candidate.log_odds.exp();
@@ -428,6 +295,11 @@ fn ranked(candidates: &[Candidate], findings: &[Finding]) -> Vec<(usize, f64)> {
     out.sort_by(|(a, _), (b, _)| {
         let by_odds = bounded(*b).total_cmp(&bounded(*a)).then_with(|| odds(*b).total_cmp(&odds(*a)));
         by_odds.then_with(|| order(findings, *a, *b, candidates))
+    });
+    let mut named = BTreeSet::new();
+    out.retain(|(at, _)| {
+        let finding = candidates.get(*at).and_then(|c| findings.get(c.finding));
+        finding.is_some_and(|finding| named.insert((&finding.subject, finding.role)))
     });
     let mut most = MOST_CERTAIN;
     for (_, probability) in &mut out {

@@ -123,6 +123,7 @@ pub const RULES: &[&dyn Rule] = &[
     &istio::gateway_servers_conflict::GatewayServersConflict,
     &istio::redirect_loop::RedirectLoop,
     &istio::outside_hosts_share_port::OutsideHostsSharePort,
+    &istio::requests_match_no_route::RequestsMatchNoRoute,
     &istio::delegate_not_found::DelegateNotFound,
     &istio::mtls_modes_clash::MtlsModesClash,
     &istio::authorization_denies::AuthorizationDenies,

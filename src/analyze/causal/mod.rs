@@ -2,4 +2,5 @@
 
 pub mod asked;
 pub mod explain;
+pub mod odds;
 pub mod timing;

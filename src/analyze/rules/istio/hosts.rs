@@ -129,7 +129,7 @@ pub fn service_of(snapshot: &Snapshot, virtual_service: &VirtualService) -> Opti
 }
 
 /// Whether a request for this authority is one that a VirtualService speaks for.
-fn speaks_for(virtual_service: &VirtualService, edge: &EdgeTraffic, outcome: &Outcome) -> bool {
+pub fn speaks_for(virtual_service: &VirtualService, edge: &EdgeTraffic, outcome: &Outcome) -> bool {
     let namespace = virtual_service.object.namespace();
     if let Some(service) = &edge.service
         && virtual_service.covers(&host_of(service))

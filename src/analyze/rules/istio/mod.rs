@@ -36,6 +36,7 @@ pub mod proxy_out_of_memory;
 pub mod rate_limit_too_low;
 pub mod redirect_loop;
 pub mod registry_only_blocks;
+pub mod requests_match_no_route;
 pub mod retries_amplify;
 pub mod revision_unknown;
 pub mod route_shadowed;
