@@ -16,6 +16,7 @@
 //! | `UPDATE` | writes `docs/accuracy.md` |
 
 #![allow(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,

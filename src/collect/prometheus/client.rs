@@ -136,7 +136,7 @@ impl Prometheus {
             .timeout(timeout)
             .query("limit", limits.series);
         for (key, value) in THANOS {
-            request = request.query(*key, *value);
+            request = request.query(key, *value);
         }
         let long = text.len() > MAX_URL_QUERY;
         let response = if long { request.post_raw().await } else { request.get_raw().await };

@@ -58,7 +58,9 @@ impl Check for GatewayServersConflict {
 
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
         type Server<'a> = (&'a Gateway, &'a GatewayServer);
-        let mut by_port: BTreeMap<(Vec<(&String, &String)>, i64), Vec<Server<'a>>> = BTreeMap::new();
+        /// What two servers clash on: the selector of their Gateways, and the port.
+        type Place<'a> = (Vec<(&'a String, &'a String)>, i64);
+        let mut by_port: BTreeMap<Place<'a>, Vec<Server<'a>>> = BTreeMap::new();
         for gateway in snapshot
             .istio
             .gateways

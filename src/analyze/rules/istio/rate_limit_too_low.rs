@@ -142,7 +142,7 @@ fn limited<'a>(snapshot: &'a Snapshot, group: Failures) -> Option<Fact<'a>> {
     let workload = snapshot.workload(&part.workload)?;
     let covers = |filter: &&Policy| {
         filter.applies_to(&part.workload.namespace, &workload.template.labels, &snapshot.istio.root_namespace)
-            && !buckets(filter).is_empty() == local
+            && local != buckets(filter).is_empty()
             && (local || mentions(filter, "envoy.filters.http.ratelimit"))
     };
     let covering: Vec<&Policy> = snapshot.istio.envoy_filters.iter().filter(covers).collect();

@@ -43,20 +43,23 @@ crate::rule! {
 /// A certificate usually comes within a second.
 const PATIENCE_SECONDS: f64 = 30.0;
 
+/// A proxy, and what waits in it.
+type Waiting<'a> = (&'a Proxy, Vec<&'a str>);
+
 /// A certificate that proxies of a workload wait for.
 #[derive(Debug)]
 pub struct Fact<'a> {
     secret: &'a str,
     workload: ObjectRef,
     /// The proxies, and what waits in them.
-    waiting: Vec<(&'a Proxy, Vec<&'a str>)>,
+    waiting: Vec<Waiting<'a>>,
 }
 
 impl Check for WaitingForCertificate {
     type Fact<'a> = Fact<'a>;
 
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
-        let mut found: BTreeMap<(ObjectRef, &'a str), Vec<(&'a Proxy, Vec<&'a str>)>> = BTreeMap::new();
+        let mut found: BTreeMap<(ObjectRef, &'a str), Vec<Waiting<'a>>> = BTreeMap::new();
         for proxy in snapshot.proxies.iter().filter(|proxy| snapshot.in_scope(&proxy.namespace)) {
             let young = proxy.server.as_ref().and_then(|s| s.uptime).is_some_and(|up| up < PATIENCE_SECONDS);
             if young {
