@@ -53,10 +53,24 @@ fn files_of(path: &Path, out: &mut Vec<PathBuf>) {
     out.retain(|file| file.extension().is_some_and(|extension| extension == "rs"));
 }
 
-/// The source without comments.
+/// The source without comments and without the strings that begin and end on one line: what a rule looks for in a log is no
+/// use of it.
 fn code(text: &str) -> String {
-    let lines = text.lines().map(|line| line.split("//").next().unwrap_or_default());
+    let lines = text.lines().map(|line| without_strings(line.split("//").next().unwrap_or_default()));
     lines.collect::<Vec<_>>().join("\n")
+}
+
+fn without_strings(line: &str) -> String {
+    let line = line.replace("\\\\", "").replace("\\\"", "").replace("'\"'", "");
+    let mut parts = line.split('"');
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    while let Some(inside) = parts.next() {
+        match parts.next() {
+            Some(after) => out.push_str(after),
+            None => out.push_str(inside),
+        }
+    }
+    out
 }
 
 /// The modules that a source names after `crate::`, groups (`crate::{a::X, b}`) included.
