@@ -218,6 +218,7 @@ fn everything_in_it_is_taken_by_the_server_and_its_pods_by_restricted_namespaces
     cluster.kubectl(&["label", "namespace", &space, "pod-security.kubernetes.io/enforce=restricted"]);
     let mut values = everything();
     values["crds"] = json!({ "enabled": false });
+    values["rbac"]["proxyNamespaces"] = json!([space]); // a Role goes there
     let objects = rendered(cluster, &space, &values).unwrap();
     assert_eq!(of_kind(&objects, "ConfigMap").len(), 3, "with those in extraObjects");
     for mut object in objects {
