@@ -10,6 +10,7 @@
     reason = "what goes wrong here is to stop here"
 )]
 
+mod answers;
 mod chart;
 mod collect;
 mod controller;

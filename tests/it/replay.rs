@@ -326,7 +326,7 @@ async fn watches_begin_with_what_is_there_and_tell_of_changes() {
 }
 
 /// The real kubectl: the one that the test of the real API server builds, else the one on `PATH`.
-fn kubectl() -> Option<PathBuf> {
+pub(crate) fn kubectl() -> Option<PathBuf> {
     let cache = std::env::var_os("MESHSCOPE_CACHE")
         .map(PathBuf::from)
         .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/meshscope")));

@@ -10,23 +10,23 @@ use std::path::{Path, PathBuf};
 /// `expected.json`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Expected {
+pub(crate) struct Expected {
     /// What was done, in one sentence.
     #[allow(dead_code, reason = "for the reader of the file")]
-    what: String,
+    pub(crate) what: String,
     /// Nothing is wrong: anything at Warning or above is a false alarm.
     #[serde(default)]
-    healthy: bool,
+    pub(crate) healthy: bool,
     /// Objects that count as the root cause: `Kind namespace/name`.
     #[serde(default)]
-    root_cause: Vec<String>,
+    pub(crate) root_cause: Vec<String>,
     /// A word that the fix must contain.
     #[serde(default)]
-    fix: String,
+    pub(crate) fix: String,
 }
 
 /// The folders under `tests/scenarios`.
-fn scenarios() -> Vec<(PathBuf, Expected)> {
+pub(crate) fn scenarios() -> Vec<(PathBuf, Expected)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
     let mut out: Vec<(PathBuf, Expected)> = std::fs::read_dir(root)
         .unwrap()
