@@ -17,3 +17,4 @@ pub mod rules;
 pub mod take_back;
 pub mod telemetry;
 pub mod traffic;
+pub mod twin;

@@ -14,6 +14,7 @@ pub mod explain;
 pub mod rbac;
 pub mod replay;
 pub mod report;
+pub mod request;
 pub mod rules;
 pub mod run;
 
@@ -42,6 +43,7 @@ enum Command {
     Crd(crd::Args),
     Rbac(rbac::Args),
     Report(report::Args),
+    Request(request::Args),
     Run(run::Args),
     /// Print the completion script of a shell
     Completions {
@@ -64,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Crd(args) => args.run(),
         Command::Rbac(args) => args.run(),
         Command::Report(args) => args.run(),
+        Command::Request(args) => args.run(),
         Command::Run(args) => args.run(),
         Command::Completions { shell } => completions(shell),
         Command::Version => print(&format!("meshscope {}\n", env!("CARGO_PKG_VERSION"))),

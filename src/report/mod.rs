@@ -9,3 +9,4 @@ pub mod markdown;
 pub mod rule_docs;
 pub mod status;
 pub mod terminal;
+pub mod walk;

@@ -133,7 +133,7 @@ fn wrap(text: &str) -> Vec<String> {
 }
 
 /// A line without control characters and without those that turn the direction of writing.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars()
         .filter(|c| {
             !c.is_control()

@@ -1,0 +1,1 @@
+//! The Gateway API's configuration, translated into listeners and route tables.

@@ -1,0 +1,1 @@
+//! Istio's configuration, translated into listeners and route tables as its control plane does it.
