@@ -247,6 +247,7 @@ pub const RULES: &[&dyn Rule] = &[
     &service::stale_endpoints::StaleEndpoints,
     &service::load_balancer::LoadBalancerPending,
     &service::publishes_not_ready::PublishesNotReady,
+    &service::service_port_missing::ServicePortMissing,
 ];
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What applications say themselves, in their logs, and the settings that explain it.
 
+pub mod addresses;
 pub mod calls;
 pub mod calls_fail;
 pub mod calls_nobody;

@@ -4,13 +4,14 @@ use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Sever
 use crate::analyze::logs::failure_text::Kind;
 use crate::analyze::remedy::{Prevention, Remedy};
 use crate::analyze::rule::{Check, Declared, Signal};
-use crate::model::mesh::istio::{full_host, service_of_host};
-use crate::model::network::{Service, ServiceName};
+use crate::model::network::ServiceName;
 use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
 
+use super::addresses::{addresses, named_service};
 use super::calls::{self, Calls, service_of};
 use super::settings::{Setting, settings};
+use crate::analyze::rules::service::missing_ports::MissingPorts;
 
 crate::rule! {
     /// A setting calls a Service at a port that it does not have, or with TLS where it speaks plaintext.
@@ -67,6 +68,8 @@ impl Check for WrongPortOrSchemeInSetting {
     fn detect(&self, snapshot: &Snapshot) -> Vec<Fact> {
         let failing = calls::failing(snapshot);
         let logs = Signal::Logs.is_in(snapshot);
+        // Where the Service is what lost the port, its callers are right.
+        let lost = snapshot.derived::<MissingPorts>();
         let mut out = vec![];
         for workload in snapshot
             .workloads
@@ -104,7 +107,9 @@ impl Check for WrongPortOrSchemeInSetting {
                     ]);
                     let (wrong, seen) = match (address.port, scheme) {
                         (_, Some(seen)) => (Wrong::Scheme(address.scheme == "https"), Some(seen)),
-                        (Some(port), None) if !ports.contains(&port) => (Wrong::Port(port), seen),
+                        (Some(port), None) if !ports.contains(&port) && !lost.contains(&name, port) => {
+                            (Wrong::Port(port), seen)
+                        }
                         _ => continue,
                     };
                     // Its logs would tell: a setting that nobody uses hurts nobody.
@@ -242,68 +247,12 @@ fn with_port(url: &str, port: i64) -> String {
     format!("{scheme}://{host}:{port}{tail}")
 }
 
-fn named_service<'a>(snapshot: &'a Snapshot, host: &str, namespace: &str) -> Option<&'a Service> {
-    let (namespace, name) = service_of_host(&full_host(host, namespace))?;
-    let service = snapshot.service(&ServiceName::new(namespace, name))?;
-    (!service.headless() && service.external_name.is_empty() && !service.ports.is_empty()).then_some(service)
-}
-
-/// An address in a setting.
-#[derive(Debug, PartialEq, Eq)]
-struct Address {
-    scheme: String,
-    host: String,
-    /// As written, or the scheme's own; `None` where nothing says.
-    port: Option<i64>,
-}
-
-/// The addresses in a value, each a URL or `host:port`, several joined by commas.
-fn addresses(value: &str) -> Vec<Address> {
-    let mut out = vec![];
-    for part in value.split([',', ' ', ';', '\n']).filter(|part| !part.is_empty()).take(16) {
-        let (scheme, rest) = part.split_once("://").unwrap_or(("", part));
-        let rest = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
-        let end = rest
-            .find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | ':')))
-            .unwrap_or(rest.len());
-        let address = rest.get(..end).unwrap_or_default();
-        let (host, port) = match address.split_once(':') {
-            Some((host, port)) => match port.parse() {
-                Ok(port) => (host, Some(port)),
-                Err(_) => continue,
-            },
-            None => (address, None),
-        };
-        let port = port.or(match scheme {
-            "http" => Some(80),
-            "https" => Some(443),
-            _ => None,
-        });
-        // A bare word is a name of anything.
-        if port.is_some() && host.starts_with(|c: char| c.is_ascii_alphabetic()) {
-            out.push(Address { scheme: scheme.to_owned(), host: host.to_owned(), port });
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn addresses_in_values() {
-        let read = |value: &str| addresses(value).into_iter().map(|a| (a.host, a.port)).collect::<Vec<_>>();
-        assert_eq!(read("http://pay:8081/x?y"), [("pay".to_owned(), Some(8081))]);
-        assert_eq!(read("http://pay"), [("pay".to_owned(), Some(80))]);
-        assert_eq!(read("postgres://u:p@db:5432/x"), [("db".to_owned(), Some(5432))]);
-        assert_eq!(read("a:1,b:2").len(), 2);
-        assert!(
-            read("pay").is_empty()
-                && read("/pay:x,y").is_empty()
-                && read("10:20").is_empty()
-                && read("").is_empty()
-        );
+    fn a_port_is_written_into_a_url() {
         assert_eq!(with_port("http://pay/x", 8080), "http://pay:8080/x");
     }
 }

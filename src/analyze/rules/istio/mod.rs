@@ -42,6 +42,7 @@ pub mod revision_unknown;
 pub mod route_shadowed;
 pub mod runs_as_proxy;
 pub mod sidecar_missing;
+pub mod spells;
 pub mod started_before_proxy;
 pub mod subset_undefined;
 pub mod subset_without_pods;

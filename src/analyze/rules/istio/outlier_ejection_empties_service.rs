@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::spells::{self, Spells};
 use super::support::{parts, since, traffic_policy};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy, Risk, pointer};
@@ -20,20 +21,21 @@ crate::rule! {
     /// Outlier detection takes every endpoint of a Service out at once.
     ///
     /// ## What it detects
-    /// Callers' proxies answer `503 UH` although pods are ready and were ready when it began, and an `outlierDetection` counts
-    /// for these calls that is allowed to eject all of them. The errors that trip it are counted as well.
+    /// Callers' proxies answer `503 UH` while pods are ready and have been for some seconds, and an `outlierDetection` counts
+    /// for these calls that is allowed to eject all of them. The errors that trip it are counted as well. Access logs alone
+    /// decide it: `UH` comes in spells, each begins with an error of an endpoint and ends with answers again.
     /// ## Why it matters
     /// A few errors become an outage: for `baseEjectionTime`, longer with each ejection, no request reaches a pod.
     /// ## Evidence
-    /// `UH` beside ready endpoints; the limits of the DestinationRule; `failed_outlier_check` in the proxy's `/clusters` where
-    /// its admin port was read; answers of 5xx before.
+    /// `UH` beside ready endpoints; the spells in which it comes, and the errors before each; the limits of the
+    /// DestinationRule; `failed_outlier_check` in the proxy's `/clusters` where its admin port was read.
     /// ## How to confirm
     /// `istioctl proxy-config endpoints POD --cluster NAME` shows `OUTLIER CHECK FAILED`.
     /// ## How to fix
     /// Let at most half of the endpoints be ejected, or use all of them once fewer than half are left (`minHealthPercent`);
     /// then look at the errors that tripped it.
     /// ## False positives
-    /// Pods that became ready only after the failures began: then readiness was the cause, and this rule is silent.
+    /// `UH` before pods were ready, or within seconds after: then readiness was the cause, and such requests do not count.
     /// ## References
     /// <https://istio.io/latest/docs/reference/config/networking/destination-rule/#OutlierDetection>
     OutlierEjectionEmptiesService {
@@ -42,13 +44,18 @@ crate::rule! {
     }
 }
 
+/// Fewer requests than this that found no endpoint say nothing.
+const FEW: u64 = 5;
+
 /// What Envoy does where the field says nothing, as Istio sets it up.
 const CONSECUTIVE: i64 = 5;
 const INTERVAL_S: f64 = 10.0;
 const BASE_EJECTION_S: f64 = 30.0;
 const MAX_EJECTION_PERCENT: i64 = 10;
 /// From this share of errors among the answers on, it is the callee that is broken, and ejection only follows.
-const BROKEN: f64 = 0.3;
+const BROKEN: f64 = 0.5;
+/// Below that, ejection is what users feel where it makes at least so many times as many requests fail.
+const AMPLIFIED: f64 = 1.5;
 
 /// The limits that count.
 #[derive(Debug)]
@@ -99,6 +106,23 @@ pub struct Fact<'a> {
     ejected: usize,
     /// Errors that came from the callee, and all its answers.
     errors: (u64, u64),
+    /// What access logs show of it; counters know no spells.
+    spells: Option<Spells>,
+}
+
+impl Fact<'_> {
+    /// The share of errors among the callee's answers.
+    fn share(&self) -> f64 {
+        if self.errors.1 == 0 { 0.0 } else { self.errors.0 as f64 / self.errors.1 as f64 }
+    }
+
+    /// Whether the callee itself fails so much that ejection changes little for its callers.
+    fn broken(&self) -> bool {
+        let (errors, answers) = self.errors;
+        let refused = self.spells.as_ref().map_or(self.group.count, |spells| spells.count);
+        let felt = (errors + refused) as f64 / (answers + refused).max(1) as f64;
+        self.share() >= BROKEN || felt < self.share() * AMPLIFIED
+    }
 }
 
 impl Check for OutlierEjectionEmptiesService {
@@ -121,7 +145,14 @@ impl Check for OutlierEjectionEmptiesService {
             let find = |rule| Some((rule, traffic_policy(rule, &cluster, "outlierDetection")?));
             let Some((rule, (path, policy))) = rules.into_iter().find_map(find) else { continue };
             let limits = Limits::read(policy);
-            let endpoints = ready_since(snapshot, known, rule, &cluster, group.onset);
+            let ready = ready(snapshot, known, rule, &cluster);
+            // Where the requests themselves are known, those before pods were ready are readiness' own.
+            let spells = (!part.counted).then(|| spells::spells(snapshot, &part.cluster, &ready));
+            let (endpoints, onset) = match &spells {
+                Some(spells) if spells.count < FEW => continue,
+                Some(spells) => (spells.endpoints, spells.first),
+                None => (ready_at(&ready, group.onset), group.onset),
+            };
             let ejected = ejected(snapshot, &part.cluster);
             if endpoints == 0 || (ejected == 0 && !limits.can_empty(endpoints)) {
                 continue;
@@ -130,7 +161,8 @@ impl Check for OutlierEjectionEmptiesService {
             if ejected == 0 && errors.0 == 0 {
                 continue;
             }
-            out.push(Fact { rule, path, policy, limits, endpoints, ejected, errors, service, group });
+            let group = Failures { onset, ..group };
+            out.push(Fact { rule, path, policy, limits, endpoints, ejected, errors, spells, service, group });
         }
         out
     }
@@ -141,20 +173,19 @@ impl Check for OutlierEjectionEmptiesService {
         let limits = &fact.limits;
         let figures = text::share(fact.group.count, fact.group.requests, "requests");
         let (errors, answers) = fact.errors;
-        let share = if answers == 0 { 0.0 } else { errors as f64 / answers as f64 };
-        let broken = share >= BROKEN;
+        let broken = fact.broken();
         let settings = format!(
             "consecutive errors {}, interval {} s, baseEjectionTime {} s, maxEjectionPercent {} %",
             limits.consecutive, limits.interval, limits.base, limits.percent
         );
         let arithmetic = format!(
-            "{} % of {} ready endpoints, and at least one, is {}: all of them can be out at once, each for {} s times the number of its ejections.",
+            "maxEjectionPercent {} of {} ready, and at least one, is {}: all can be out at once, each for {} s times the number of its ejections.",
             limits.percent,
             fact.endpoints,
             limits.ejectable(fact.endpoints),
             limits.base
         );
-        let tripped = match (errors, row(share, limits.consecutive)) {
+        let tripped = match (errors, row(fact.share(), limits.consecutive)) {
             (0, _) => "The errors that tripped it were not seen.".to_owned(),
             (_, Some(every)) => format!(
                 "Of the answers that came from {name} {} were errors; at that share {} in a row come once in about {} requests.",
@@ -172,6 +203,8 @@ impl Check for OutlierEjectionEmptiesService {
         } else {
             String::new()
         };
+        let spells = fact.spells.as_ref().filter(|spells| spells.tripped > 0);
+        let told = spells.map(|spells| format!(" {}", spells.words())).unwrap_or_default();
         let severity = fact.group.severity().unwrap_or(Severity::Warning);
         let confidence = if broken { Confidence::Possible } else { Confidence::Observed };
         Finding::new(Self::META, subject.clone(), &[name])
@@ -180,9 +213,9 @@ impl Check for OutlierEjectionEmptiesService {
                 n => format!("{} ejects all {n} endpoints of {name}: {figures} found none", fact.rule.reference()),
             })
             .message(format!(
-                "Callers' proxies answered {figures} to {name} with 503 UH{} although {} of its endpoints were ready all along: outlier detection had taken them out ({settings}). {arithmetic} {tripped}{verdict}",
+                "Callers' proxies answered {figures} to {name} with 503 UH{} while {} of it had been ready for a while: outlier detection had taken all of them out ({settings}). {arithmetic}{told} {tripped}{verdict}",
                 since(fact.group.onset),
-                fact.endpoints
+                text::several(fact.endpoints as u64, "endpoint")
             ))
             .mechanism("outlier ejection: outlierDetection ejects every endpoint, no healthy upstream")
             .severity(if broken { severity.min(Severity::Warning) } else { severity })
@@ -192,6 +225,9 @@ impl Check for OutlierEjectionEmptiesService {
             .evidence(Evidence::object(&subject, settings))
             .evidences((fact.ejected > 0).then(|| {
                 Evidence::new("Proxy", "clusters of a caller's proxy", format!("{} endpoints with failed_outlier_check", fact.ejected))
+            }))
+            .evidences(spells.map(|spells| {
+                Evidence::new("AccessLog", format!("callers' proxies, {}", text::plain(&spells.cluster, 120)), spells.words()).at(spells.first)
             }))
             .evidences(parts(&fact.group))
             .effect(Effect::requests(&fact.service, &["UH", "5xx"]))
@@ -225,23 +261,24 @@ fn row(share: f64, length: i64) -> Option<u64> {
     (requests < 1e12).then_some(requests.ceil() as u64)
 }
 
-/// Endpoints of the cluster that are ready, and were when it began.
-fn ready_since(
+/// Since when each of the cluster's endpoints that are ready now has been ready; the beginning of time where nothing says.
+fn ready(
     snapshot: &Snapshot,
     service: &Service,
     rule: &DestinationRule,
     cluster: &ClusterName,
-    onset: Option<Timestamp>,
-) -> usize {
+) -> Vec<Timestamp> {
     let subset = rule.subsets.iter().find(|s| s.name == cluster.subset && !cluster.subset.is_empty());
     let chosen = |pod: &&Pod| {
         subset.is_none_or(|s| s.labels.iter().all(|(key, value)| pod.template.labels.get(key) == Some(value)))
     };
-    let then = |pod: &&Pod| {
-        let since = pod.condition("Ready").and_then(|c| c.since);
-        onset.zip(since).is_none_or(|(onset, since)| since <= onset)
-    };
-    snapshot.pods_behind(service).filter(chosen).filter(|pod| pod.ready()).filter(then).count()
+    let since = |pod: &Pod| pod.condition("Ready").and_then(|c| c.since).unwrap_or(Timestamp::MIN);
+    snapshot.pods_behind(service).filter(chosen).filter(|pod| pod.ready()).map(since).collect()
+}
+
+/// How many of them were ready at an instant.
+fn ready_at(ready: &[Timestamp], at: Option<Timestamp>) -> usize {
+    ready.iter().filter(|since| at.is_none_or(|at| **since <= at)).count()
 }
 
 /// Ejected endpoints of a cluster, in the proxy that sees most of them.
