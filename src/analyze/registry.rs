@@ -104,6 +104,13 @@ pub const RULES: &[&dyn Rule] = &[
     &gateway_api::negative_condition::NegativeCondition,
     &gateway_api::gateway_not_served::GatewayNotServed,
     &gateway_api::listener_invalid::ListenerInvalid,
+    &gateway_api::policy_not_accepted::PolicyNotAccepted,
+    &gateway_api::authority_invalid::AuthorityInvalid,
+    &gateway_api::parameters_invalid::ParametersInvalid,
+    &gateway_api::backend_unsupported::BackendUnsupported,
+    &gateway_api::route_value_unsupported::RouteValueUnsupported,
+    &gateway_api::external_backend_invalid::ExternalBackendInvalid,
+    &gateway_api::inference_pool_invalid::InferencePoolInvalid,
 
     // Istio.
     &istio::host_not_found::HostNotFound,

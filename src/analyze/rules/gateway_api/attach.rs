@@ -3,6 +3,7 @@
 use serde_json::Value;
 use std::collections::BTreeSet;
 
+use super::status;
 use crate::analyze::finding::Effect;
 use crate::analyze::rules::seen::{self, Seen};
 use crate::model::fields::Fields;
@@ -10,7 +11,7 @@ use crate::model::mesh::gateway_api::{Gateway, Reference, Route};
 use crate::model::mesh::istio::hosts_overlap;
 use crate::model::network::ServiceName;
 use crate::model::object::{Object, ObjectRef};
-use crate::model::selector::Selector;
+use crate::model::selector::{Labels, Selector};
 use crate::model::snapshot::Snapshot;
 use crate::model::traffic::{EdgeTraffic, Outcome};
 
@@ -72,18 +73,26 @@ pub enum Attachment<'a> {
 
 /// The Gateway of the Gateway API with this name.
 pub fn gateway<'a>(snapshot: &'a Snapshot, namespace: &str, name: &str) -> Option<&'a Gateway> {
-    snapshot
-        .gateway_api
-        .gateways
-        .iter()
-        .find(|g| g.object.namespace() == namespace && g.object.name() == name)
+    // They come in order of namespace and name.
+    let all = &snapshot.gateway_api.gateways;
+    let at =
+        all.binary_search_by(|g| (g.object.namespace(), g.object.name()).cmp(&(namespace, name))).ok()?;
+    all.get(at)
+}
+
+/// The Gateway or ListenerSet that a reference names.
+pub fn parent_object<'a>(snapshot: &'a Snapshot, parent: &Reference) -> Option<&'a Object> {
+    match parent.kind.as_str() {
+        "Gateway" => gateway(snapshot, &parent.namespace, &parent.name).map(|g| &g.object),
+        "ListenerSet" | "XListenerSet" => snapshot.object(&parent.kind, &parent.namespace, &parent.name),
+        _ => None,
+    }
 }
 
 /// Whether a route attaches to one of its parents.
 pub fn attach<'a>(snapshot: &'a Snapshot, route: &Route, parent: &Reference) -> Attachment<'a> {
     let object = match (parent.group.as_str(), parent.kind.as_str()) {
-        (GROUP, "Gateway") => gateway(snapshot, &parent.namespace, &parent.name).map(|g| &g.object),
-        (_, "ListenerSet" | "XListenerSet") => snapshot.object(&parent.kind, &parent.namespace, &parent.name),
+        (GROUP, "Gateway") | (_, "ListenerSet" | "XListenerSet") => parent_object(snapshot, parent),
         ("" | "core", "Service") => {
             let name = ServiceName::new(&parent.namespace, &parent.name);
             return match snapshot.service(&name) {
@@ -91,6 +100,21 @@ pub fn attach<'a>(snapshot: &'a Snapshot, route: &Route, parent: &Reference) -> 
                     Some(port) if service.port(port).is_none() => Attachment::NoListener(&service.object),
                     _ => Attachment::Accepted,
                 },
+                None if knows_namespace(snapshot, &parent.namespace) => Attachment::NoParent,
+                None => Attachment::Unknown,
+            };
+        }
+        ("networking.istio.io", "ServiceEntry") => {
+            return match snapshot.object("ServiceEntry", &parent.namespace, &parent.name) {
+                Some(entry) => {
+                    let mut ports = entry.body.list("spec.ports").iter();
+                    match parent.port {
+                        Some(port) if !ports.any(|p| p.int("number") == Some(port)) => {
+                            Attachment::NoListener(entry)
+                        }
+                        _ => Attachment::Accepted,
+                    }
+                }
                 None if knows_namespace(snapshot, &parent.namespace) => Attachment::NoParent,
                 None => Attachment::Unknown,
             };
@@ -169,22 +193,21 @@ fn namespace_allowed(snapshot: &Snapshot, listener: &Listener<'_>, namespace: &s
         "None" => false,
         "Selector" => {
             let Some(selector) = listener.body.at("allowedRoutes.namespaces.selector") else { return false };
-            match snapshot.object("Namespace", "", namespace) {
-                Some(object) => {
-                    let mut labels = object.labels.clone();
-                    labels
-                        .entry("kubernetes.io/metadata.name".to_owned())
-                        .or_insert_with(|| namespace.to_owned());
-                    Selector::read(selector).matches(&labels)
-                }
-                None => true,
-            }
+            namespace_labels(snapshot, namespace)
+                .is_none_or(|labels| Selector::read(selector).matches(&labels))
         }
         _ => listener.owner.namespace() == namespace,
     }
 }
 
-/// A status condition of a route for one parent: reason and message.
+/// The labels of a namespace with the one that the API server adds; `None` where its object was not read.
+pub fn namespace_labels(snapshot: &Snapshot, namespace: &str) -> Option<Labels> {
+    let mut labels = snapshot.object("Namespace", "", namespace)?.labels.clone();
+    labels.entry("kubernetes.io/metadata.name".to_owned()).or_insert_with(|| namespace.to_owned());
+    Some(labels)
+}
+
+/// A status condition of a route for one parent: reason and message, of the route as it is now.
 pub fn parent_condition<'a>(route: &'a Route, parent: &Reference, kind: &str) -> Option<&'a Value> {
     let mine = route.object.body.list("status.parents").iter().filter(|entry| {
         entry.text("parentRef.name") == Some(parent.name.as_str())
@@ -192,7 +215,7 @@ pub fn parent_condition<'a>(route: &'a Route, parent: &Reference, kind: &str) ->
             && entry.text("parentRef.sectionName").unwrap_or_default() == parent.section
     });
     let mut conditions = mine.flat_map(|entry| entry.list("conditions"));
-    conditions.find(|c| c.text("type") == Some(kind))
+    conditions.find(|c| c.text("type") == Some(kind) && status::current(&route.object, c))
 }
 
 /// Requests for a route that proxies answered in a way that `accept` picks: by the route's name as proxies have it
@@ -275,45 +298,6 @@ pub fn service(snapshot: &Snapshot, route: &Route) -> Option<ServiceName> {
         .into_iter()
         .next()
         .or_else(|| gateway_services(snapshot, route).into_iter().next())
-}
-
-/// The ListenerSets that name a Gateway as their parent: the oldest first, as conflicts between them are decided.
-pub fn listener_sets<'a>(snapshot: &'a Snapshot, gateway: &Gateway) -> Vec<&'a Object> {
-    let kinds = ["ListenerSet", "XListenerSet"];
-    let all = kinds.iter().flat_map(|kind| snapshot.objects_of(kind));
-    let mut own: Vec<&Object> = all
-        .filter(|set| {
-            let parent = set.body.at("spec.parentRef");
-            parent.and_then(|p| p.text("name")) == Some(gateway.object.name())
-                && parent.and_then(|p| p.text("namespace")).unwrap_or(set.namespace())
-                    == gateway.object.namespace()
-        })
-        .collect();
-    own.sort_by_key(|set| (set.created, set.reference.clone()));
-    own
-}
-
-/// Why a Gateway does not take a ListenerSet; `None` where it does, or where it depends on labels of namespaces.
-pub fn set_refused(gateway: &Gateway, set: &Object) -> Option<String> {
-    if gateway.class == "istio-waypoint" {
-        return Some(format!(
-            "{} is of class istio-waypoint, which takes no ListenerSet",
-            gateway.object.reference
-        ));
-    }
-    let from = gateway.object.body.text("spec.allowedListeners.namespaces.from").unwrap_or("None");
-    let refused = match from {
-        "None" => true,
-        "Same" => set.namespace() != gateway.object.namespace(),
-        _ => false,
-    };
-    refused.then(|| {
-        format!(
-            "allowedListeners of {} is \"{from}\" and does not admit namespace {}",
-            gateway.object.reference,
-            set.namespace()
-        )
-    })
 }
 
 /// A parent in a sentence: `Gateway edge/public, listener "web"`.

@@ -1,6 +1,7 @@
 //! GWAPI101.
 
 use super::prelude::*;
+use super::references;
 use crate::analyze::rules::istio::hosts::{Hosts, Known};
 
 crate::rule! {
@@ -56,7 +57,7 @@ impl Check for BackendNotFound {
             if !seen::configured(route.object.namespace()) {
                 continue;
             }
-            for backend in route.backends.iter().cloned().chain(mirrors(route)) {
+            for backend in references::all(route) {
                 if let Some(missing) = missing(snapshot, &hosts, &backend) {
                     let seen = attach::requests(snapshot, route, |o| {
                         o.has_flag("NC") || (o.code == 500 && o.details != "via_upstream")
@@ -124,28 +125,6 @@ impl Check for BackendNotFound {
     }
 }
 
-/// Backends of mirror filters.
-fn mirrors(route: &Route) -> Vec<Reference> {
-    let mut out = vec![];
-    for (rule, entry) in route.object.body.list("spec.rules").iter().enumerate() {
-        for (index, filter) in entry.list("filters").iter().enumerate() {
-            if let Some(backend) = filter.at("requestMirror.backendRef") {
-                out.push(Reference {
-                    group: backend.string("group"),
-                    kind: backend.text("kind").unwrap_or("Service").to_owned(),
-                    namespace: backend.text("namespace").unwrap_or(route.object.namespace()).to_owned(),
-                    name: backend.string("name"),
-                    section: String::new(),
-                    port: backend.int("port"),
-                    weight: 0,
-                    path: format!("spec.rules[{rule}].filters[{index}].requestMirror.backendRef"),
-                });
-            }
-        }
-    }
-    out
-}
-
 fn missing(snapshot: &Snapshot, hosts: &Hosts<'_>, backend: &Reference) -> Option<Missing> {
     match (backend.group.as_str(), backend.kind.as_str()) {
         ("" | "core", "Service") => {
@@ -158,9 +137,9 @@ fn missing(snapshot: &Snapshot, hosts: &Hosts<'_>, backend: &Reference) -> Optio
                     || !snapshot.runs() && !snapshot.services.is_empty();
                 return known.then_some(Missing::Backend(better));
             };
-            let port = backend.port?;
-            (service.kind != "ExternalName" && service.port(port).is_none())
-                .then(|| Missing::Port(numbers(service)))
+            // A port is needed wherever the backend is a Service; one that stands for a name elsewhere has any.
+            let there = backend.port.is_some_and(|port| service.port(port).is_some());
+            (service.kind != "ExternalName" && !there).then(|| Missing::Port(numbers(service)))
         }
         ("networking.istio.io", "Hostname") => match hosts.look_up(&backend.name, &backend.namespace) {
             Known::Nothing => Some(Missing::Backend(None)),

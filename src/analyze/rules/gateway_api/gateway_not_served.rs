@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::prelude::*;
+use super::{classes, listener_sets, status};
 use crate::analyze::rules::istio::hosts::{Hosts, Known};
 use crate::model::mesh::istio::full_host;
 
@@ -53,9 +54,6 @@ pub struct Fact<'a> {
     wrong: Wrong,
 }
 
-/// Istio's built-in classes.
-const ISTIO_CLASSES: &[&str] = &["istio", "istio-waypoint", "istio-east-west"];
-
 impl Check for GatewayNotServed {
     type Fact<'a> = Fact<'a>;
 
@@ -66,7 +64,7 @@ impl Check for GatewayNotServed {
         let mut out = vec![];
         for gateway in &snapshot.gateway_api.gateways {
             if !seen::configured(gateway.object.namespace())
-                || !is_istios(snapshot, gateway)
+                || !classes::is_istios(snapshot, gateway)
                 || programmed(gateway)
             {
                 continue;
@@ -98,8 +96,9 @@ impl Check for GatewayNotServed {
                 let host = full_host(&value, namespace);
                 let service = match hosts.look_up(&host, namespace) {
                     Known::Service(service) => service,
-                    // A short name is a Service beside the Gateway, and the Gateway's namespace was read.
-                    Known::Unseen if cluster && !value.contains('.') => {
+                    // A short name is a Service beside the Gateway, and the Gateway's namespace was read; and in a namespace
+                    // that the cluster does not have there is no Service.
+                    Known::Unseen if cluster && (!value.contains('.') || nowhere(snapshot, &host)) => {
                         let wrong = Wrong::NoService(host);
                         out.push(Fact { gateway, object: &gateway.object, path, wrong });
                         continue;
@@ -184,18 +183,9 @@ impl Check for GatewayNotServed {
     }
 }
 
-/// Whether Istio implements the Gateway's class.
-fn is_istios(snapshot: &Snapshot, gateway: &Gateway) -> bool {
-    match snapshot.object("GatewayClass", "", &gateway.class) {
-        Some(class) => class.body.text("spec.controllerName").is_some_and(|c| c.starts_with("istio.io/")),
-        None => ISTIO_CLASSES.contains(&gateway.class.as_str()),
-    }
-}
-
-/// Whether the controller says that it serves the Gateway.
+/// Whether the controller says that it serves the Gateway as it is now.
 fn programmed(gateway: &Gateway) -> bool {
-    let conditions = gateway.object.body.list("status.conditions");
-    conditions.iter().any(|c| c.text("type") == Some("Programmed") && c.text("status") == Some("True"))
+    status::says(&gateway.object, gateway.object.body.list("status.conditions"), "Programmed", "True")
 }
 
 /// The name of the Service that Istio makes for a Gateway.
@@ -204,18 +194,26 @@ fn generated(gateway: &Gateway) -> String {
     match gateway.object.annotations.get("gateway.istio.io/name-override") {
         Some(other) => other.clone(),
         None if gateway.class == "istio" => format!("{name}-istio"),
-        None if ISTIO_CLASSES.contains(&gateway.class.as_str()) => name.to_owned(),
+        None if classes::ISTIO_CLASSES.contains(&gateway.class.as_str()) => name.to_owned(),
         None => format!("{name}-{}", gateway.class),
     }
+}
+
+/// Whether a Service's full name has a namespace that is not among those of the cluster.
+fn nowhere(snapshot: &Snapshot, host: &str) -> bool {
+    let namespace = crate::model::mesh::istio::service_of_host(host).map(|(namespace, _)| namespace);
+    namespace.is_some_and(|namespace| {
+        snapshot.knows_kind("Namespace") && snapshot.object("Namespace", "", &namespace).is_none()
+    })
 }
 
 /// The Gateway itself and the ListenerSets that it takes.
 fn parts<'a>(snapshot: &'a Snapshot, gateway: &'a Gateway) -> Vec<&'a Object> {
     let mut out = vec![&gateway.object];
     out.extend(
-        attach::listener_sets(snapshot, gateway)
+        listener_sets::of(snapshot, gateway)
             .into_iter()
-            .filter(|set| attach::set_refused(gateway, set).is_none()),
+            .filter(|set| listener_sets::refused(snapshot, gateway, set).is_none()),
     );
     out
 }

@@ -1,20 +1,23 @@
 //! GWAPI107.
 
-use std::collections::BTreeMap;
-
 use super::prelude::*;
+use super::{conflicts, listener_checks, listener_sets};
 
 crate::rule! {
     /// A listener of a Gateway or of a ListenerSet that the controller cannot serve.
     ///
     /// ## What it detects
-    /// A listener for HTTPS without a `tls` section, with a certificate whose Secret does not exist, with kinds of routes that
-    /// its protocol does not carry, or with the same port and hostname as one before it; a waypoint whose listener is not
-    /// HBONE on port 15008; and a ListenerSet that its Gateway does not take.
+    /// A listener with a protocol that the controller does not serve; one for HTTPS or TLS without a `tls` section, without a
+    /// certificate, or with one that does not exist, is no Secret or lacks its keys; one that passes TLS through where its
+    /// protocol ends it; kinds of routes that its protocol does not carry; two listeners with the same port and hostname, or
+    /// on one port with protocols that cannot share it; a waypoint whose listener is not HBONE on port 15008, an east-west
+    /// gateway whose listener does not end that connection; and a ListenerSet that its Gateway does not take, or whose
+    /// Gateway does not exist.
     /// ## Why it matters
     /// Such a listener is not programmed: clients cannot connect to it, and its routes are not served.
     /// ## Evidence
-    /// The listener's fields, and the Secret or the other listener.
+    /// The listener's fields, and the Secret or the other listener. The reason is the one that the API has for the condition
+    /// (`InvalidCertificateRef`, `HostnameConflict`, `ProtocolConflict`, `InvalidRouteKinds`, `UnsupportedProtocol`, …).
     /// ## How to confirm
     /// `kubectl describe gateways.gateway.networking.k8s.io NAME` shows the listener's conditions.
     /// ## How to fix
@@ -36,10 +39,13 @@ pub struct Fact<'a> {
     path: String,
     /// The listener's name; empty for a whole ListenerSet.
     name: String,
+    /// The API's word for it.
+    reason: &'static str,
     why: String,
     mechanism: &'static str,
     /// Values that would be right.
     fix: Option<(String, Value)>,
+    related: Option<ObjectRef>,
 }
 
 impl Check for ListenerInvalid {
@@ -47,26 +53,42 @@ impl Check for ListenerInvalid {
 
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
         let mut out = vec![];
-        for gateway in &snapshot.gateway_api.gateways {
-            if !seen::configured(gateway.object.namespace()) {
-                continue;
-            }
-            let mut taken: BTreeMap<(i64, String), ObjectRef> = BTreeMap::new();
-            check(snapshot, gateway, &gateway.object, &mut taken, &mut out);
-            for set in attach::listener_sets(snapshot, gateway) {
-                if let Some(why) = attach::set_refused(gateway, set) {
-                    let path = "spec.parentRef".to_owned();
-                    out.push(Fact {
-                        object: set,
-                        path,
-                        name: String::new(),
-                        why,
-                        mechanism: "ListenerSet not allowed by its Gateway (allowedListeners)",
-                        fix: None,
-                    });
-                } else {
-                    check(snapshot, gateway, set, &mut taken, &mut out);
+        let all = snapshot.gateway_api.gateways.iter();
+        for gateway in all.filter(|g| seen::configured(g.object.namespace())) {
+            let mut parts = vec![&gateway.object];
+            for set in listener_sets::of(snapshot, gateway) {
+                match listener_sets::refused(snapshot, gateway, set) {
+                    Some(why) => out.push(refused(set, why, "NotAllowed", Some(&gateway.object))),
+                    None => parts.push(set),
                 }
+            }
+            for object in &parts {
+                for listener in attach::listeners(object) {
+                    let problems = listener_checks::check(snapshot, gateway, &listener).into_iter();
+                    out.extend(problems.map(|p| Fact {
+                        object,
+                        path: p.path,
+                        name: listener.name.clone(),
+                        reason: p.reason,
+                        why: p.why,
+                        mechanism: p.mechanism,
+                        fix: p.fix,
+                        related: None,
+                    }));
+                }
+            }
+            // Listeners of the mesh's own gateways share their port with nothing.
+            if !matches!(gateway.class.as_str(), "istio-waypoint" | "istio-east-west") {
+                out.extend(conflicts::between(&parts).into_iter().map(conflict));
+            }
+        }
+        for set in listener_sets::KINDS.iter().flat_map(|kind| snapshot.objects_of(kind)) {
+            let (namespace, name) = listener_sets::parent_name(set);
+            let known = namespace == set.namespace() || attach::knows_namespace(snapshot, &namespace);
+            let kind = set.body.text("spec.parentRef.kind").unwrap_or("Gateway");
+            if kind == "Gateway" && known && attach::gateway(snapshot, &namespace, &name).is_none() {
+                let why = format!("its Gateway {namespace}/{name} does not exist");
+                out.push(refused(set, why, "ParentNotAccepted", None));
             }
         }
         out
@@ -76,121 +98,59 @@ impl Check for ListenerInvalid {
         let reference = &fact.object.reference;
         let subject =
             if fact.name.is_empty() { String::new() } else { format!(" listener \"{}\"", fact.name) };
-        Finding::new(Self::META, reference.field(&fact.path), &[fact.mechanism])
+        let of = if subject.is_empty() { String::new() } else { format!("{subject} of") };
+        let mut finding = Finding::new(Self::META, reference.field(&fact.path), &[fact.mechanism])
             .title(format!("{reference}{subject} is not served: {}", fact.why))
-            .message(format!("The controller does not program{} {reference}: {}.", if subject.is_empty() { String::new() } else { format!("{subject} of") }, fact.why))
+            .message(format!("The controller does not program{of} {reference} ({}): {}.", fact.reason, fact.why))
             .mechanism(fact.mechanism)
             .severity(Severity::Warning)
             .role(Role::Cause, Confidence::Configured)
-            .evidence(Evidence::object(&reference.field(&fact.path), fact.why.clone()))
+            .evidence(Evidence::object(&reference.field(&fact.path), format!("{}: {}", fact.reason, fact.why)))
             .maybe_remedy(fact.fix.as_ref().and_then(|(path, value)| {
-                let op = if fact.object.body.pointer(&pointer(path)).is_some() { "replace" } else { "add" };
                 let field = path.rsplit('.').next().unwrap_or(path);
-                Remedy::patch(fact.object, &json!([{"op": op, "path": pointer(path), "value": value}]), format!("Set {field} to {value}"))
+                super::fault::set(fact.object, path, value.clone(), format!("Set {field} to {value}"))
             }))
-            .prevention(Prevention::of("Test", "In the pipeline: every listener has what its protocol needs (meshscope analyze on the manifests)"))
+            .prevention(Prevention::of("Test", "In the pipeline: every listener has what its protocol needs (meshscope analyze on the manifests)"));
+        finding.related.extend(fact.related.clone());
+        finding
     }
 }
 
-/// Checks the listeners of one object, after those that stand before it.
-fn check<'a>(
-    snapshot: &'a Snapshot,
-    gateway: &Gateway,
-    object: &'a Object,
-    taken: &mut BTreeMap<(i64, String), ObjectRef>,
-    out: &mut Vec<Fact<'a>>,
-) {
-    for listener in attach::listeners(object) {
-        let mut bad = |path: String, why: String, mechanism: &'static str, fix| {
-            out.push(Fact { object, path, name: listener.name.clone(), why, mechanism, fix });
-        };
-        if gateway.class == "istio-waypoint" && (listener.protocol != "HBONE" || listener.port != 15008) {
-            let path = format!("{}.protocol", listener.path);
-            let why = format!(
-                "a waypoint has one listener, port 15008 with protocol HBONE; this is port {} with {}",
-                listener.port, listener.protocol
-            );
-            bad(path.clone(), why, "waypoint listener is not HBONE on 15008", Some((path, json!("HBONE"))));
-            continue;
-        }
-        if gateway.class == "istio-east-west"
-            && listener.protocol != "TLS"
-            && (listener.protocol != "HBONE" || listener.port != 15008)
-        {
-            let why = format!(
-                "an east-west gateway has listeners for HBONE on port 15008 and for TLS; this is port {} with {}",
-                listener.port, listener.protocol
-            );
-            bad(
-                format!("{}.protocol", listener.path),
-                why,
-                "east-west listener is neither HBONE on 15008 nor TLS",
-                None,
-            );
-            continue;
-        }
-        let key = (listener.port, listener.hostname.clone());
-        match taken.get(&key) {
-            Some(first) if listener.protocol != "HBONE" => {
-                let host = if listener.hostname.is_empty() { "any hostname" } else { &listener.hostname };
-                let why = format!("port {} and {host} are taken by {}", listener.port, first);
-                bad(
-                    format!("{}.hostname", listener.path),
-                    why,
-                    "listener conflict: same port and hostname",
-                    None,
-                );
-            }
-            _ => {
-                taken.insert(key, object.reference.field(&listener.path));
-            }
-        }
-        if let Some(kind) = unfit_kind(&listener) {
-            let why = format!(
-                "kind {kind} in allowedRoutes.kinds is not carried by protocol {}",
-                listener.protocol
-            );
-            bad(
-                format!("{}.allowedRoutes.kinds", listener.path),
-                why,
-                "listener with invalid route kinds",
-                None,
-            );
-        }
-        if matches!(listener.protocol.as_str(), "HTTPS" | "TLS") && listener.body.at("tls").is_none() {
-            let why = format!("protocol is {} and there is no TLS section", listener.protocol);
-            bad(format!("{}.tls", listener.path), why, "listener without TLS configuration", None);
-        }
-        for (index, entry) in listener.body.list("tls.certificateRefs").iter().enumerate() {
-            let namespace = entry.text("namespace").unwrap_or(object.namespace());
-            let secret =
-                entry.text("kind").unwrap_or("Secret") == "Secret" && entry.string("group").is_empty();
-            let name = entry.string("name");
-            if secret
-                && snapshot.knows_kind("Secret")
-                && snapshot.object("Secret", namespace, &name).is_none()
-            {
-                let why = format!("its certificate, Secret {namespace}/{name}, does not exist");
-                bad(
-                    format!("{}.tls.certificateRefs[{index}]", listener.path),
-                    why,
-                    "certificate not found: TLS Secret of a listener",
-                    None,
-                );
-            }
-        }
-    }
-}
-
-/// A kind of route that a listener asks for and its protocol does not carry.
-fn unfit_kind(listener: &Listener<'_>) -> Option<String> {
-    let fit: &[&str] = match listener.protocol.as_str() {
-        "HTTP" | "HTTPS" => &["HTTPRoute", "GRPCRoute"],
-        "TLS" => &["TLSRoute", "TCPRoute"],
-        "TCP" => &["TCPRoute"],
-        "UDP" => &["UDPRoute"],
-        _ => return None,
+/// A ListenerSet that serves nothing at all.
+fn refused<'a>(set: &'a Object, why: String, reason: &'static str, gateway: Option<&Object>) -> Fact<'a> {
+    let mechanism = match gateway {
+        Some(_) => "ListenerSet not allowed by its Gateway (allowedListeners)",
+        None => "ListenerSet without its Gateway (parentRef)",
     };
-    let listed = listener.body.list("allowedRoutes.kinds").iter().map(|k| k.string("kind"));
-    listed.into_iter().find(|kind| !fit.contains(&kind.as_str()))
+    let related = gateway.map(|g| g.reference.field("spec.allowedListeners"));
+    let path = "spec.parentRef".to_owned();
+    Fact { object: set, path, name: String::new(), reason, why, mechanism, fix: None, related }
+}
+
+/// A listener in another one's way.
+fn conflict(conflict: conflicts::Conflict<'_>) -> Fact<'_> {
+    let (listener, other) = (conflict.listener, conflict.other);
+    let taken = other.owner.reference.field(&other.path);
+    let host = if listener.hostname.is_empty() { "any hostname" } else { listener.hostname.as_str() };
+    let (field, why, mechanism) = if conflict.reason == "HostnameConflict" {
+        let why =
+            format!("port {} and {host} are taken by listener \"{}\" of {taken}", listener.port, other.name);
+        ("hostname", why, "listener conflict: same port and hostname")
+    } else {
+        let why = format!(
+            "port {} carries {} for listener \"{}\" of {taken}, and not {} as well",
+            listener.port, other.protocol, other.name, listener.protocol
+        );
+        ("protocol", why, "listener conflict: protocols that cannot share a port")
+    };
+    Fact {
+        object: listener.owner,
+        path: format!("{}.{field}", listener.path),
+        name: listener.name,
+        reason: conflict.reason,
+        why,
+        mechanism,
+        fix: None,
+        related: Some(taken),
+    }
 }

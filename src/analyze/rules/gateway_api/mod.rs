@@ -1,11 +1,30 @@
 //! The Gateway API: whether routes, their parents and their backends find each other.
 
 pub mod attach;
+pub mod authorities;
+pub mod authority_invalid;
 pub mod backend_not_found;
+pub mod backend_unsupported;
+pub mod classes;
+pub mod conflicts;
+pub mod deciding;
+pub mod external_backend_invalid;
+pub mod fault;
 pub mod gateway_not_served;
+pub mod grants;
+pub mod inference_pool_invalid;
+pub mod listener_checks;
 pub mod listener_invalid;
+pub mod listener_sets;
 pub mod negative_condition;
 pub mod no_matching_hostname;
+pub mod parameters_invalid;
 pub mod parent_not_accepted;
+pub mod policy_not_accepted;
 mod prelude;
 pub mod reference_not_granted;
+pub mod references;
+pub mod route_checks;
+pub mod route_value_unsupported;
+pub mod status;
+pub mod targets;

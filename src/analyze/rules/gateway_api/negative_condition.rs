@@ -1,18 +1,22 @@
 //! GWAPI105.
 
+use super::deciding::{self, Deciding, Place};
 use super::prelude::*;
+use super::status;
 
 crate::rule! {
     /// The controller says in an object's status that it does not accept, resolve or program it.
     ///
     /// ## What it detects
-    /// A condition `Accepted`, `Programmed` or `ResolvedRefs` that is False, or `Conflicted`, `Detached` or
-    /// `OverlappingTLSConfig` that is True, in the status of a Gateway, of one of its listeners, of a route or of a policy of
-    /// the Gateway API.
+    /// A condition `Accepted`, `Programmed`, `ResolvedRefs`, `ResolvedWaypoints` or `WaypointBound` that is False, or
+    /// `Conflicted`, `Detached`, `PartiallyInvalid`, `OverlappingTLSConfig` or `InsecureFrontendValidationMode` that is True,
+    /// in the status of a Gateway, of one of its listeners, of a ListenerSet, a route, an InferencePool, a backend, of a
+    /// policy that is attached to one of them, or of a Service that asks for a waypoint.
     /// ## Why it matters
     /// What is not programmed does not serve: listeners do not listen, routes do not route.
     /// ## Evidence
-    /// The condition with its reason, its message and the time since when it holds.
+    /// The condition with its reason, its message and the time since when it holds. The finding's subject is the field of
+    /// the spec that the reason is about: the backendRef, the parentRef, the hostname, the certificateRef.
     /// ## How to confirm
     /// `kubectl describe` of the object prints the conditions.
     /// ## How to fix
@@ -24,7 +28,7 @@ crate::rule! {
     /// <https://gateway-api.sigs.k8s.io/reference/spec/>
     NegativeCondition {
         code: "GWAPI105", name: "negative-condition", family: Gateway, severity: Warning,
-        needs: [Objects, GatewayApi], aliases: ["IST0171"],
+        needs: [Objects], aliases: ["IST0171"],
     }
 }
 
@@ -32,24 +36,34 @@ crate::rule! {
 #[derive(Debug)]
 pub struct Fact<'a> {
     object: &'a Object,
+    /// Where the condition stands.
     path: String,
+    /// What it is about.
+    deciding: Deciding,
     /// `listener "web"`, `parent public`, or empty for the object itself.
     at: String,
     condition: &'a Value,
 }
 
-/// Kinds whose status is read, besides routes.
+/// Kinds whose status is read; to them comes whatever has ancestors in its status, as attached policies do.
 const KINDS: &[&str] = &[
     "gateway.networking.k8s.io/Gateway",
     "GatewayClass",
     "ListenerSet",
     "XListenerSet",
-    "BackendTLSPolicy",
+    "XBackend",
+    "InferencePool",
     "HTTPRoute",
     "GRPCRoute",
     "TLSRoute",
     "TCPRoute",
     "UDPRoute",
+    "Service",
+    "ServiceEntry",
+    "AuthorizationPolicy",
+    "RequestAuthentication",
+    "Telemetry",
+    "WasmPlugin",
 ];
 
 impl Check for NegativeCondition {
@@ -57,25 +71,35 @@ impl Check for NegativeCondition {
 
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
         let mut out = vec![];
-        for object in KINDS.iter().flat_map(|kind| snapshot.objects_of(kind)) {
-            if !seen::configured(object.namespace()) {
+        for ((kind, _, _), object) in &snapshot.objects {
+            let listed = KINDS.contains(&kind.as_str());
+            let policy = || !object.body.list("status.ancestors").is_empty();
+            if !(listed || policy()) || !seen::configured(object.namespace()) {
                 continue;
             }
-            let mut add = |path: String, at: String, conditions: &'a [Value]| {
+            let mut add = |path: String, place: Place<'_>, at: String, conditions: &'a [Value]| {
                 for condition in conditions.iter().filter(|c| negative(object, c)) {
-                    out.push(Fact { object, path: path.clone(), at: at.clone(), condition });
+                    let (reason, message) = (condition.string("reason"), condition.string("message"));
+                    let deciding = deciding::field(snapshot, object, place, &reason, &message);
+                    out.push(Fact { object, path: path.clone(), deciding, at: at.clone(), condition });
                 }
             };
-            add("status.conditions".to_owned(), String::new(), object.body.list("status.conditions"));
+            let own = object.body.list("status.conditions");
+            add("status.conditions".to_owned(), Place::Object, String::new(), own);
             for (index, listener) in object.body.list("status.listeners").iter().enumerate() {
                 let at = format!("listener \"{}\"", listener.string("name"));
-                add(format!("status.listeners[{index}].conditions"), at, listener.list("conditions"));
+                let path = format!("status.listeners[{index}].conditions");
+                add(path, Place::Listener(listener), at, listener.list("conditions"));
             }
-            for (list, name) in [("status.parents", "parentRef"), ("status.ancestors", "ancestorRef")] {
-                for (index, parent) in object.body.list(list).iter().enumerate() {
-                    let at = format!("parent {}", parent.string(&format!("{name}.name")));
-                    add(format!("{list}[{index}].conditions"), at, parent.list("conditions"));
-                }
+            for (index, parent) in object.body.list("status.parents").iter().enumerate() {
+                let at = format!("parent {}", parent.string("parentRef.name"));
+                let path = format!("status.parents[{index}].conditions");
+                add(path, Place::Parent(parent), at, parent.list("conditions"));
+            }
+            for (index, ancestor) in object.body.list("status.ancestors").iter().enumerate() {
+                let at = format!("ancestor {}", ancestor.string("ancestorRef.name"));
+                let path = format!("status.ancestors[{index}].conditions");
+                add(path, Place::Ancestor(ancestor), at, ancestor.list("conditions"));
             }
         }
         out
@@ -87,16 +111,20 @@ impl Check for NegativeCondition {
         let status = fact.condition.string("status");
         let since = fact.condition.time("lastTransitionTime");
         let at = if fact.at.is_empty() { String::new() } else { format!(", {}", fact.at) };
-        let route = snapshot.gateway_api.routes.iter().find(|r| r.reference().same_object(reference));
+        let is_route = Route::KINDS.contains(&reference.kind.as_str());
+        let route = is_route.then(|| Route::read(fact.object.clone()));
         let look = format!(
             "kubectl {}describe {} {}",
             scope(reference),
             resource(reference),
             quote(&reference.name)
         );
-        let mut finding = Finding::new(Self::META, reference.field(&fact.path), &[&fact.at, &kind, &reason])
+        let subject = reference.field(&fact.deciding.path);
+        let others = fact.deciding.related.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let beside = if others.is_empty() { String::new() } else { format!(" Beside it {others} decides.") };
+        let mut finding = Finding::new(Self::META, subject, &[&fact.path, &fact.at, &kind, &reason])
             .title(format!("{reference}{at}: {kind} is {status} ({reason})"))
-            .message(format!("The controller of {reference} set condition {kind} to {status}{at}, with reason {reason}."))
+            .message(format!("The controller of {reference} set condition {kind} to {status}{at}, with reason {reason}. The field that decides is {}.{beside}", fact.deciding.path))
             .mechanism(format!("negative status condition {kind} {reason}"))
             .severity(Severity::Warning)
             .role(Role::Symptom, Confidence::Observed)
@@ -111,7 +139,8 @@ impl Check for NegativeCondition {
                 "Alert on objects of the Gateway API that are not accepted or programmed",
                 "gatewayapi_gateway_status{type=~\"Accepted|Programmed\"} == 0 or gatewayapi_httproute_status_parent_info == 0",
             ));
-        if let Some(route) = route {
+        finding.related.extend(fact.deciding.related.iter().filter(|r| !r.name.is_empty()).cloned());
+        if let Some(route) = &route {
             finding = finding.service(attach::service(snapshot, route)).effects(attach::effects(
                 snapshot,
                 route,
@@ -124,15 +153,27 @@ impl Check for NegativeCondition {
 
 /// Whether a condition says that something is wrong, and says it of the object as it is now.
 fn negative(object: &Object, condition: &Value) -> bool {
-    let bad = matches!(
-        (condition.text("type"), condition.text("status")),
-        (Some("Accepted" | "Programmed" | "ResolvedRefs"), Some("False"))
-            | (Some("Conflicted" | "Detached" | "OverlappingTLSConfig" | "PartiallyInvalid"), Some("True"))
-    );
-    let waits = matches!(condition.text("reason"), Some("Pending" | "Waiting" | "NotReconciled"));
-    let stale = match (condition.int("observedGeneration"), object.generation) {
-        (Some(seen), Some(now)) => seen < now,
+    let kind = condition.text("type").unwrap_or_default();
+    let bad = match condition.text("status") {
+        Some("False") => matches!(
+            kind,
+            "Accepted"
+                | "Programmed"
+                | "ResolvedRefs"
+                | "ResolvedWaypoints"
+                | "WaypointAccepted"
+                | "istio.io/WaypointBound"
+        ),
+        Some("True") => matches!(
+            kind,
+            "Conflicted"
+                | "Detached"
+                | "OverlappingTLSConfig"
+                | "PartiallyInvalid"
+                | "InsecureFrontendValidationMode"
+        ),
         _ => false,
     };
-    bad && !waits && !stale
+    let waits = matches!(condition.text("reason"), Some("Pending" | "Waiting" | "NotReconciled"));
+    bad && !waits && status::current(object, condition)
 }

@@ -1,6 +1,7 @@
 //! GWAPI102.
 
 use super::attach::GROUP;
+use super::grants;
 use super::prelude::*;
 
 crate::rule! {
@@ -48,7 +49,7 @@ impl Check for ReferenceNotGranted {
 
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
         let mut out = vec![];
-        let unread = crate::analyze::rules::istio::hosts::unread(snapshot, "referencegrants");
+        let unread = grants::unread(snapshot);
         for route in &snapshot.gateway_api.routes {
             for backend in &route.backends {
                 let own = route.object.namespace();
@@ -61,14 +62,16 @@ impl Check for ReferenceNotGranted {
                         c.text("status") == Some("False") && c.text("reason") == Some("RefNotPermitted")
                     })
                 });
-                if granted(snapshot, &route.object, &backend.group, &to) || (unread && status.is_none()) {
+                if grants::granted(snapshot, route.reference(), &backend.group, &to)
+                    || (unread && status.is_none())
+                {
                     continue;
                 }
                 out.push(Fact {
                     from: &route.object,
                     path: backend.path.clone(),
                     to_group: backend.group.clone(),
-                    grants: grants(snapshot, &to.namespace),
+                    grants: grants::of_namespace(snapshot, &to.namespace),
                     to,
                     route: Some(route),
                     status,
@@ -135,28 +138,6 @@ impl Check for ReferenceNotGranted {
     }
 }
 
-fn grants<'a>(snapshot: &'a Snapshot, namespace: &str) -> Vec<&'a Object> {
-    snapshot.gateway_api.grants.iter().filter(|g| g.namespace() == namespace).collect()
-}
-
-/// Whether a grant in the target's namespace admits this reference.
-fn granted(snapshot: &Snapshot, from: &Object, to_group: &str, to: &ObjectRef) -> bool {
-    let core = |group: &str| if group == "core" { String::new() } else { group.to_owned() };
-    grants(snapshot, &to.namespace).iter().any(|grant| {
-        let admits = grant.body.list("spec.from").iter().any(|entry| {
-            entry.text("kind") == Some(from.reference.kind.as_str())
-                && entry.text("namespace") == Some(from.namespace())
-                && entry.text("group").unwrap_or_default() == from.reference.group()
-        });
-        let covers = grant.body.list("spec.to").iter().any(|entry| {
-            entry.text("kind") == Some(to.kind.as_str())
-                && core(entry.text("group").unwrap_or_default()) == core(to_group)
-                && entry.text("name").is_none_or(|name| name.is_empty() || name == to.name)
-        });
-        admits && covers
-    })
-}
-
 /// Certificates of a Gateway's listeners in other namespaces.
 fn certificates<'a>(snapshot: &'a Snapshot, gateway: &'a Gateway) -> Vec<Fact<'a>> {
     let mut out = vec![];
@@ -166,7 +147,10 @@ fn certificates<'a>(snapshot: &'a Snapshot, gateway: &'a Gateway) -> Vec<Fact<'a
             let namespace = entry.text("namespace").unwrap_or(own);
             let to = ObjectRef::new(entry.text("kind").unwrap_or("Secret"), namespace, entry.string("name"));
             let group = entry.string("group");
-            if namespace == own || !seen::configured(own) || granted(snapshot, &gateway.object, &group, &to) {
+            if namespace == own
+                || !seen::configured(own)
+                || grants::granted(snapshot, &gateway.object.reference, &group, &to)
+            {
                 continue;
             }
             let status = gateway
@@ -182,7 +166,7 @@ fn certificates<'a>(snapshot: &'a Snapshot, gateway: &'a Gateway) -> Vec<Fact<'a
                 from: &gateway.object,
                 path: format!("{}.tls.certificateRefs[{index}]", listener.path),
                 to_group: group,
-                grants: grants(snapshot, namespace),
+                grants: grants::of_namespace(snapshot, namespace),
                 to,
                 route: None,
                 status,
