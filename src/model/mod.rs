@@ -5,6 +5,7 @@
 pub mod access_format;
 pub mod access_log;
 pub mod change;
+pub mod cidr;
 pub mod container;
 pub mod event;
 pub mod fields;

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::fields::Fields;
 use super::object::{Object, ObjectRef};
 use super::selector::{Labels, Selector};
-use super::workload::Pod;
+use super::workload::{ContainerRole, Pod, PodTemplate};
 
 /// Names a Service.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -120,6 +120,18 @@ pub struct ServicePort {
 }
 
 impl ServicePort {
+    /// The number on which pods of a template are called for it: `None` where its name is none of their ports.
+    pub fn on(&self, template: &PodTemplate) -> Option<i64> {
+        match &self.target {
+            TargetPort::Number(number) => Some(*number),
+            TargetPort::Name(name) => {
+                let running = template.containers.iter().filter(|c| c.role != ContainerRole::Init);
+                let mut ports = running.flat_map(|c| &c.ports);
+                ports.find(|p| &p.name == name && p.protocol == self.transport).map(|p| p.number)
+            }
+        }
+    }
+
     /// How its traffic is read.
     pub fn protocol(&self) -> Protocol {
         Protocol::of(&self.app_protocol, &self.name, &self.transport)
@@ -216,16 +228,7 @@ impl Service {
 
     /// The number on which a pod is called for a port: `None` where the name is none of the pod's ports.
     pub fn pod_port(&self, port: &ServicePort, pod: &Pod) -> Option<i64> {
-        match &port.target {
-            TargetPort::Number(number) => Some(*number),
-            TargetPort::Name(name) => pod
-                .template
-                .containers
-                .iter()
-                .flat_map(|c| &c.ports)
-                .find(|p| &p.name == name && p.protocol == port.transport)
-                .map(|p| p.number),
-        }
+        port.on(&pod.template)
     }
 }
 

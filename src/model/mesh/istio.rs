@@ -382,43 +382,39 @@ impl Istio {
 
     /// The effective PeerAuthentication mode (`STRICT`, `PERMISSIVE`, `DISABLE`) of pods with these labels for a port of
     /// theirs, and the object and field that say so. Narrower wins: port, workload, namespace, mesh; of several at one
-    /// level the oldest wins. `PERMISSIVE` where none says anything.
+    /// level the oldest alone counts, and what it leaves unset comes from the next level. `PERMISSIVE` where none says
+    /// anything. A selector in the root namespace reaches nobody.
     pub fn peer_mode(
         &self,
         namespace: &str,
         labels: &Labels,
         port: Option<i64>,
     ) -> (String, Option<ObjectRef>) {
-        let mut levels: Vec<(u8, &Policy)> = self
-            .peer_authentications
-            .iter()
-            .filter(|policy| policy.applies_to(namespace, labels, &self.root_namespace))
-            .filter_map(|policy| {
-                let level = match (policy.selector.is_empty(), policy.object.namespace() == namespace) {
-                    (false, true) => 0,
-                    // A selector in the root namespace reaches only the root namespace's own workloads.
-                    (false, false) => return None,
-                    (true, true) => 1,
-                    (true, false) => 2,
-                };
-                Some((level, policy))
-            })
-            .collect();
-        levels
-            .sort_by_key(|(level, policy)| (*level, policy.object.created, policy.object.reference.clone()));
-        for (level, policy) in levels {
-            let body = &policy.object.body;
-            if level == 0
-                && let Some(port) = port
-                && let Some(entry) =
-                    body.at("spec.portLevelMtls").and_then(|ports| ports.child(&port.to_string()))
-                && let Some(mode) = entry.text("mode").filter(|mode| *mode != "UNSET")
+        let oldest = |selects: bool, own: &str| {
+            let level = self.peer_authentications.iter().filter(|policy| {
+                policy.object.namespace() == own
+                    && policy.selector.is_empty() != selects
+                    && policy.applies_to(namespace, labels, &self.root_namespace)
+            });
+            level.min_by_key(|policy| (policy.object.created, policy.object.reference.clone()))
+        };
+        let root = self.root_namespace.as_str();
+        let inside = namespace != root;
+        let workload = oldest(true, namespace).filter(|_| inside);
+        let set =
+            |value: Option<&Value>| value?.text("mode").filter(|mode| *mode != "UNSET").map(str::to_owned);
+        if let (Some(policy), Some(port)) = (workload, port)
+            && let Some(ports) = policy.object.body.at("spec.portLevelMtls")
+            && let Some(mode) = set(ports.child(&port.to_string()))
+        {
+            let field = format!("spec.portLevelMtls.{port}.mode");
+            return (mode, Some(policy.object.reference.field(field)));
+        }
+        for policy in [workload, oldest(false, namespace).filter(|_| inside), oldest(false, root)] {
+            if let Some(policy) = policy
+                && let Some(mode) = set(policy.object.body.at("spec.mtls"))
             {
-                let field = format!("spec.portLevelMtls.{port}.mode");
-                return (mode.to_owned(), Some(policy.object.reference.field(field)));
-            }
-            if let Some(mode) = body.text("spec.mtls.mode").filter(|mode| *mode != "UNSET") {
-                return (mode.to_owned(), Some(policy.object.reference.field("spec.mtls.mode")));
+                return (mode, Some(policy.object.reference.field("spec.mtls.mode")));
             }
         }
         ("PERMISSIVE".to_owned(), None)
@@ -470,6 +466,19 @@ mod tests {
         assert_eq!(istio.peer_mode("n", &labels, Some(8080)).0, "DISABLE");
         assert_eq!(istio.peer_mode("n", &labels, Some(9090)).0, "STRICT");
         assert_eq!(istio.peer_mode("other", &labels, None).1.unwrap().name, "mesh");
+        // The oldest of a level alone counts; a selector in the root namespace reaches nobody.
+        let mut made = peer("n", "old", json!({"mtls": {"mode": "UNSET"}}));
+        made.object.created = Some(jiff::Timestamp::UNIX_EPOCH);
+        let mut later = peer("n", "new", json!({"mtls": {"mode": "DISABLE"}}));
+        later.object.created = Some(jiff::Timestamp::MAX);
+        let by_label = json!({"selector": {"matchLabels": {"app": "a"}}, "mtls": {"mode": "STRICT"}});
+        let istio = Istio {
+            root_namespace: "root".into(),
+            peer_authentications: vec![later, made, peer("root", "one", by_label)],
+            ..Istio::default()
+        };
+        assert_eq!(istio.peer_mode("n", &labels, None).0, "PERMISSIVE");
+        assert_eq!(istio.peer_mode("root", &labels, None).0, "PERMISSIVE");
     }
 
     #[test]

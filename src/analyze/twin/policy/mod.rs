@@ -1,9 +1,16 @@
 //! Whether the destination takes a connection, and the request on it: NetworkPolicies, mutual TLS, authorization.
 
-use super::Twin;
+mod admit;
+mod ambient;
+pub mod istio;
+pub mod network;
+mod reading;
+
 use super::answer::Step;
 use super::ask;
 use super::party::Peer;
+
+pub use admit::admit;
 
 /// What the client's side wraps the connection in, as its proxy's configuration says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,10 +93,4 @@ impl Verdict {
     pub fn allowed(steps: Vec<Step>) -> Self {
         Verdict { ruling: Ruling::Allowed, steps }
     }
-}
-
-/// Whether a passage is admitted, in the order in which things look at it: NetworkPolicies of both sides (every protocol),
-/// the TLS handshake, request authentication, authorization.
-pub fn admit(_twin: &Twin<'_>, _passage: &Passage<'_, '_>) -> Verdict {
-    Verdict::allowed(vec![])
 }

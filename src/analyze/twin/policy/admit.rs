@@ -1,0 +1,304 @@
+//! Whether a passage is admitted, in the order in which things look at it: network policies of both sides, the TLS
+//! handshake, request authentication, authorization.
+
+use super::istio::authorization::{Authorized, authorize};
+use super::istio::handshake::{Handshake, Server, shake};
+use super::istio::token::{self, Checked};
+use super::network::{self, End, NetworkPolicies, PodEnd, Port, exposed};
+use super::{ClientTls, Passage, Ruling, Verdict, ambient, reading};
+use crate::analyze::twin::Twin;
+use crate::analyze::twin::answer::Step;
+use crate::analyze::twin::ask::Protocol;
+use crate::analyze::twin::party::{Party, Peer};
+use crate::model::fields::Fields;
+use crate::model::snapshot::Snapshot;
+
+/// Whether a passage is admitted.
+pub fn admit(twin: &Twin<'_>, passage: &Passage<'_, '_>) -> Verdict {
+    let mut steps = vec![];
+    let ruling = networks(twin.snapshot, passage, &mut steps)
+        .or_else(|| proxies(twin.snapshot, passage, &mut steps))
+        .unwrap_or(Ruling::Allowed);
+    Verdict { ruling, steps }
+}
+
+fn no_answer(detail: impl Into<String>) -> Ruling {
+    Ruling::Refused { status: None, flag: "", detail: detail.into() }
+}
+
+/// What network policies say; `None` where they let it through.
+fn networks(snapshot: &Snapshot, passage: &Passage<'_, '_>, steps: &mut Vec<Step>) -> Option<Ruling> {
+    let policies = snapshot.derived::<NetworkPolicies>();
+    let (from_nodes, to_nodes) = (node_ips(passage.from), node_ips(passage.to));
+    let (from, to) = match (end(passage.from, &from_nodes), end(passage.to, &to_nodes)) {
+        (Some(from), Some(to)) => (from, to),
+        (None, _) => return Some(Ruling::NotModelled(format!("{} is no address", passage.from))),
+        (_, None) => return Some(Ruling::NotModelled(format!("{} is no address", passage.to))),
+    };
+    let transport = match passage.protocol {
+        Protocol::Udp => "UDP",
+        Protocol::Sctp => "SCTP",
+        Protocol::Http | Protocol::Http2 | Protocol::Grpc | Protocol::Tcp => "TCP",
+    };
+    let carried = |peer: &Peer<'_>| peer.party().is_some_and(|party| ambient::captured(snapshot, party));
+    let hbone = transport == "TCP" && carried(passage.from) && carried(passage.to);
+    let port = Port { number: i64::from(if hbone { ambient::HBONE } else { passage.port }), transport };
+    if let (End::Controller, End::Pod(pod)) = (&from, &to) {
+        match exposed::leads_to(snapshot, pod, port) {
+            Some(object) => {
+                steps.push(Step::by(&object, format!("leads an ingress controller to port {}", port.number)))
+            }
+            None => {
+                let said = format!(
+                    "no Ingress or Route leads to {transport} port {} of {}",
+                    port.number, passage.to
+                );
+                steps.push(Step::plain(said.clone()));
+                return Some(no_answer(said));
+            }
+        }
+    }
+    if same_pod(passage.from, passage.to) || policies.is_empty() {
+        return None;
+    }
+    let decision = policies.connection(&from, &to, port);
+    for cause in &decision.causes {
+        let side = match cause.direction {
+            network::Direction::Egress => passage.from,
+            network::Direction::Ingress => passage.to,
+        };
+        let node = match side.party() {
+            Some(party) if party.template.host_network => {
+                "; the pod is in its node's network, where many plug-ins enforce nothing"
+            }
+            _ => "",
+        };
+        steps.push(Step::by(
+            &cause.object,
+            format!("{} port {} of {side}: {}{node}", transport, port.number, cause.said),
+        ));
+    }
+    match decision.verdict {
+        network::Verdict::Allowed => None,
+        network::Verdict::Denied => {
+            let by =
+                decision.causes.iter().map(|cause| cause.object.field("").to_string()).collect::<Vec<_>>();
+            let said = format!(
+                "{} drops connections from {} to {transport} port {} of {}",
+                by.join(" and "),
+                passage.from,
+                port.number,
+                passage.to
+            );
+            let waits = !matches!(passage.tls, ClientTls::AsSent(_)) && passage.request.is_some();
+            Some(Ruling::Refused {
+                status: waits.then_some(503),
+                flag: if waits { "UF" } else { "" },
+                detail: said,
+            })
+        }
+        network::Verdict::Unknown(why) => Some(Ruling::NotModelled(why)),
+    }
+}
+
+/// A pod reaches itself, whatever policies say.
+fn same_pod(from: &Peer<'_>, to: &Peer<'_>) -> bool {
+    match (from.party(), to.party()) {
+        (Some(from), Some(to)) => from.reference.kind == "Pod" && from.reference.same_object(&to.reference),
+        _ => false,
+    }
+}
+
+fn node_ips(peer: &Peer<'_>) -> Vec<String> {
+    let body = peer.party().and_then(|party| party.pod).map(|pod| &pod.object.body);
+    let Some(body) = body else { return vec![] };
+    let mut out: Vec<String> = body.list("status.hostIPs").iter().map(|ip| ip.string("ip")).collect();
+    out.extend(body.text("status.hostIP").map(str::to_owned));
+    out
+}
+
+fn end<'a>(peer: &'a Peer<'_>, node_ips: &'a [String]) -> Option<End<'a>> {
+    Some(match peer {
+        Peer::Pod(party) => End::Pod(PodEnd {
+            namespace: party.namespace(),
+            labels: party.labels(),
+            template: Some(party.template),
+            // A range in a policy means addresses outside: a pod whose address was not seen is taken to lie in none.
+            ips: Some(party.ips()),
+            node_ips,
+        }),
+        Peer::Address(ip) => End::Address(ip.parse().ok()?),
+        Peer::IngressController => End::Controller,
+    })
+}
+
+/// What the destination's proxy says; `None` where there is none, or where it lets the passage through.
+fn proxies(snapshot: &Snapshot, passage: &Passage<'_, '_>, steps: &mut Vec<Step>) -> Option<Ruling> {
+    if matches!(passage.protocol, Protocol::Udp | Protocol::Sctp) {
+        return None;
+    }
+    let party = passage.to.party()?;
+    let ambient = ambient::captured(snapshot, party);
+    if ambient && let Some(waypoint) = ambient::waypoint(snapshot, party) {
+        return Some(Ruling::NotModelled(format!(
+            "waypoint {waypoint} stands before {}, which is not modelled",
+            passage.to
+        )));
+    }
+    let proxied = party.proxy && !reading::bypasses_sidecar(party, passage.port);
+    if party.proxy && !proxied {
+        steps.push(Step::plain(format!(
+            "the sidecar of {} leaves port {} to the application",
+            passage.to, passage.port
+        )));
+    }
+    let handshake = if reading::is_router(party) {
+        Handshake::Plaintext
+    } else {
+        let server = if proxied || ambient {
+            peer_authentication(snapshot, party, passage.port, ambient, steps)
+        } else {
+            Server::Application
+        };
+        match greet(snapshot, passage, server, steps) {
+            Ok(handshake) => handshake,
+            Err(ruling) => return Some(ruling),
+        }
+    };
+    if !proxied && !ambient {
+        return None;
+    }
+    let declared = reading::port_protocol(snapshot, party, passage.port);
+    let readable = !ambient && handshake != Handshake::Opaque;
+    // Bytes that are not HTTP, on a port that is read as HTTP.
+    let garbled = readable && passage.request.is_none() && declared.is_http();
+    let http = readable && passage.request.is_some() && reading::reads_http(declared);
+    authenticated(snapshot, passage, party, &handshake, (http, garbled), steps)
+}
+
+/// The effective mode of the PeerAuthentications.
+fn peer_authentication(
+    snapshot: &Snapshot,
+    party: &Party<'_>,
+    port: u16,
+    ambient: bool,
+    steps: &mut Vec<Step>,
+) -> Server {
+    let (mode, by) = snapshot.istio.peer_mode(party.namespace(), party.labels(), Some(i64::from(port)));
+    let words = format!("mutual TLS for port {port} of {} is {mode}", party.reference);
+    steps.push(match by {
+        Some(by) => Step::by(&by, words),
+        None => Step::plain(format!("{words}: no PeerAuthentication says otherwise")),
+    });
+    match Server::of_mode(&mode) {
+        // Ztunnel has no such mode: it always takes both.
+        Server::Disable if ambient => Server::Permissive,
+        server => server,
+    }
+}
+
+/// The handshake between both sides.
+fn greet(
+    snapshot: &Snapshot,
+    passage: &Passage<'_, '_>,
+    server: Server,
+    steps: &mut Vec<Step>,
+) -> Result<Handshake, Ruling> {
+    let auto =
+        snapshot.istio.mesh_config.at("enableAutoMtls").and_then(serde_json::Value::as_bool) != Some(false);
+    // Ztunnel at the source speaks mutual TLS wherever it is understood.
+    let carried = passage.from.party().is_some_and(|party| ambient::captured(snapshot, party));
+    let client = if carried { &ClientTls::Auto } else { &passage.tls };
+    let handshake = shake(client, server, auto || carried);
+    let proxy_at_source = !matches!(client, ClientTls::AsSent(_)) && !carried;
+    match &handshake {
+        Handshake::Mutual => steps.push(Step::plain("both sides speak mutual TLS")),
+        Handshake::Plaintext if server != Server::Application => {
+            steps.push(Step::plain("the connection is plaintext: the source shows no identity"));
+        }
+        Handshake::Plaintext => {}
+        Handshake::Opaque => steps.push(Step::plain("the client's own TLS goes through to the application")),
+        Handshake::Failed { flag, detail, said } => {
+            steps.push(Step::plain(*said));
+            let answered = proxy_at_source && passage.request.is_some();
+            return Err(Ruling::Refused {
+                status: answered.then_some(503),
+                flag: if proxy_at_source { flag } else { "" },
+                detail: if answered { format!("{said}; {detail}") } else { (*said).to_owned() },
+            });
+        }
+        Handshake::Unknown(why) => return Err(Ruling::NotModelled((*why).to_owned())),
+    }
+    Ok(handshake)
+}
+
+/// Tokens and authorization.
+fn authenticated(
+    snapshot: &Snapshot,
+    passage: &Passage<'_, '_>,
+    party: &Party<'_>,
+    handshake: &Handshake,
+    (http, garbled): (bool, bool),
+    steps: &mut Vec<Step>,
+) -> Option<Ruling> {
+    let istio = &snapshot.istio;
+    let policies = reading::applying(istio, &istio.authorization_policies, party);
+    if garbled && !policies.is_empty() {
+        let why = format!("port {} is read as HTTP, and what is sent to it is not known", passage.port);
+        return Some(Ruling::NotModelled(why));
+    }
+    if http {
+        match tokens(snapshot, passage, party, steps) {
+            Ok(()) => {}
+            Err(ruling) => return Some(ruling),
+        }
+    }
+    let facts = reading::facts(snapshot, passage, handshake, http);
+    match authorize(istio, &policies, &facts, steps) {
+        Authorized::Yes => None,
+        Authorized::No(detail) if http => Some(Ruling::Refused {
+            status: Some(403),
+            flag: "",
+            detail: format!("RBAC: access denied by {}; {detail}", passage.to),
+        }),
+        Authorized::No(detail) => {
+            Some(no_answer(format!("the proxy of {} closes the connection; {detail}", passage.to)))
+        }
+        Authorized::Unknown(why) => Some(Ruling::NotModelled(why)),
+    }
+}
+
+fn tokens(
+    snapshot: &Snapshot,
+    passage: &Passage<'_, '_>,
+    party: &Party<'_>,
+    steps: &mut Vec<Step>,
+) -> Result<(), Ruling> {
+    let policies = reading::applying(&snapshot.istio, &snapshot.istio.request_authentications, party);
+    let Some(request) = passage.request.as_ref().filter(|_| !policies.is_empty()) else { return Ok(()) };
+    let headers = request.headers.map(reading::lower).unwrap_or_default();
+    let query = request.path.split_once('?').map(|(_, query)| query).unwrap_or_default();
+    match token::check(&policies, token::Carrier { method: request.method, query, headers: &headers }) {
+        Checked::NoToken => {
+            if let Some(first) = policies.first() {
+                let field = first.object.reference.field("spec.jwtRules");
+                steps.push(Step::by(
+                    &field,
+                    "looks for a token and finds none: the request passes without one",
+                ));
+            }
+            Ok(())
+        }
+        Checked::Unknown(why) => Err(Ruling::NotModelled(why)),
+        Checked::Refused { status, detail, policy, field } => {
+            if let Some(policy) = policies.get(policy) {
+                steps.push(Step::by(&policy.object.reference.field(field), "refuses the token"));
+            }
+            Err(Ruling::Refused {
+                status: Some(status),
+                flag: "",
+                detail: format!("the token is refused; {detail}"),
+            })
+        }
+    }
+}

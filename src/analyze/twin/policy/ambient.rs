@@ -1,0 +1,31 @@
+//! Ambient mode: pods whose connections ztunnel carries.
+
+use crate::analyze::twin::party::Party;
+use crate::model::snapshot::Snapshot;
+
+/// Ztunnel's port for calls between pods.
+pub(super) const HBONE: u16 = 15008;
+
+/// Whether ztunnel carries a pod's connections: it says so itself, or its labels or its namespace's do.
+pub(super) fn captured(snapshot: &Snapshot, party: &Party<'_>) -> bool {
+    if party.proxy || party.template.host_network {
+        return false;
+    }
+    if let Some(word) = party.template.annotations.get("ambient.istio.io/redirection") {
+        return word == "enabled";
+    }
+    let mode = |labels: &crate::model::selector::Labels| labels.get("istio.io/dataplane-mode").cloned();
+    let own = mode(party.labels());
+    let namespace = || snapshot.object("Namespace", "", party.namespace()).and_then(|n| mode(&n.labels));
+    own.or_else(namespace).as_deref() == Some("ambient")
+}
+
+/// The waypoint that stands before a pod: its own label's, else its namespace's.
+pub(super) fn waypoint(snapshot: &Snapshot, party: &Party<'_>) -> Option<String> {
+    let of = |labels: &crate::model::selector::Labels| labels.get("istio.io/use-waypoint").cloned();
+    let services = snapshot.services.iter().filter(|s| s.selects_labels(party.namespace(), party.labels()));
+    let named = of(party.labels())
+        .or_else(|| services.into_iter().find_map(|s| of(&s.object.labels)))
+        .or_else(|| snapshot.object("Namespace", "", party.namespace()).and_then(|n| of(&n.labels)));
+    named.filter(|name| name != "none")
+}

@@ -1,0 +1,259 @@
+//! AuthorizationPolicies: CUSTOM is asked first, then DENY, then ALLOW; AUDIT only logs.
+
+use super::facts::Facts;
+use super::rule::{Purpose, Verdict, judge};
+use crate::analyze::twin::answer::Step;
+use crate::model::fields::Fields;
+use crate::model::mesh::istio::{Istio, Policy};
+use serde_json::Value;
+
+/// What authorization says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Authorized {
+    /// The request passes.
+    Yes,
+    /// The proxy denies it; Envoy's detail of the denial.
+    No(String),
+    /// Hangs on something that is not known; the text says on what.
+    Unknown(String),
+}
+
+/// What a policy does with what its rules match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Action {
+    Custom,
+    Audit,
+    Deny,
+    Allow,
+}
+
+impl Action {
+    fn of(policy: &Policy) -> Option<Self> {
+        match policy.object.body.text("spec.action").unwrap_or("ALLOW") {
+            "CUSTOM" => Some(Action::Custom),
+            "AUDIT" => Some(Action::Audit),
+            "DENY" => Some(Action::Deny),
+            "ALLOW" => Some(Action::Allow),
+            _ => None,
+        }
+    }
+}
+
+/// Whether a policy only says what it would do.
+pub fn is_dry_run(policy: &Policy) -> bool {
+    let word = policy.object.annotations.get("istio.io/dry-run").map(String::as_str);
+    matches!(word, Some("true" | "True" | "TRUE" | "t" | "T" | "1"))
+}
+
+/// What the rules of several policies of one action say together.
+#[derive(Default)]
+struct Matched<'p> {
+    /// The first rule that matches, by policy and place.
+    first: Option<(&'p Policy, usize)>,
+    /// The first rule that hangs on something unknown: the policy and the field.
+    unknown: Option<(&'p Policy, String)>,
+    /// Rules that the proxy's configuration leaves out, with the field for which it does.
+    left_out: Vec<(&'p Policy, String)>,
+}
+
+fn matched<'p>(policies: &[&'p Policy], purpose: Purpose, facts: &Facts) -> Matched<'p> {
+    let mut out = Matched::default();
+    for policy in policies {
+        for (index, rule) in policy.object.body.list("spec.rules").iter().enumerate() {
+            match judge(rule, index, policy.object.namespace(), purpose, facts) {
+                Verdict::Matches => {
+                    out.first = Some((policy, index));
+                    return out;
+                }
+                Verdict::Unknown(field) => {
+                    out.unknown = out.unknown.take().or(Some((policy, field)));
+                }
+                Verdict::Unmet(_, Some(field)) => out.left_out.push((policy, field)),
+                Verdict::Unmet(_, None) => {}
+            }
+        }
+    }
+    out
+}
+
+fn step(policy: &Policy, field: impl Into<String>, said: impl Into<String>) -> Step {
+    Step::by(&policy.object.reference.field(field), said)
+}
+
+fn rule_at(index: usize) -> String {
+    format!("spec.rules[{index}]")
+}
+
+fn detail(policy: &Policy, index: usize) -> String {
+    format!(
+        "rbac_access_denied_matched_policy[ns[{}]-policy[{}]-rule[{index}]]",
+        policy.object.namespace(),
+        policy.object.name()
+    )
+}
+
+/// Asks the policies that apply to a destination.
+pub fn authorize(istio: &Istio, policies: &[&Policy], facts: &Facts, steps: &mut Vec<Step>) -> Authorized {
+    let of = |action: Action| -> Vec<&Policy> {
+        let wanted = policies.iter().filter(|policy| Action::of(policy) == Some(action));
+        wanted.filter(|policy| !is_dry_run(policy)).copied().collect()
+    };
+    for policy in policies.iter().filter(|policy| is_dry_run(policy)) {
+        steps.push(step(policy, "metadata.annotations", "is a dry run and changes nothing"));
+    }
+    if let Some(policy) = policies.iter().find(|policy| Action::of(policy).is_none()) {
+        return Authorized::Unknown(format!("{} has an action that is not known", policy.object.reference));
+    }
+    let custom = match custom(istio, &of(Action::Custom), facts, steps) {
+        Authorized::No(detail) => return Authorized::No(detail),
+        Authorized::Unknown(why) => Some(why),
+        Authorized::Yes => None,
+    };
+    if let Some((policy, index)) = matched(&of(Action::Audit), Purpose::Other, facts).first {
+        steps.push(step(policy, rule_at(index), "matches: it is logged"));
+    }
+    let rest = match deny(&of(Action::Deny), facts, steps) {
+        Authorized::Yes => allow(&of(Action::Allow), facts, steps),
+        Authorized::No(detail) => Authorized::No(detail),
+        // Where ALLOW denies as well, the caller sees the same.
+        Authorized::Unknown(why) => match allow(&of(Action::Allow), facts, steps) {
+            Authorized::No(detail) => Authorized::No(detail),
+            Authorized::Yes | Authorized::Unknown(_) => Authorized::Unknown(why),
+        },
+    };
+    // An authorizer that denies answers as it likes, so that even a sure denial behind it does not settle what is seen.
+    custom.map_or(rest, Authorized::Unknown)
+}
+
+fn custom(istio: &Istio, policies: &[&Policy], facts: &Facts, steps: &mut Vec<Step>) -> Authorized {
+    let found = matched(policies, Purpose::Other, facts);
+    let (policy, field) = match (found.first, found.unknown) {
+        (Some((policy, index)), _) => (policy, rule_at(index)),
+        (None, Some((policy, field))) => {
+            steps.push(step(policy, field.clone(), "hangs on something that is not known"));
+            return Authorized::Unknown(format!(
+                "whether {} asks its authorizer hangs on {field}, which is not known",
+                policy.object.reference
+            ));
+        }
+        (None, None) => return Authorized::Yes,
+    };
+    let name = policy.object.body.string("spec.provider.name");
+    let provider = provider(istio, &name);
+    if let Some(Provider::Missing) = provider {
+        steps.push(step(
+            policy,
+            "spec.provider.name",
+            format!("names {name:?}, which the MeshConfig does not have: denied"),
+        ));
+        let rule = field.trim_start_matches("spec.rules[").trim_end_matches(']');
+        return Authorized::No(format!(
+            "rbac_access_denied_matched_policy[istio-ext-authz-{name}-ns[{}]-policy[{}]-rule[{rule}]-deny-due-to-bad-CUSTOM-action]",
+            policy.object.namespace(),
+            policy.object.name()
+        ));
+    }
+    if let Some(Provider::Http) = provider
+        && !facts.http
+    {
+        steps.push(step(
+            policy,
+            "spec.provider.name",
+            "names an authorizer for HTTP: a bare connection is not asked about",
+        ));
+        return Authorized::Yes;
+    }
+    steps.push(step(policy, field, format!("matches: the authorizer {name:?} decides")));
+    Authorized::Unknown(format!(
+        "the external authorizer {name:?} of {} decides, and what it answers is not known",
+        policy.object.reference
+    ))
+}
+
+enum Provider {
+    Missing,
+    Http,
+    Grpc,
+}
+
+/// A provider of the MeshConfig; `None` where the MeshConfig was not seen.
+fn provider(istio: &Istio, name: &str) -> Option<Provider> {
+    if istio.mesh_config.as_object().is_none_or(serde_json::Map::is_empty) {
+        return None;
+    }
+    let all = istio.mesh_config.list("extensionProviders");
+    let Some(own) = all.iter().find(|own| own.text("name") == Some(name)) else {
+        return Some(Provider::Missing);
+    };
+    let http = own.at("envoyExtAuthzHttp").is_some_and(Value::is_object);
+    let grpc = own.at("envoyExtAuthzGrpc").is_some_and(Value::is_object);
+    Some(match (http, grpc) {
+        (_, true) => Provider::Grpc,
+        (true, false) => Provider::Http,
+        (false, false) => Provider::Missing,
+    })
+}
+
+fn deny(policies: &[&Policy], facts: &Facts, steps: &mut Vec<Step>) -> Authorized {
+    let found = matched(policies, Purpose::Other, facts);
+    if let Some((policy, index)) = found.first {
+        steps.push(step(policy, rule_at(index), "matches: denied"));
+        return Authorized::No(detail(policy, index));
+    }
+    if let Some((policy, field)) = found.unknown {
+        steps.push(step(policy, field.clone(), "hangs on something that is not known"));
+        return Authorized::Unknown(format!(
+            "whether {} denies it hangs on {field}, which is not known",
+            policy.object.reference
+        ));
+    }
+    for policy in policies {
+        steps.push(step(policy, "spec.rules", "matches in no rule: does not deny"));
+    }
+    Authorized::Yes
+}
+
+fn allow(policies: &[&Policy], facts: &Facts, steps: &mut Vec<Step>) -> Authorized {
+    if policies.is_empty() {
+        return Authorized::Yes;
+    }
+    let found = matched(policies, Purpose::Allow, facts);
+    if let Some((policy, index)) = found.first {
+        steps.push(step(policy, rule_at(index), "matches: allowed"));
+        return Authorized::Yes;
+    }
+    if let Some((policy, field)) = found.unknown {
+        steps.push(step(policy, field.clone(), "hangs on something that is not known"));
+        return Authorized::Unknown(format!(
+            "whether {} allows it hangs on {field}, which is not known",
+            policy.object.reference
+        ));
+    }
+    for (policy, field) in found.left_out {
+        steps.push(step(policy, field, "cannot be checked on this connection: the rule allows nothing"));
+    }
+    for policy in policies {
+        let rules = policy.object.body.list("spec.rules");
+        let said = match rules.len() {
+            0 => "has no rule: allows nothing".to_owned(),
+            _ => unmet(policy, facts).unwrap_or_else(|| "matches in no rule: does not allow it".to_owned()),
+        };
+        steps.push(step(policy, "spec.rules", said));
+    }
+    Authorized::No("rbac_access_denied_matched_policy[none]".to_owned())
+}
+
+/// The clause that keeps the rule that comes closest from matching.
+fn unmet(policy: &Policy, facts: &Facts) -> Option<String> {
+    let rules = policy.object.body.list("spec.rules").iter().enumerate();
+    let closest = rules
+        .filter_map(|(index, rule)| {
+            match judge(rule, index, policy.object.namespace(), Purpose::Allow, facts) {
+                Verdict::Unmet(unmet, None) => Some(unmet),
+                _ => None,
+            }
+        })
+        .min_by_key(Vec::len)?;
+    let first = closest.into_iter().next()?;
+    Some(format!("does not allow it: {} is not met by {}", first.path, first.presented))
+}

@@ -1,0 +1,159 @@
+//! What the destination's proxy reads of a passage, and which policies apply to it.
+
+use core::net::IpAddr;
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+use super::istio::facts::{Fact, Facts};
+use super::istio::handshake::Handshake;
+use super::istio::path::Normalization;
+use super::{Arriving, ClientTls, Passage};
+use crate::analyze::twin::ask::Tls;
+use crate::analyze::twin::party::{Party, Peer};
+use crate::model::fields::Fields;
+use crate::model::mesh::istio::{Istio, Policy};
+use crate::model::network::Protocol;
+use crate::model::snapshot::Snapshot;
+
+/// Ports of the proxy itself, which it does not intercept: metrics, health, merged metrics.
+const OWN_PORTS: [u16; 3] = [15020, 15021, 15090];
+
+/// Whether a pod's sidecar leaves a port to the application.
+pub(super) fn bypasses_sidecar(party: &Party<'_>, port: u16) -> bool {
+    let annotations = &party.template.annotations;
+    let listed = |key: &str| annotations.get(&format!("traffic.sidecar.istio.io/{key}"));
+    let has = |list: &String| list.split(',').any(|own| own.trim().parse() == Ok(port));
+    OWN_PORTS.contains(&port)
+        || listed("excludeInboundPorts").is_some_and(has)
+        || listed("includeInboundPorts").is_some_and(|list| list.trim() != "*" && !has(list))
+}
+
+/// Whether a pod's proxy is a gateway: it takes connections at its own ports, nothing is intercepted.
+pub(super) fn is_router(party: &Party<'_>) -> bool {
+    let proxy = party.template.container("istio-proxy");
+    proxy.is_some_and(|proxy| proxy.body.texts("args").iter().any(|word| word == "router"))
+}
+
+/// How a sidecar reads a port of its pod: as the Services in front of it say, else by the first bytes.
+pub(super) fn port_protocol(snapshot: &Snapshot, party: &Party<'_>, port: u16) -> Protocol {
+    let services = snapshot.services.iter().filter(|s| s.selects_labels(party.namespace(), party.labels()));
+    let ports = services.flat_map(|service| &service.ports);
+    let mut own = ports.filter(|known| known.on(party.template) == Some(i64::from(port)));
+    own.next().map_or(Protocol::Unknown, |port| port.protocol())
+}
+
+/// Whether a sidecar reads HTTP on a port that is declared so, or whose first bytes decide.
+pub(super) fn reads_http(declared: Protocol) -> bool {
+    declared.is_http() || declared == Protocol::Unknown
+}
+
+/// The policies that apply to a pod: by selector, or at a gateway by reference. Those of the root namespace first.
+pub(super) fn applying<'a>(istio: &Istio, policies: &'a [Policy], party: &Party<'_>) -> Vec<&'a Policy> {
+    let root = &istio.root_namespace;
+    let label = |name: &str| party.labels().get(&format!("gateway.networking.k8s.io/{name}"));
+    let attached = |policy: &Policy| {
+        let (gateway, class) = (label("gateway-name"), label("gateway-class-name"));
+        let same = |target: &Value, kind: &str, name: Option<&String>| {
+            target.text("kind") == Some(kind)
+                && name.is_some()
+                && target.text("name") == name.map(String::as_str)
+        };
+        policy.targets.iter().any(|target| {
+            (same(target, "Gateway", gateway) && policy.object.namespace() == party.namespace())
+                || (same(target, "GatewayClass", class) && policy.object.namespace() == root)
+        })
+    };
+    let mut out: Vec<&Policy> = policies
+        .iter()
+        .filter(|policy| policy.applies_to(party.namespace(), party.labels(), root) || attached(policy))
+        .collect();
+    out.sort_by_key(|policy| policy.object.namespace() != root);
+    out
+}
+
+/// The trust domain of the mesh, then its aliases.
+fn trust_domains(istio: &Istio) -> Vec<String> {
+    let own = istio.mesh_config.text("trustDomain").filter(|domain| !domain.is_empty());
+    let mut out = vec![own.unwrap_or("cluster.local").to_owned()];
+    out.extend(istio.mesh_config.texts("trustDomainAliases"));
+    out
+}
+
+fn address(peer: &Peer<'_>) -> Fact<IpAddr> {
+    let text = match peer {
+        Peer::Address(ip) => Some(ip.as_str()),
+        // Of several addresses nobody knows which one the connection uses.
+        Peer::Pod(party) => match party.ips() {
+            [only] => Some(only.as_str()),
+            _ => None,
+        },
+        Peer::IngressController => None,
+    };
+    Fact::or_unknown(text.and_then(|ip| ip.parse().ok()))
+}
+
+/// What authorization is told. `http`: whether the proxy reads the passage as HTTP.
+pub(super) fn facts(
+    snapshot: &Snapshot,
+    passage: &Passage<'_, '_>,
+    handshake: &Handshake,
+    http: bool,
+) -> Facts {
+    let domains = trust_domains(&snapshot.istio);
+    let mut facts = Facts {
+        http,
+        source_ip: address(passage.from),
+        destination_ip: address(passage.to),
+        port: Fact::Is(i64::from(passage.port)),
+        token: Fact::Absent,
+        ..Facts::default()
+    };
+    match (handshake, &passage.tls, passage.from) {
+        // Who shows a certificate of the mesh without a proxy of it is not known.
+        (Handshake::Mutual, ClientTls::AsSent(Tls::Mtls), _) => {}
+        (Handshake::Mutual, _, Peer::Pod(party)) => {
+            let domain = domains.first().map(String::as_str).unwrap_or_default();
+            facts.identity(domain, party.namespace(), &party.template.service_account);
+        }
+        (Handshake::Mutual, _, Peer::Address(_) | Peer::IngressController) => {}
+        _ => facts.anonymous(),
+    }
+    facts.sni = match (passage.sni, handshake) {
+        (Some(name), Handshake::Opaque) => Fact::Is(name.to_owned()),
+        (_, Handshake::Plaintext) => Fact::Absent,
+        _ => Fact::Unknown,
+    };
+    if let Some(request) = passage.request.as_ref().filter(|_| http) {
+        read_request(&mut facts, &snapshot.istio, request);
+    }
+    facts.remote_ip = match (passage.remote_ip, &facts.headers) {
+        (Some(ip), _) => Fact::or_unknown(ip.parse().ok()),
+        (None, Fact::Is(headers)) => match headers.get("x-forwarded-for") {
+            // The last one was added by whoever is nearest.
+            Some(list) => Fact::or_unknown(list.rsplit(',').next().and_then(|ip| ip.trim().parse().ok())),
+            None => facts.source_ip.clone(),
+        },
+        (None, Fact::Absent) => facts.source_ip.clone(),
+        (None, Fact::Unknown) if !http => facts.source_ip.clone(),
+        (None, Fact::Unknown) => Fact::Unknown,
+    };
+    facts.trust_domains = domains;
+    facts
+}
+
+fn read_request(facts: &mut Facts, istio: &Istio, request: &Arriving<'_>) {
+    let normalization = Normalization::read(istio.mesh_config.text("pathNormalization.normalization"));
+    let known = |text: &str| if text.is_empty() { Fact::Unknown } else { Fact::Is(text.to_owned()) };
+    facts.method = known(request.method);
+    facts.host = known(request.host);
+    facts.path = match request.path {
+        "" => Fact::Unknown,
+        path => Fact::Is(normalization.apply(path)),
+    };
+    facts.headers = Fact::or_unknown(request.headers.map(lower));
+}
+
+/// Headers by name in lower case.
+pub(super) fn lower(headers: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect()
+}
