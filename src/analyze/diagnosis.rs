@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::finding::{Finding, Findings, Severity};
 use super::hypothesis;
+use super::istioctl;
 use super::registry::RULES;
 use super::rule::Rule;
 use crate::model::change::Change;
@@ -177,6 +178,15 @@ pub struct Options {
     pub rules: Vec<String>,
     /// Codes or names of rules to leave out.
     pub skip: Vec<String>,
+    /// The tool whose codes findings carry exactly as that tool reports them. `None`: each rule names the codes that mean the same.
+    pub strict_aliases: Option<StrictAliases>,
+}
+
+/// A tool that can be followed to the letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StrictAliases {
+    /// `istioctl analyze`.
+    Istioctl,
 }
 
 impl Options {
@@ -229,5 +239,12 @@ pub fn analyze(snapshot: &Snapshot, options: &Options) -> Diagnosis {
             }
         }
     }
-    hypothesis::conclude(snapshot, findings.finish(), gaps, evaluated, not_evaluated)
+    let mut findings = findings.finish();
+    if options.strict_aliases == Some(StrictAliases::Istioctl) {
+        istioctl::attach(istioctl::messages(snapshot), &mut findings);
+        let mut sorted = Findings::default();
+        findings.into_iter().for_each(|finding| sorted.push(finding));
+        findings = sorted.finish();
+    }
+    hypothesis::conclude(snapshot, findings, gaps, evaluated, not_evaluated)
 }

@@ -189,6 +189,8 @@ pub struct Finding {
     pub id: String,
     /// The rule.
     pub meta: &'static Meta,
+    /// The same diagnosis in other tools: the rule's own, unless somebody asked for exactly what another tool says.
+    pub aliases: Vec<&'static str>,
     /// How bad it is; the rule's own severity unless it knows better.
     pub severity: Severity,
     /// The object, and the field, that somebody would change.
@@ -232,6 +234,7 @@ impl Finding {
         Finding {
             id: fingerprint("f", &parts),
             meta,
+            aliases: meta.aliases.to_vec(),
             severity: meta.severity,
             subject,
             related: vec![],

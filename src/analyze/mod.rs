@@ -8,6 +8,7 @@ pub mod causal;
 pub mod diagnosis;
 pub mod finding;
 pub mod hypothesis;
+pub mod istioctl;
 pub mod logs;
 pub mod narrative;
 pub mod registry;

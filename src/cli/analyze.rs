@@ -5,7 +5,7 @@ use clap::ValueEnum;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::analyze::diagnosis::{Diagnosis, Options, analyze};
+use crate::analyze::diagnosis::{Diagnosis, Options, StrictAliases, analyze};
 use crate::analyze::finding::Severity;
 use crate::analyze::registry::RULES;
 use crate::collect::assemble::assemble;
@@ -40,6 +40,9 @@ pub struct Args {
     /// Leave out these rules
     #[arg(long, value_name = "CODES", value_delimiter = ',')]
     skip_rules: Vec<String>,
+    /// Say also what this tool would, and give findings its codes exactly where, and as often as, it reports them
+    #[arg(long, value_enum, value_name = "TOOL")]
+    strict_aliases: Option<Tool>,
     /// Leave out findings below this severity
     #[arg(long, value_enum, value_name = "S")]
     min_severity: Option<Level>,
@@ -59,6 +62,21 @@ pub enum Output {
     Yaml,
     /// For tickets and chats
     Markdown,
+}
+
+/// A tool that can be followed to the letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Tool {
+    /// istioctl analyze
+    Istioctl,
+}
+
+impl From<Tool> for StrictAliases {
+    fn from(tool: Tool) -> Self {
+        match tool {
+            Tool::Istioctl => StrictAliases::Istioctl,
+        }
+    }
 }
 
 /// A severity on the command line.
@@ -100,7 +118,11 @@ impl Args {
         let name = name(&material, &paths);
         let diagnosis = analyze(
             &assemble(material),
-            &Options { rules: self.rules.clone(), skip: self.skip_rules.clone() },
+            &Options {
+                rules: self.rules.clone(),
+                skip: self.skip_rules.clone(),
+                strict_aliases: self.strict_aliases.map(StrictAliases::from),
+            },
         );
         let reached =
             |level: Level| diagnosis.findings.iter().any(|finding| finding.severity >= level.into());

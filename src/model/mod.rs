@@ -17,6 +17,7 @@ pub mod memo;
 pub mod mesh;
 pub mod network;
 pub mod object;
+pub mod path;
 pub mod proxy;
 pub mod selector;
 pub mod series;

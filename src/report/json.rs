@@ -482,7 +482,7 @@ pub fn finding(finding: &Finding) -> FindingView {
         id: finding.id.clone(),
         code: finding.meta.code.to_owned(),
         name: finding.meta.name.to_owned(),
-        aliases: finding.meta.aliases.iter().map(|alias| (*alias).to_owned()).collect(),
+        aliases: finding.aliases.iter().map(|alias| (*alias).to_owned()).collect(),
         severity: finding.severity.as_str().to_owned(),
         role: format!("{:?}", finding.role),
         subject: (&finding.subject).into(),

@@ -13,6 +13,7 @@
 mod answers;
 mod chart;
 mod collect;
+mod conformance;
 mod controller;
 mod crd;
 mod generated;
