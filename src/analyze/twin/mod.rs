@@ -7,34 +7,83 @@
 //! Configuration of each kind is translated into one model, of listeners and route tables, and that is evaluated as Envoy
 //! would. What is not modelled is answered with [`answer::Outcome::NotModelled`] and a reason, never with a guess.
 
+pub mod address;
 pub mod answer;
 pub mod ask;
+mod backend;
 pub mod gateway_api;
 pub mod http;
 pub mod istio;
+pub mod listener;
 pub mod party;
 pub mod policy;
+pub mod registry;
+mod respond;
+pub mod simulate;
 mod walk;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::model::snapshot::Snapshot;
 use answer::Answer;
 use ask::Ask;
+use istio::destination_rule::DestinationRules;
+use istio::gateway::Declaration;
+use istio::proxy::{Proxy, ProxyKey};
+use istio::virtual_services::VirtualServices;
+use registry::Registry;
 
-/// A snapshot that requests can be asked of. What answers need is indexed once; asking is cheap.
+/// Configurations of proxies that are kept. More sources than this in one reading are made again when they come back.
+const MAX_PROXIES: usize = 4_096;
+
+/// A snapshot that requests can be asked of. What answers need is indexed once, and each proxy's configuration made when it
+/// is first asked for; asking is cheap.
 #[derive(Debug)]
 pub struct Twin<'a> {
     /// What was seen.
     pub snapshot: &'a Snapshot,
+    /// The mesh's hosts.
+    pub registry: Registry<'a>,
+    /// VirtualServices in effect, with what Ingresses stand for.
+    pub virtual_services: VirtualServices,
+    /// DestinationRules by host.
+    pub destination_rules: DestinationRules<'a>,
+    /// Gateways, with what Ingresses stand for, in the order in which they count.
+    pub gateways: Vec<Declaration>,
+    proxies: Mutex<BTreeMap<ProxyKey, Arc<Proxy<'a>>>>,
 }
 
 impl<'a> Twin<'a> {
     /// The twin of a snapshot.
     pub fn new(snapshot: &'a Snapshot) -> Self {
-        Twin { snapshot }
+        let (ingress_gateways, ingress_routes) = istio::ingress::translate(snapshot);
+        Twin {
+            snapshot,
+            registry: Registry::new(snapshot),
+            virtual_services: VirtualServices::new(snapshot, ingress_routes),
+            destination_rules: DestinationRules::new(snapshot),
+            gateways: istio::gateway::declarations(snapshot, ingress_gateways),
+            proxies: Mutex::default(),
+        }
     }
 
     /// What becomes of a request.
     pub fn answer(&self, ask: &Ask) -> Answer {
         walk::answer(self, ask)
+    }
+
+    /// The configuration of a proxy.
+    pub fn proxy(&self, key: ProxyKey) -> Arc<Proxy<'a>> {
+        let known = self.proxies.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        if let Some(proxy) = known {
+            return proxy;
+        }
+        let proxy = Arc::new(Proxy::new(self, key.clone()));
+        let mut proxies = self.proxies.lock().unwrap_or_else(PoisonError::into_inner);
+        if proxies.len() >= MAX_PROXIES {
+            proxies.clear();
+        }
+        proxies.entry(key).or_insert(proxy).clone()
     }
 }

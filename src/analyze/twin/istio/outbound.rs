@@ -1,0 +1,493 @@
+//! What a sidecar listens on for what its pod sends: for each port the listeners of the hosts that have it, merged as the
+//! control plane merges them, and the one for everything unknown.
+
+use core::net::IpAddr;
+use serde_json::Value;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::proxy::Proxy;
+use super::route::{Audience, destination};
+use super::scope::{Egress, Unknown};
+use super::virtual_services::{Effective, MESH};
+use crate::analyze::twin::Twin;
+use crate::analyze::twin::address::Block;
+use crate::analyze::twin::http::table::{
+    Action, Destination, Forward, Route, RouteTable, VirtualHost, Weighted,
+};
+use crate::analyze::twin::listener::{Chain, ChainMatch, Filter, Inspect, Listener, PLAIN_HTTP, Transport};
+use crate::analyze::twin::registry::{Host, Origin, Resolution};
+use crate::model::fields::Fields;
+use crate::model::mesh::istio::hosts_overlap;
+use crate::model::network::Protocol;
+use crate::model::object::ObjectRef;
+
+/// The port to which all of a pod's connections are redirected.
+const REDIRECT_PORT: u16 = 15001;
+
+/// The listeners of one port.
+#[derive(Debug)]
+pub struct Port {
+    by_address: HashMap<IpAddr, Arc<Listener>>,
+    any: Option<Arc<Listener>>,
+    unknown: Arc<Listener>,
+}
+
+impl Port {
+    /// The listener of a connection to an address: the address's own, else that of all addresses, else the one for
+    /// everything unknown.
+    pub fn listener(&self, ip: Option<IpAddr>) -> Arc<Listener> {
+        let own = ip.and_then(|ip| self.by_address.get(&ip));
+        own.or(self.any.as_ref()).unwrap_or(&self.unknown).clone()
+    }
+}
+
+/// How a listener reads what it takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Http,
+    Tcp,
+    /// By the first bytes.
+    Auto,
+}
+
+fn kind(protocol: Protocol) -> Option<Kind> {
+    match protocol {
+        Protocol::Http | Protocol::Http2 | Protocol::Grpc => Some(Kind::Http),
+        Protocol::Tcp | Protocol::Tls | Protocol::OtherTcp => Some(Kind::Tcp),
+        Protocol::Unknown => Some(Kind::Auto),
+        Protocol::Udp => None,
+    }
+}
+
+/// A listener in the making.
+struct Entry {
+    /// The address it is bound to; none for all.
+    ip: Option<IpAddr>,
+    /// As it stands in the listener's name.
+    bind: String,
+    kind: Kind,
+    /// A protocol in which the server speaks first: nothing else may share its port.
+    server_first: bool,
+    chains: Vec<Chain>,
+    locked: bool,
+}
+
+/// One host's claim on a port.
+struct Claim<'c, 'a> {
+    host: &'c Host<'a>,
+    port: u16,
+    protocol: Protocol,
+    ip: Option<IpAddr>,
+    bind: String,
+    blocks: Vec<Block>,
+}
+
+/// The listeners of a port.
+pub(super) fn port<'a>(twin: &Twin<'a>, proxy: &Proxy<'a>, number: u16) -> Port {
+    let mut entries: Vec<Entry> = vec![];
+    for egress in &proxy.scope.egress {
+        let services = proxy.scope.virtual_services(twin, egress);
+        match egress.port {
+            Some((own, protocol)) if own == number => {
+                for host in proxy.scope.hosts(twin, egress, None) {
+                    for claim in claims(twin, proxy, egress, host, number, protocol) {
+                        add(twin, proxy, &services, claim, &mut entries);
+                    }
+                }
+            }
+            Some(_) => {}
+            None => {
+                // Ports that an earlier egress listener names are its own.
+                entries.iter_mut().for_each(|entry| entry.locked = true);
+                for host in proxy.scope.hosts(twin, egress, Some(number)) {
+                    let Some(port) = host.port(number) else { continue };
+                    for claim in claims(twin, proxy, egress, host, number, port.protocol) {
+                        add(twin, proxy, &services, claim, &mut entries);
+                    }
+                }
+            }
+        }
+    }
+    let (mut by_address, mut any) = (HashMap::new(), None);
+    for entry in entries {
+        let ip = entry.ip;
+        let listener = Arc::new(finish(proxy, entry, number));
+        match ip {
+            Some(ip) => {
+                by_address.insert(ip, listener);
+            }
+            None => any = Some(listener),
+        }
+    }
+    Port { by_address, any, unknown: Arc::new(catch_all(proxy)) }
+}
+
+/// The addresses on which a host claims a port: its own one, all of them, or those of its pods.
+fn claims<'c, 'a>(
+    twin: &Twin<'_>,
+    proxy: &Proxy<'_>,
+    egress: &Egress,
+    host: &'c Host<'a>,
+    port: u16,
+    protocol: Protocol,
+) -> Vec<Claim<'c, 'a>> {
+    let Some(kind) = kind(protocol).filter(|_| host.resolution != Resolution::Alias) else { return vec![] };
+    let claim = |ip: Option<IpAddr>, bind: String, blocks: Vec<Block>| Claim {
+        host,
+        port,
+        protocol,
+        ip,
+        bind,
+        blocks,
+    };
+    let all = || wildcard(proxy);
+    if egress.own_port || !egress.bind.is_empty() {
+        let bind = if egress.bind.is_empty() { "127.0.0.1" } else { egress.bind.as_str() };
+        let ip = bind.parse::<IpAddr>().ok().filter(|ip| !ip.is_unspecified());
+        return vec![claim(ip, bind.to_owned(), vec![])];
+    }
+    if kind == Kind::Http {
+        return vec![claim(None, all(), vec![])];
+    }
+    if let Some(ip) = host.placeholder {
+        // A Service of plain manifests has an address that nobody knows yet.
+        return vec![claim(Some(ip), host.name.clone(), vec![])];
+    }
+    if let Some(ip) = proxy.address_of(host) {
+        return vec![claim(Some(ip), ip.to_string(), vec![])];
+    }
+    if !host.addresses.is_empty() {
+        return vec![claim(None, all(), host.addresses.clone())];
+    }
+    // Without an address of its own a headless Service is reached at its pods'.
+    if let Origin::Service(service) = host.origin
+        && host.resolution == Resolution::Original
+    {
+        let pods = twin.snapshot.pods_behind(service).flat_map(|pod| pod.ips.first());
+        return pods
+            .filter(|ip| proxy.key.node.ips.first() != Some(*ip))
+            .filter_map(|ip| Some(claim(Some(ip.parse().ok()?), ip.clone(), vec![])))
+            .collect();
+    }
+    vec![claim(None, all(), vec![])]
+}
+
+/// All addresses, as they stand in listeners' names.
+pub(super) fn wildcard(proxy: &Proxy<'_>) -> String {
+    wildcard_of(&proxy.key.node.ips).to_owned()
+}
+
+/// The same for a pod with these addresses.
+pub(super) fn wildcard_of(ips: &[String]) -> &'static str {
+    if !ips.is_empty() && ips.iter().all(|ip| ip.contains(':')) { "::" } else { "0.0.0.0" }
+}
+
+fn add(
+    twin: &Twin<'_>,
+    proxy: &Proxy<'_>,
+    services: &[&Effective],
+    claim: Claim<'_, '_>,
+    entries: &mut Vec<Entry>,
+) {
+    let Some(mut kind) = kind(claim.protocol) else { return };
+    let at = entries.iter().position(|entry| entry.ip == claim.ip && entry.bind == claim.bind);
+    let current = at.and_then(|at| entries.get(at));
+    if current.is_some_and(|entry| entry.locked) {
+        return;
+    }
+    let server_first = claim.protocol == Protocol::OtherTcp;
+    let current = current.map(|entry| (entry.kind, entry.server_first));
+    let chains = match (kind, current) {
+        // Hosts of HTTP share a listener: its route table tells them apart.
+        (Kind::Http, Some((Kind::Http | Kind::Auto, _))) | (Kind::Auto, Some((Kind::Auto, _))) => return,
+        (Kind::Http, _) => {
+            let sniffed = claim.ip.is_none();
+            let chain = http_chain(claim.port.to_string(), sniffed);
+            if sniffed {
+                // Bytes that are no HTTP fall through.
+                kind = Kind::Auto;
+            }
+            vec![chain]
+        }
+        (Kind::Tcp, _) => l4_chains(twin, proxy, services, &claim),
+        (Kind::Auto, _) => {
+            let mut chains = l4_chains(twin, proxy, services, &claim);
+            let table = match claim.ip {
+                Some(_) => format!("{}:{}", claim.host.name, claim.port),
+                None => claim.port.to_string(),
+            };
+            chains.push(http_chain(table, true));
+            chains
+        }
+    };
+    match (at.and_then(|at| entries.get_mut(at)), current) {
+        (Some(_), Some((_, first))) if first != server_first => {}
+        (Some(entry), Some((Kind::Http, _))) if kind == Kind::Auto => {
+            entry.kind = kind;
+            entry.chains = chains;
+        }
+        (Some(entry), _) => {
+            if entry.kind != kind {
+                entry.kind = Kind::Auto;
+            }
+            for chain in chains {
+                if !entry.chains.iter().any(|known| alike(&known.matching, &chain.matching)) {
+                    entry.chains.push(chain);
+                }
+            }
+        }
+        (None, _) => {
+            entries.push(Entry { ip: claim.ip, bind: claim.bind, kind, server_first, chains, locked: false });
+        }
+    }
+}
+
+/// Whether two filter chains take the same: the order of names and blocks does not matter, nor does `*`.
+fn alike(a: &ChainMatch, b: &ChainMatch) -> bool {
+    let names = |m: &ChainMatch| m.sni.iter().filter(|name| *name != "*").cloned().collect::<BTreeSet<_>>();
+    let blocks = |m: &ChainMatch| m.blocks.iter().copied().collect::<BTreeSet<_>>();
+    a.transport == b.transport && a.alpn == b.alpn && names(a) == names(b) && blocks(a) == blocks(b)
+}
+
+fn http_chain(table: String, sniffed: bool) -> Chain {
+    let matching = if sniffed {
+        ChainMatch { transport: Some(Transport::Raw), alpn: PLAIN_HTTP.to_vec(), ..ChainMatch::default() }
+    } else {
+        ChainMatch::default()
+    };
+    Chain { name: String::new(), matching, tls: None, filter: Filter::Http(table, None), source: None }
+}
+
+/// The filter chains of a host's bytes, by its VirtualServices' `tls` or `tcp` rules.
+fn l4_chains(
+    twin: &Twin<'_>,
+    proxy: &Proxy<'_>,
+    services: &[&Effective],
+    claim: &Claim<'_, '_>,
+) -> Vec<Chain> {
+    let audience = Audience {
+        registry: &twin.registry,
+        namespace: &proxy.key.node.namespace,
+        labels: &proxy.key.node.labels,
+        gateway: MESH,
+        port: claim.port,
+        tls: false,
+    };
+    let own = services.iter().filter(|vs| vs.hosts.iter().any(|host| hosts_overlap(host, &claim.host.name)));
+    if claim.protocol == Protocol::Tls {
+        tls_chains(own, claim, &audience)
+    } else {
+        tcp_chains(own, claim, &audience)
+    }
+}
+
+fn tls_chains<'v>(
+    services: impl Iterator<Item = &'v &'v Effective>,
+    claim: &Claim<'_, '_>,
+    audience: &Audience<'_>,
+) -> Vec<Chain> {
+    let mut out: Vec<Chain> = vec![];
+    let mut seen = BTreeSet::new();
+    for vs in services {
+        for (rule, source) in &vs.tls {
+            for (at, condition) in rule.list("match").iter().enumerate() {
+                let (names, subnets) = (condition.texts("sniHosts"), condition.texts("destinationSubnets"));
+                if !l4_meant_for(condition, audience) || !seen.insert((names.clone(), subnets.clone())) {
+                    continue;
+                }
+                let blocks = if subnets.is_empty() { claim.blocks.clone() } else { parse_blocks(&subnets) };
+                let source = source.field(format!("{}.match[{at}]", source.field_path));
+                out.push(l4_chain(names, blocks, weighted(rule, vs, &source, audience), Some(source)));
+            }
+        }
+    }
+    if out.is_empty() {
+        // Where hosts share an address only the server name tells them apart.
+        let shared = claim.ip.is_none();
+        let names = if shared { vec![claim.host.name.clone()] } else { vec![] };
+        out.push(l4_chain(names, claim.blocks.clone(), vec![whole(claim)], None));
+    }
+    out
+}
+
+fn tcp_chains<'v>(
+    services: impl Iterator<Item = &'v &'v Effective>,
+    claim: &Claim<'_, '_>,
+    audience: &Audience<'_>,
+) -> Vec<Chain> {
+    let mut out = vec![];
+    for vs in services {
+        for (rule, source) in &vs.tcp {
+            let conditions = rule.list("match");
+            let mut subnets = vec![];
+            let mut everything = conditions.is_empty();
+            for condition in conditions.iter().filter(|condition| l4_meant_for(condition, audience)) {
+                let own = condition.texts("destinationSubnets");
+                everything |= own.is_empty();
+                subnets.extend(own);
+            }
+            let to = || weighted(rule, vs, source, audience);
+            if everything {
+                out.push(l4_chain(vec![], claim.blocks.clone(), to(), Some(source.clone())));
+                return out;
+            }
+            if !subnets.is_empty() {
+                out.push(l4_chain(vec![], parse_blocks(&subnets), to(), Some(source.clone())));
+            }
+        }
+    }
+    if !out.iter().any(|chain: &Chain| !claim.blocks.is_empty() && chain.matching.blocks == claim.blocks) {
+        out.push(l4_chain(vec![], claim.blocks.clone(), vec![whole(claim)], None));
+    }
+    out
+}
+
+fn parse_blocks(texts: &[String]) -> Vec<Block> {
+    texts.iter().filter_map(|text| Block::parse(text)).collect()
+}
+
+fn l4_chain(sni: Vec<String>, blocks: Vec<Block>, to: Vec<Weighted>, source: Option<ObjectRef>) -> Chain {
+    let sni = if sni.iter().any(|name| name == "*") { vec![] } else { sni };
+    Chain {
+        name: String::new(),
+        matching: ChainMatch { sni, blocks, ..ChainMatch::default() },
+        tls: None,
+        filter: Filter::Tcp(to),
+        source,
+    }
+}
+
+/// The host itself; where the listener's port is none of its ports and it has only one, that one.
+fn whole(claim: &Claim<'_, '_>) -> Weighted {
+    let port = match claim.host.ports.as_slice() {
+        [only] => only.number,
+        _ => claim.port,
+    };
+    let to = Destination::Host { host: claim.host.name.clone(), subset: String::new(), port };
+    Weighted::whole(to, claim.host.reference().clone())
+}
+
+/// The destinations of a `tls` or `tcp` rule.
+pub(super) fn weighted(
+    rule: &Value,
+    vs: &Effective,
+    source: &ObjectRef,
+    audience: &Audience<'_>,
+) -> Vec<Weighted> {
+    let entries = rule.list("route");
+    let rule_path = source.field_path.split(".match[").next().unwrap_or_default().to_owned();
+    let mut out = vec![];
+    for (at, entry) in entries.iter().enumerate() {
+        let weight = entry.int("weight").and_then(|weight| u32::try_from(weight).ok()).unwrap_or(0);
+        if entries.len() > 1 && weight == 0 {
+            continue;
+        }
+        let to = destination(entry.at("destination").unwrap_or(&Value::Null), vs.namespace(), audience);
+        let field = format!("{rule_path}.route[{at}].destination");
+        out.push(Weighted { weight: weight.max(1), ..Weighted::whole(to, source.field(field)) });
+    }
+    out
+}
+
+/// Whether the parts of a `tls` or `tcp` condition that concern the proxy hold; unlike those of `http`, labels count beside
+/// gateways.
+pub(super) fn l4_meant_for(condition: &Value, audience: &Audience<'_>) -> bool {
+    let gateways = condition.texts("gateways");
+    let labels = condition.text_map("sourceLabels");
+    let namespace = condition.text("sourceNamespace").unwrap_or_default();
+    let port = condition.int("port").filter(|port| *port != 0);
+    (gateways.is_empty() || gateways.iter().any(|gateway| gateway == audience.gateway))
+        && labels.iter().all(|(key, value)| audience.labels.get(key) == Some(value))
+        && (namespace.is_empty() || namespace == audience.namespace)
+        && port.is_none_or(|port| port == i64::from(audience.port))
+}
+
+/// A listener from its entry: the chain that takes everything becomes the default one.
+fn finish(proxy: &Proxy<'_>, entry: Entry, port: u16) -> Listener {
+    let (any, mut chains): (Vec<Chain>, Vec<Chain>) =
+        entry.chains.into_iter().partition(|chain| chain.matching.is_any());
+    let mut default = any.into_iter().next_back();
+    if chains.is_empty() {
+        chains.extend(default.take());
+    } else if default.is_none() {
+        default = Some(Chain {
+            name: "PassthroughFilterChain".to_owned(),
+            matching: ChainMatch::default(),
+            tls: None,
+            filter: Filter::Tcp(vec![unknown_destination(proxy)]),
+            source: proxy.scope.unknown.1.clone(),
+        });
+    }
+    Listener {
+        name: format!("{}_{port}", entry.bind),
+        tls_inspector: Inspect::all(chains.iter().any(|chain| !chain.matching.sni.is_empty())),
+        http_inspector: Inspect::all(chains.iter().any(|chain| !chain.matching.alpn.is_empty())),
+        chains,
+        default,
+    }
+}
+
+fn unknown_destination(proxy: &Proxy<'_>) -> Weighted {
+    Weighted::whole(proxy.scope.fallback(), proxy.scope.unknown.1.clone().unwrap_or_default())
+}
+
+/// The listener for what the mesh does not know.
+fn catch_all(proxy: &Proxy<'_>) -> Listener {
+    let chain = |name: &str, matching: ChainMatch, filter: Filter| Chain {
+        name: name.to_owned(),
+        matching,
+        tls: None,
+        filter,
+        source: proxy.scope.unknown.1.clone(),
+    };
+    let own_port = ChainMatch { port: Some(REDIRECT_PORT), ..ChainMatch::default() };
+    let nowhere = Weighted::whole(Destination::BlackHole, ObjectRef::default());
+    let mut chains = vec![chain("virtualOutbound-blackhole", own_port, Filter::Tcp(vec![nowhere]))];
+    let bytes = Filter::Tcp(vec![unknown_destination(proxy)]);
+    let sniffs = proxy.scope.unknown.0 == Unknown::DynamicDns;
+    if sniffs {
+        let mut table = RouteTable::new("allow_any");
+        table.push(any_host(proxy));
+        let http = ChainMatch {
+            transport: Some(Transport::Raw),
+            alpn: PLAIN_HTTP.to_vec(),
+            ..ChainMatch::default()
+        };
+        let filter = Filter::Http(table.name.clone(), Some(Arc::new(table)));
+        chains.push(chain("virtualOutbound-catchall-http", http, filter));
+    }
+    Listener {
+        name: "virtualOutbound".to_owned(),
+        chains,
+        default: Some(chain("virtualOutbound-catchall-tcp", ChainMatch::default(), bytes)),
+        tls_inspector: Inspect::all(false),
+        http_inspector: Inspect::all(sniffs),
+    }
+}
+
+/// The virtual host for requests to hosts that the mesh does not know.
+pub(super) fn any_host(proxy: &Proxy<'_>) -> VirtualHost {
+    let source = proxy.scope.unknown.1.clone().unwrap_or_default();
+    let (name, action) = match proxy.scope.unknown.0 {
+        Unknown::RegistryOnly => {
+            let reason = "the mesh knows no such host, and outboundTrafficPolicy is REGISTRY_ONLY";
+            ("block_all", Action::Respond { status: 502, reason: reason.to_owned() })
+        }
+        unknown => {
+            let to = match unknown {
+                Unknown::DynamicDns => Destination::Original("AllowAnyDynamicDNSCluster"),
+                _ => proxy.scope.fallback(),
+            };
+            let to = vec![Weighted::whole(to, source.clone())];
+            ("allow_any", Action::Forward(Box::new(Forward { to, ..Forward::default() })))
+        }
+    };
+    let route = Route { name: name.to_owned(), ..Route::any(source, action) };
+    VirtualHost {
+        name: name.to_owned(),
+        domains: vec!["*".to_owned()],
+        routes: vec![route],
+        require_tls: None,
+    }
+}

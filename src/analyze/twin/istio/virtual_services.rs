@@ -1,0 +1,146 @@
+//! VirtualServices as routing reads them: hosts and gateways in full, delegates merged in, in the order in which they count.
+
+use serde_json::Value;
+use std::collections::{BTreeMap, HashMap};
+
+use super::delegate;
+use super::full_host;
+use crate::analyze::twin::registry::visible;
+use crate::model::fields::Fields;
+use crate::model::mesh::istio::VirtualService;
+use crate::model::object::ObjectRef;
+use crate::model::snapshot::Snapshot;
+
+/// The gateway name that stands for all sidecars.
+pub const MESH: &str = "mesh";
+
+/// One rule of `spec.http`, its delegate's rules in its place.
+#[derive(Debug, Clone)]
+pub struct HttpRule {
+    /// The rule, with what its root and its delegate say merged.
+    pub body: Value,
+    /// Its conditions, each with where it stands; none takes every request.
+    pub matches: Vec<(Value, ObjectRef)>,
+    /// Where the rule itself stands.
+    pub source: ObjectRef,
+    /// The namespace in which its short names are read.
+    pub namespace: String,
+}
+
+/// A VirtualService as it takes effect.
+#[derive(Debug, Clone)]
+pub struct Effective {
+    /// What names it.
+    pub reference: ObjectRef,
+    /// Its hosts in full, in lower case.
+    pub hosts: Vec<String>,
+    /// The gateways it is bound to: `mesh`, `namespace/name`.
+    pub gateways: Vec<String>,
+    /// Who sees it.
+    pub export_to: Vec<String>,
+    /// `spec.http`.
+    pub http: Vec<HttpRule>,
+    /// `spec.tls`.
+    pub tls: Vec<(Value, ObjectRef)>,
+    /// `spec.tcp`.
+    pub tcp: Vec<(Value, ObjectRef)>,
+    /// Whether prefixes are of whole segments, as in an Ingress.
+    pub ingress: bool,
+}
+
+impl Effective {
+    /// Its namespace.
+    pub fn namespace(&self) -> &str {
+        &self.reference.namespace
+    }
+
+    /// Whether proxies of a namespace see it.
+    pub fn visible_to(&self, namespace: &str) -> bool {
+        visible(&self.export_to, self.namespace(), namespace)
+    }
+
+    /// Whether it is visible in its own namespace only.
+    fn private(&self) -> bool {
+        !self.export_to.is_empty() && self.export_to.iter().all(|to| to == "." || to == self.namespace())
+    }
+}
+
+/// All of them, oldest first, then by name and namespace.
+#[derive(Debug, Default)]
+pub struct VirtualServices {
+    all: Vec<Effective>,
+    by_gateway: HashMap<String, Vec<usize>>,
+}
+
+impl VirtualServices {
+    /// Reads all, and those that Ingresses stand for, by their names.
+    pub fn new(snapshot: &Snapshot, of_ingresses: Vec<(String, Effective)>) -> Self {
+        let default = snapshot.istio.mesh_config.texts("defaultVirtualServiceExportTo");
+        let roots: BTreeMap<(&str, &str), &VirtualService> = snapshot
+            .istio
+            .virtual_services
+            .iter()
+            .map(|vs| ((vs.object.namespace(), vs.object.name()), vs))
+            .collect();
+        let own = snapshot.istio.virtual_services.iter().filter(|vs| !vs.hosts.is_empty()).map(|vs| {
+            // Without hosts it is a delegate: it counts where another one names it.
+            let name = format!("{}.{}", vs.object.name(), vs.object.namespace());
+            (vs.object.created, name, effective(vs, &roots, &default))
+        });
+        // What is made from Ingresses carries no time, and so comes before what does.
+        let made = of_ingresses.into_iter().map(|(name, vs)| (None, name, vs));
+        let mut all: Vec<(Option<jiff::Timestamp>, String, Effective)> = own.chain(made).collect();
+        all.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+        let all: Vec<Effective> = all.into_iter().map(|(_, _, vs)| vs).collect();
+        let mut by_gateway: HashMap<String, Vec<usize>> = HashMap::new();
+        for (at, vs) in all.iter().enumerate() {
+            for gateway in &vs.gateways {
+                let list = by_gateway.entry(gateway.clone()).or_default();
+                if list.last() != Some(&at) {
+                    list.push(at);
+                }
+            }
+        }
+        VirtualServices { all, by_gateway }
+    }
+
+    /// Those bound to a gateway that proxies of a namespace see: those that only this namespace sees first.
+    pub fn bound<'s>(&'s self, gateway: &str, namespace: &'s str) -> Vec<&'s Effective> {
+        let at = self.by_gateway.get(gateway).map_or(&[][..], Vec::as_slice);
+        let seen = at.iter().filter_map(|at| self.all.get(*at)).filter(|vs| vs.visible_to(namespace));
+        let (mut own, others): (Vec<_>, Vec<_>) = seen.partition(|vs| vs.private());
+        own.extend(others);
+        own
+    }
+}
+
+fn effective(
+    vs: &VirtualService,
+    known: &BTreeMap<(&str, &str), &VirtualService>,
+    default: &[String],
+) -> Effective {
+    let namespace = vs.object.namespace();
+    let body = &vs.object.body;
+    let entries = |list: &'static str| {
+        body.list(&format!("spec.{list}"))
+            .iter()
+            .enumerate()
+            .map(|(at, entry)| (entry.clone(), vs.reference().field(format!("spec.{list}[{at}]"))))
+            .collect::<Vec<_>>()
+    };
+    let gateways = vs.gateways.iter().map(|gateway| match gateway.as_str() {
+        MESH => MESH.to_owned(),
+        name if name.contains('/') => name.to_owned(),
+        name => format!("{namespace}/{name}"),
+    });
+    Effective {
+        reference: vs.reference().clone(),
+        hosts: vs.hosts.iter().map(|host| full_host(host, namespace).to_ascii_lowercase()).collect(),
+        gateways: gateways.collect(),
+        export_to: if vs.export_to.is_empty() { default.to_vec() } else { vs.export_to.clone() },
+        http: delegate::rules(vs, known),
+        tls: entries("tls"),
+        tcp: entries("tcp"),
+        ingress: false,
+    }
+}
