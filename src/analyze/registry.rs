@@ -156,10 +156,19 @@ pub const RULES: &[&dyn Rule] = &[
     &istio::calls_to_ended_pods::CallsToEndedPods,
     &istio::job_kept_by_proxy::JobKeptByProxy,
     &istio::headless_port_undeclared::HeadlessPortUndeclared,
+    &istio::connections_pin_to_one_pod::ConnectionsPinToOnePod,
     &istio::retries_amplify::RetriesAmplify,
+    &istio::streams_end_at_one_age::StreamsEndAtOneAge,
     &istio::locality_without_endpoints::LocalityWithoutEndpoints,
+    &istio::remote_cluster_unreachable::RemoteClusterUnreachable,
+    &istio::names_not_captured::NamesNotCaptured,
     &istio::waypoint_missing::WaypointMissing,
     &istio::runs_as_proxy::RunsAsProxy,
+    &istio::session_affinity_imbalance::SessionAffinityImbalance,
+    &istio::timeouts_inverted::TimeoutsInverted,
+    &istio::retries_multiply::RetriesMultiply,
+    &istio::proxy_throttled::ProxyThrottled,
+    &istio::pool_nearly_full::PoolNearlyFull,
 
     // Linkerd.
     &linkerd::failfast::LinkerdFailfast,
@@ -168,6 +177,7 @@ pub const RULES: &[&dyn Rule] = &[
     // Network policies and DNS.
     &network::network_policy_blocks::NetworkPolicyBlocks,
     &network::mesh_port_blocked::MeshPortBlocked,
+    &network::large_transfers_stall::LargeTransfersStall,
 
     // Quotas, admission, budgets, autoscalers, certificates, jobs, nodes.
     &platform::quota_exceeded::QuotaExceeded,

@@ -29,6 +29,10 @@ pub struct AccessRecord {
     pub transport_failure: String,
     /// Whole milliseconds from the first byte in to the last byte out.
     pub duration_ms: u64,
+    /// Bytes of the request's body, or that the client sent on a bare connection.
+    pub received: u64,
+    /// Bytes of the answer's body, or that the client was sent on a bare connection.
+    pub sent: u64,
     /// Milliseconds that the upstream took; `None` where it never answered.
     pub upstream_ms: Option<u64>,
     /// The client's user agent.
@@ -173,8 +177,8 @@ fn parse_text(line: &str, at: Option<Timestamp>) -> Option<AccessRecord> {
             (text, false) => termination = present(text),
         }
     };
-    let _received = cursor.word()?;
-    let _sent = cursor.word()?;
+    let received = cursor.next()?.0.parse().unwrap_or(0);
+    let sent = cursor.next()?.0.parse().unwrap_or(0);
     let duration_ms = cursor.next()?.0.parse().unwrap_or(0);
     let upstream_ms = cursor.next()?.0.parse().ok();
     let _forwarded_for = cursor.word()?;
@@ -188,6 +192,8 @@ fn parse_text(line: &str, at: Option<Timestamp>) -> Option<AccessRecord> {
         details: present(&details),
         termination,
         transport_failure,
+        received,
+        sent,
         duration_ms,
         upstream_ms,
         user_agent: cursor.word()?,
@@ -222,6 +228,8 @@ fn parse_json(line: &str, at: Option<Timestamp>) -> Option<AccessRecord> {
         details: text("response_code_details"),
         termination: text("connection_termination_details"),
         transport_failure: text("upstream_transport_failure_reason"),
+        received: text("bytes_received").parse().unwrap_or(0),
+        sent: text("bytes_sent").parse().unwrap_or(0),
         duration_ms: text("duration").parse().unwrap_or(0),
         upstream_ms: text("upstream_service_time").parse().ok(),
         user_agent: text("user_agent"),
@@ -247,7 +255,7 @@ mod tests {
     fn the_default_text_format() {
         let record = parse(OK, None).unwrap();
         assert_eq!((record.code, record.duration_ms, record.upstream_ms), (200, 12, Some(11)));
-        assert_eq!(record.path, "/a?b=c d");
+        assert_eq!((record.path.as_str(), record.received, record.sent), ("/a?b=c d", 0, 45));
         assert_eq!(record.cluster, "outbound|80||checkout.shop.svc.cluster.local");
         assert_eq!((record.server_name.as_str(), record.route.as_str()), ("", "default"));
         assert!(record.via_upstream() && !record.failed());

@@ -166,9 +166,11 @@ impl Case {
     }
 }
 
-type Key<'a> = (&'a str, &'a str, &'a str);
+/// Namespace, pod and container.
+pub type Key<'a> = (&'a str, &'a str, &'a str);
 
-fn by_container<'a>(snapshot: &'a Snapshot, name: &'a str) -> BTreeMap<Key<'a>, Vec<&'a Series>> {
+/// The series of a name by container.
+pub fn by_container<'a>(snapshot: &'a Snapshot, name: &'a str) -> BTreeMap<Key<'a>, Vec<&'a Series>> {
     let mut out: BTreeMap<Key<'a>, Vec<&'a Series>> = BTreeMap::new();
     for series in snapshot.series_named(name) {
         out.entry((series.label("namespace"), series.label("pod"), series.label("container")))
@@ -180,7 +182,7 @@ fn by_container<'a>(snapshot: &'a Snapshot, name: &'a str) -> BTreeMap<Key<'a>, 
 
 /// The phase of throttling that a pair of counters ends in: its beginning, its throttled periods and all of its periods.
 /// `None` where it is none that lasts, or one that is over.
-fn phase(throttled: &Series, periods: &Series) -> Option<(f64, f64, f64)> {
+pub fn phase(throttled: &Series, periods: &Series) -> Option<(f64, f64, f64)> {
     let all: BTreeMap<i64, f64> = periods.points.iter().map(|(t, v)| (t.round() as i64, *v)).collect();
     let steps = throttled.points.iter().zip(throttled.points.iter().skip(1)).filter_map(|(a, b)| {
         let grown = all.get(&(b.0.round() as i64))? - all.get(&(a.0.round() as i64))?;
