@@ -203,6 +203,11 @@ pub const PERMISSIONS: &[Permission] = &[
     read_cluster("networking.k8s.io", &["ingressclasses"], "which controller serves an Ingress"),
     read_cluster("scheduling.k8s.io", &["priorityclasses"], "whose pods give way to whose"),
     read_cluster("apiregistration.k8s.io", &["apiservices"], "which parts of the API do not answer"),
+    read_cluster(
+        "policy.networking.k8s.io",
+        &["adminnetworkpolicies", "baselineadminnetworkpolicies"],
+        "who may connect, before and after the NetworkPolicies of a namespace",
+    ),
     read_cluster("gateway.networking.k8s.io", &["gatewayclasses"], "which controller serves a Gateway"),
     read_cluster(
         "apiextensions.k8s.io",

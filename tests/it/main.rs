@@ -23,3 +23,4 @@ mod replay;
 mod rules;
 mod scenarios;
 mod traffic;
+mod twin;

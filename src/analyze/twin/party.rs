@@ -39,8 +39,10 @@ impl<'a> Party<'a> {
         };
         kinds.into_iter().find_map(|kind| {
             let reference = ObjectRef::new(kind, &named.namespace, &named.name);
-            if kind == "Pod" {
-                return snapshot.pod(&named.namespace, &named.name).map(|pod| Party::of_pod(snapshot, pod));
+            if kind == "Pod"
+                && let Some(pod) = snapshot.pod(&named.namespace, &named.name)
+            {
+                return Some(Party::of_pod(snapshot, pod));
             }
             let pods: Vec<&Pod> = snapshot.pods_of(&reference).filter(|pod| !pod.ended()).collect();
             let name =
@@ -58,7 +60,8 @@ impl<'a> Party<'a> {
                     pod: None,
                     proxy: injected(snapshot, workload.object.namespace(), &workload.template),
                 }),
-                (None, None) => None,
+                (None, None) => owned(snapshot, kind, named)
+                    .map(|pod| Party { reference, ..Party::of_pod(snapshot, pod) }),
             }
         })
     }
@@ -87,6 +90,17 @@ impl<'a> Party<'a> {
     pub fn ips(&self) -> &[String] {
         self.pod.map_or(&[], |pod| pod.ips.as_slice())
     }
+}
+
+/// A pod that names this as its owner: a ReplicaSet below a Deployment, or whatever was not read itself. An owner without a
+/// kind goes by its name alone.
+fn owned<'a>(snapshot: &'a Snapshot, kind: &str, named: &Named) -> Option<&'a Pod> {
+    let own = |owner: &ObjectRef| {
+        owner.name == named.name && (owner.kind == kind || (owner.kind.is_empty() && kind == "Pod"))
+    };
+    snapshot.pods.iter().find(|pod| {
+        pod.object.namespace() == named.namespace && !pod.ended() && pod.object.owners.iter().any(own)
+    })
 }
 
 /// Whether Istio's webhook puts a proxy into pods of this template: the pod's own word, else its namespace's.

@@ -16,7 +16,7 @@ use crate::model::fields::Fields;
 use crate::model::gap::{Gap, GapReason};
 
 /// Reads one or several paths as one bundle. A path is a folder, an archive, a YAML or JSON file, or `-` for standard
-/// input. An object that stands in several files (same kind and uid) is kept once, in its newest version.
+/// input. An object that stands in several files (same kind, uid and name) is kept once, in its newest version.
 ///
 /// # Errors
 /// A path that cannot be opened, an entry that is a link or leaves the folder, a bound that was reached, a manifest that
@@ -60,8 +60,8 @@ struct Reader {
     /// Faults beyond those that became gaps.
     more_faults: usize,
     first_fault: Option<String>,
-    /// Where the object of this kind and uid stands.
-    seen: HashMap<(String, String), usize>,
+    /// Where the object of this kind, uid and name stands.
+    seen: HashMap<(String, String, String), usize>,
 }
 
 impl Sink for Reader {
@@ -247,7 +247,9 @@ impl Reader {
                 objects.push(object);
                 continue;
             }
-            match self.seen.entry((object.string("kind"), uid)) {
+            // Objects that somebody copied by hand share their uid, but not their name.
+            let name = format!("{}/{}", object.string("metadata.namespace"), object.string("metadata.name"));
+            match self.seen.entry((object.string("kind"), uid, name)) {
                 std::collections::hash_map::Entry::Vacant(slot) => {
                     slot.insert(objects.len());
                     objects.push(object);

@@ -139,6 +139,8 @@ pub const KINDS: &[Kind] = &[
         "validatingwebhookconfigurations",
         "ValidatingWebhookConfiguration",
     ),
+    cluster("policy.networking.k8s.io", "adminnetworkpolicies", "AdminNetworkPolicy"),
+    cluster("policy.networking.k8s.io", "baselineadminnetworkpolicies", "BaselineAdminNetworkPolicy"),
     cluster(GATEWAY_API, "gatewayclasses", "GatewayClass"),
     Kind { source: Some(Source::Events), ..own("", "events", "Event", "Events") },
     // The same events as the core group's on an API server; a replayed bundle may hold only these.

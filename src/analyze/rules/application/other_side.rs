@@ -157,11 +157,20 @@ pub fn addresses(calls: &Calls) -> BTreeSet<String> {
 /// Policies that let the call through nowhere.
 fn policies(snapshot: &Snapshot, calls: &Calls, service: &Service, look: &mut Look) {
     if let Some(caller) = snapshot.workload(&calls.caller)
-        && let Some((policy, direction, port, _)) = network_policy_blocks::blocked(snapshot, caller, service)
+        && let Some((policy, port, _)) = network_policy_blocks::blocked(snapshot, caller, service)
     {
         look.add(
             &policy.object.reference,
-            format!("no {} rule of it leads from {} to port {port}", direction.field(), calls.caller),
+            match policy.denies() {
+                true => format!("{} denies {} port {port}", policy.reference.field_path, calls.caller),
+                false => {
+                    format!(
+                        "no {} rule of it leads from {} to port {port}",
+                        policy.direction.field(),
+                        calls.caller
+                    )
+                }
+            },
         );
     }
 }

@@ -3,12 +3,14 @@
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-use super::policy_match::{Mismatch, Request, Verdict, judge};
+use super::policy_match::Request;
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role};
 use crate::analyze::remedy::{Prevention, Remedy, Risk, pointer};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::traffic::way::{Signs, Way};
 use crate::analyze::traffic::{Failures, blame, failures, text};
+use crate::analyze::twin::policy::istio::authorization::is_dry_run;
+use crate::analyze::twin::policy::istio::rule::{Mismatch, Purpose, Verdict, judge};
 use crate::model::fields::Fields;
 use crate::model::mesh::istio::Policy;
 use crate::model::network::ServiceName;
@@ -334,16 +336,17 @@ fn closest<'a>(
         let root = &snapshot.istio.root_namespace;
         let all = snapshot.istio.authorization_policies.iter();
         all.filter(|p| {
-            let dry = p.object.annotations.get("istio.io/dry-run").is_some_and(|dry| dry == "true");
             let allows = p.object.body.text("spec.action").unwrap_or("ALLOW") == "ALLOW";
-            allows && !dry && p.applies_to(namespace, labels, root)
+            allows && !is_dry_run(p) && p.applies_to(namespace, labels, root)
         })
         .collect()
     };
+    let facts = request.facts();
     let mut best: Option<(usize, &'a Policy, Mismatch)> = None;
     for policy in &covering {
         for (index, rule) in policy.object.body.list("spec.rules").iter().enumerate() {
-            if let Verdict::Unmet(unmet) = judge(rule, index, request) {
+            let own = policy.object.namespace();
+            if let Verdict::Unmet(unmet, _) = judge(rule, index, own, Purpose::Allow, &facts) {
                 // Who calls says more than what for.
                 let Some(chosen) = unmet.iter().find(|m| is_identity(&m.clause)).or(unmet.first()) else {
                     continue;

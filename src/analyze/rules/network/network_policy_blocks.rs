@@ -1,15 +1,16 @@
 //! NET101.
 
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::BTreeMap;
 
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy, Risk};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::rules::near::applied;
-use crate::analyze::rules::network::policy::{self, Direction, End, Port};
+use crate::analyze::rules::network::policy::{self, Blocking};
 use crate::analyze::rules::seen::{self, CallFailure, Seen};
-use crate::model::network::{NetworkPolicy, Service, ServiceName, TargetPort};
+use crate::analyze::twin::policy::network::{Direction, End, PodEnd, Port};
+use crate::model::network::{Service, ServiceName};
 use crate::model::object::ObjectRef;
 use crate::model::selector::Labels;
 use crate::model::snapshot::Snapshot;
@@ -17,11 +18,12 @@ use crate::model::traffic::Reporter;
 use crate::model::workload::{Pod, Workload, is_proxy_container};
 
 crate::rule! {
-    /// A NetworkPolicy blocks a call that somebody makes.
+    /// A NetworkPolicy, AdminNetworkPolicy or BaselineAdminNetworkPolicy blocks a call that somebody makes.
     ///
     /// ## What it detects
-    /// A call of the service graph that the policies isolating the callee (ingress) or the caller (egress) do not let
-    /// through, on every port of the Service; and a workload whose egress policies leave out the cluster's name server.
+    /// A call of the service graph that the policies of the callee (ingress) or of the caller (egress) do not let through, on
+    /// every port of the Service; and a workload whose egress policies leave out the cluster's name server.
+    /// AdminNetworkPolicies are asked first, by priority, then NetworkPolicies, then the BaselineAdminNetworkPolicy.
     /// ## Why it matters
     /// Most network plug-ins drop such packets: the caller waits until its connection times out, and no status anywhere says
     /// why. Without the name server every call by name fails.
@@ -56,23 +58,30 @@ enum Callee<'a> {
 struct Caller<'a> {
     reference: &'a ObjectRef,
     labels: &'a Labels,
+    /// Whether it shares its node's network, and with it its name servers.
+    host_network: bool,
 }
 
 impl<'a> Caller<'a> {
     fn of_workload(workload: &'a Workload) -> Self {
-        Caller { reference: workload.reference(), labels: &workload.template.labels }
+        let template = &workload.template;
+        Caller {
+            reference: workload.reference(),
+            labels: &template.labels,
+            host_network: template.host_network,
+        }
     }
 
     fn of_pod(pod: &'a Pod) -> Self {
-        Caller { reference: &pod.object.reference, labels: &pod.object.labels }
+        let host_network = pod.template.host_network;
+        Caller { reference: &pod.object.reference, labels: &pod.object.labels, host_network }
     }
 }
 
 /// A call that is blocked.
 #[derive(Debug)]
 pub struct Fact<'a> {
-    policy: &'a NetworkPolicy,
-    direction: Direction,
+    policy: Blocking<'a>,
     caller: Caller<'a>,
     callee: Callee<'a>,
     /// The pods' port.
@@ -87,7 +96,7 @@ impl Check for NetworkPolicyBlocks {
 
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
         let mut out = vec![];
-        if snapshot.network_policies.is_empty() {
+        if !policy::any(snapshot) {
             return out;
         }
         let mut errors: Option<Errors> = None;
@@ -99,7 +108,7 @@ impl Check for NetworkPolicyBlocks {
             if !seen::wanted(snapshot, &callee.namespace) {
                 continue;
             }
-            let Some((policy, direction, port, other)) = blocked(snapshot, workload, service) else {
+            let Some((policy, port, other)) = blocked(snapshot, workload, service) else {
                 continue;
             };
             let edges =
@@ -119,7 +128,6 @@ impl Check for NetworkPolicyBlocks {
             }
             out.push(Fact {
                 policy,
-                direction,
                 caller: Caller::of_workload(workload),
                 callee: Callee::Service(service),
                 port,
@@ -134,7 +142,7 @@ impl Check for NetworkPolicyBlocks {
     fn describe(&self, fact: &Fact<'_>, _: &Snapshot) -> Finding {
         let policy = &fact.policy.object.reference;
         let caller = fact.caller.reference;
-        let field = format!("spec.{}", fact.direction.field());
+        let direction = fact.policy.direction;
         let (callee, service, flags): (String, Option<ServiceName>, &[&str]) = match &fact.callee {
             Callee::Service(service) => (
                 service.reference().to_string(),
@@ -144,12 +152,33 @@ impl Check for NetworkPolicyBlocks {
             Callee::Dns => ("the cluster's name server".to_owned(), None, &["dns", "timeout", "5xx"]),
         };
         let observed = fact.seen.any();
-        let (isolates, lacks) = match fact.direction {
-            Direction::Ingress => {
-                (&callee, format!("none of its rules admits {caller} on port {}", fact.port))
+        let own = match direction {
+            Direction::Ingress => callee.clone(),
+            Direction::Egress => caller.to_string(),
+        };
+        let (lacks, message) = match (fact.policy.denies(), direction) {
+            (true, _) => {
+                let rule = &fact.policy.reference.field_path;
+                let lacks = format!("{rule} denies port {} from {caller} to {callee}", fact.port);
+                (
+                    lacks.clone(),
+                    format!(
+                        "{policy} applies to the pods of {own}, and {lacks}; no rule before it says otherwise."
+                    ),
+                )
             }
-            Direction::Egress => {
-                (&caller.to_string(), format!("none of its rules leads to {callee} on port {}", fact.port))
+            (false, _) => {
+                let lacks = match direction {
+                    Direction::Ingress => format!("none of its rules admits {caller} on port {}", fact.port),
+                    Direction::Egress => format!("none of its rules leads to {callee} on port {}", fact.port),
+                };
+                let field = direction.field();
+                (
+                    lacks.clone(),
+                    format!(
+                        "{policy} isolates the pods of {own} for {field}, and {lacks}; no other policy does either."
+                    ),
+                )
             }
         };
         let seen_words = if observed {
@@ -157,18 +186,18 @@ impl Check for NetworkPolicyBlocks {
         } else {
             String::new()
         };
-        let finding = Finding::new(Self::META, policy.field(&field), &[&caller.kind, &caller.name, &callee])
+        let finding = Finding::new(Self::META, fact.policy.reference.clone(), &[&caller.kind, &caller.name, &callee])
             .title(format!("{policy} blocks {} of {caller} to {callee}", if matches!(fact.callee, Callee::Dns) { "look-ups" } else { "calls" }))
-            .message(format!("{policy} isolates the pods of {isolates} for {}, and {lacks}; no other policy does either.{seen_words}", fact.direction.field()))
+            .message(format!("{message}{seen_words}"))
             .mechanism("NetworkPolicy blocks the connection: connect timeout, packets dropped")
             .severity(if observed { Severity::Error } else { Severity::Warning })
             .role(Role::Cause, if observed { Confidence::Observed } else { Confidence::Configured })
-            .evidence(Evidence::object(&policy.field(&field), lacks))
+            .evidence(Evidence::object(&fact.policy.reference, lacks))
             .evidence(Evidence::object(caller, format!("pods carry {}", words(fact.caller.labels))))
             .evidences(fact.seen.evidence.clone())
             .onset(fact.seen.onset)
-            .maybe_remedy(restore(fact, &field))
-            .maybe_remedy(admit(fact, &field))
+            .maybe_remedy(restore(fact))
+            .maybe_remedy(admit(fact))
             .prevention(Prevention::of("Test", "In the pipeline: every call that workloads' settings name is let through by the policies (meshscope analyze on the manifests)"))
             .prevention(Prevention::alert(
                 "Alert on connections that time out",
@@ -202,37 +231,23 @@ fn words(labels: &Labels) -> String {
     labels.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(",")
 }
 
-/// A policy, its direction, the port, and namespace and labels of the other end.
-pub type Blocked<'a> = (&'a NetworkPolicy, Direction, i64, (String, Labels));
+/// A policy, the port, and namespace and labels of the other end.
+pub type Blocked<'a> = (Blocking<'a>, i64, (String, Labels));
 
 /// The policy that blocks every port of a Service for a caller, with the first of these ports.
-pub fn blocked<'a>(snapshot: &'a Snapshot, caller: &Workload, service: &'a Service) -> Option<Blocked<'a>> {
+pub fn blocked<'a>(snapshot: &'a Snapshot, caller: &Workload, service: &Service) -> Option<Blocked<'a>> {
     let callee = snapshot.workloads_behind(service).next()?;
-    let ips_of = |workload: &Workload| -> Vec<String> {
-        snapshot.pods_of(workload.reference()).flat_map(|pod| pod.ips.clone()).collect()
-    };
-    let (from_ips, to_ips) = (ips_of(caller), ips_of(callee));
-    let from = End { namespace: caller.object.namespace(), labels: &caller.template.labels, ips: &from_ips };
-    let to = End { namespace: callee.object.namespace(), labels: &callee.template.labels, ips: &to_ips };
+    let (from_ips, to_ips) = (policy::ips_of(snapshot, caller), policy::ips_of(snapshot, callee));
+    let (from, to) = (policy::end(caller, &from_ips), policy::end(callee, &to_ips));
     let mut found = None;
     for port in &service.ports {
-        let number = match &port.target {
-            TargetPort::Number(number) => *number,
-            TargetPort::Name(name) => {
-                let mut ports = callee.template.containers.iter().flat_map(|c| &c.ports);
-                ports.find(|p| &p.name == name)?.number
-            }
-        };
-        let called = Port { number, transport: &port.transport, callee: Some(&callee.template) };
-        let ingress = policy::blocking(snapshot, Direction::Ingress, to, from, called);
-        let egress = policy::blocking(snapshot, Direction::Egress, from, to, called);
-        let this = match (ingress.first(), egress.first()) {
-            (Some(policy), _) => {
-                (*policy, Direction::Ingress, number, (from.namespace.to_owned(), from.labels.clone()))
-            }
-            (None, Some(policy)) => {
-                (*policy, Direction::Egress, number, (to.namespace.to_owned(), to.labels.clone()))
-            }
+        let number = port.on(&callee.template)?;
+        let called = Port { number, transport: &port.transport };
+        let ingress = policy::blocking(snapshot, Direction::Ingress, &to, &End::Pod(from), called);
+        let egress = policy::blocking(snapshot, Direction::Egress, &from, &End::Pod(to), called);
+        let this = match (ingress.into_iter().next(), egress.into_iter().next()) {
+            (Some(policy), _) => (policy, number, (from.namespace.to_owned(), from.labels.clone())),
+            (None, Some(policy)) => (policy, number, (to.namespace.to_owned(), to.labels.clone())),
             // One open port: the call may be meant for it.
             (None, None) => return None,
         };
@@ -245,25 +260,28 @@ pub fn blocked<'a>(snapshot: &'a Snapshot, caller: &Workload, service: &'a Servi
 fn dns(snapshot: &Snapshot) -> Vec<Fact<'_>> {
     let mut out = vec![];
     let labels: Labels = [("k8s-app".to_owned(), "kube-dns".to_owned())].into();
-    let server = End { namespace: "kube-system", labels: &labels, ips: &[] };
+    let pod = |namespace, labels| PodEnd { namespace, labels, template: None, ips: None, node_ips: &[] };
+    let server =
+        PodEnd { namespace: "kube-system", labels: &labels, template: None, ips: None, node_ips: &[] };
     let workloads = snapshot.workloads.iter().filter(|w| w.object.owners.is_empty()).map(Caller::of_workload);
     let alone =
         snapshot.pods.iter().filter(|pod| pod.object.owners.is_empty() && !pod.ended()).map(Caller::of_pod);
     for caller in workloads.chain(alone) {
-        let own = End { namespace: &caller.reference.namespace, labels: caller.labels, ips: &[] };
-        if !seen::wanted(snapshot, own.namespace) {
+        let own = pod(caller.reference.namespace.as_str(), caller.labels);
+        if !seen::wanted(snapshot, own.namespace) || caller.host_network {
             continue;
         }
-        let port = Port { number: 53, transport: "UDP", callee: None };
-        let egress = policy::blocking(snapshot, Direction::Egress, own, server, port).first().copied();
-        let ingress = || policy::blocking(snapshot, Direction::Ingress, server, own, port).first().copied();
-        let (policy, direction, other) = match egress {
-            Some(policy) => (policy, Direction::Egress, ("kube-system".to_owned(), Labels::new())),
-            None => match ingress() {
-                Some(policy) => (policy, Direction::Ingress, (own.namespace.to_owned(), Labels::new())),
-                None => continue,
-            },
+        let port = Port { number: 53, transport: "UDP" };
+        let egress = policy::blocking(snapshot, Direction::Egress, &own, &End::Pod(server), port);
+        let ingress = || policy::blocking(snapshot, Direction::Ingress, &server, &End::Pod(own), port);
+        let Some(policy) = egress.into_iter().next().or_else(|| ingress().into_iter().next()) else {
+            continue;
         };
+        let other = match policy.direction {
+            Direction::Egress => "kube-system".to_owned(),
+            Direction::Ingress => own.namespace.to_owned(),
+        };
+        let other = (other, Labels::new());
         let seen = unresolved(snapshot, caller);
         // Without a call by name it needs no name server.
         let calls = snapshot.graph.callees(caller.reference).next().is_some();
@@ -275,7 +293,7 @@ fn dns(snapshot: &Snapshot) -> Vec<Fact<'_>> {
         if !seen.any() && (!calls || answered) {
             continue;
         }
-        out.push(Fact { policy, direction, caller, callee: Callee::Dns, port: 53, other, seen });
+        out.push(Fact { policy, caller, callee: Callee::Dns, port: 53, other, seen });
     }
     out
 }
@@ -312,57 +330,35 @@ fn unresolved(snapshot: &Snapshot, caller: Caller<'_>) -> Seen {
 }
 
 /// The rules as they were before the last edit.
-fn restore(fact: &Fact<'_>, field: &str) -> Option<Remedy> {
-    let old = applied(&fact.policy.object, field)?;
-    let at = crate::analyze::remedy::pointer(field);
+fn restore(fact: &Fact<'_>) -> Option<Remedy> {
+    let field = fact.policy.list();
+    let old = applied(fact.policy.object, &field)?;
+    let at = crate::analyze::remedy::pointer(&field);
     let now = fact.policy.object.body.pointer(&at);
     if now == Some(&old) {
         return None;
     }
     let op = if now.is_some() { "replace" } else { "add" };
     Remedy::patch(
-        &fact.policy.object,
+        fact.policy.object,
         &json!([{"op": op, "path": at, "value": old}]),
         format!("Restore {field} of {} as it was before the last edit", fact.policy.object.reference),
     )
 }
 
 /// A rule for this call.
-fn admit(fact: &Fact<'_>, field: &str) -> Option<Remedy> {
+fn admit(fact: &Fact<'_>) -> Option<Remedy> {
     let (namespace, labels) = &fact.other;
     let labels: Labels = labels
         .iter()
         .filter(|(k, _)| k.as_str() != "pod-template-hash")
         .map(|(k, v)| (k.clone(), v.clone()))
         .collect();
-    let mut peer = json!({});
-    let map = peer.as_object_mut()?;
-    if namespace != fact.policy.object.namespace() {
-        map.insert(
-            "namespaceSelector".to_owned(),
-            json!({"matchLabels": {"kubernetes.io/metadata.name": namespace}}),
-        );
-    }
-    if !labels.is_empty() || map.is_empty() {
-        map.insert("podSelector".to_owned(), json!({"matchLabels": labels}));
-    }
-    let ports = match fact.callee {
-        Callee::Dns => json!([{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]),
-        Callee::Service(_) => json!([{"port": fact.port, "protocol": "TCP"}]),
+    let ports: &[(i64, &str)] = match fact.callee {
+        Callee::Dns => &[(53, "UDP"), (53, "TCP")],
+        Callee::Service(_) => &[(fact.port, "TCP")],
     };
-    let peers = if fact.direction == Direction::Ingress { "from" } else { "to" };
-    let rule: Value = json!({peers: [peer], "ports": ports});
-    let at = crate::analyze::remedy::pointer(field);
-    let has = fact.policy.object.body.pointer(&at).is_some_and(Value::is_array);
-    let operation = if has {
-        json!([{"op": "add", "path": format!("{at}/-"), "value": rule}])
-    } else {
-        json!([{"op": "add", "path": at, "value": [rule]}])
-    };
-    Remedy::patch(
-        &fact.policy.object,
-        &operation,
-        format!("Add a rule for this call to {field} of {}", fact.policy.object.reference),
-    )
-    .map(|remedy| remedy.risk(Risk::Medium))
+    let summary =
+        format!("Add a rule for this call to {} of {}", fact.policy.list(), fact.policy.object.reference);
+    fact.policy.open(Some((namespace, &labels)), ports, summary).map(|remedy| remedy.risk(Risk::Medium))
 }

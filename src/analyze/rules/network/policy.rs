@@ -1,167 +1,133 @@
-//! What NetworkPolicies allow, as the API defines it: a pod that no policy isolates takes everything; one that is isolated
-//! takes what any of its policies allows.
+//! The policies that keep a connection closed, as objects that a rule can name and mend.
 
-use core::net::IpAddr;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::model::fields::Fields;
-use crate::model::network::NetworkPolicy;
-use crate::model::selector::{Labels, Selector};
+use crate::analyze::remedy::{Remedy, pointer};
+use crate::analyze::twin::policy::network::{Direction, End, NetworkPolicies, PodEnd, Port, Verdict};
+use crate::model::object::{Object, ObjectRef};
+use crate::model::selector::Labels;
 use crate::model::snapshot::Snapshot;
-use crate::model::workload::{ContainerPort, PodTemplate};
+use crate::model::workload::Workload;
 
-/// One end of a connection.
-#[derive(Debug, Clone, Copy)]
-pub struct End<'a> {
-    /// Its namespace.
-    pub namespace: &'a str,
-    /// Its pod's labels.
-    pub labels: &'a Labels,
-    /// Its pod's addresses, as far as they are known.
-    pub ips: &'a [String],
+/// A policy that drops a connection: a NetworkPolicy that isolates a pod and lets it through nowhere, or a rule of an
+/// AdminNetworkPolicy or of the BaselineAdminNetworkPolicy that denies it.
+#[derive(Debug, Clone)]
+pub struct Blocking<'a> {
+    /// The policy.
+    pub object: &'a Object,
+    /// The policy, and the list of its rules or the rule that denies.
+    pub reference: ObjectRef,
+    /// Which way it looks.
+    pub direction: Direction,
 }
 
-/// A port that is called.
-#[derive(Debug, Clone, Copy)]
-pub struct Port<'a> {
-    /// Its number.
-    pub number: i64,
-    /// `TCP`, `UDP` or `SCTP`.
-    pub transport: &'a str,
-    /// The pod that is called: names of ports are its.
-    pub callee: Option<&'a PodTemplate>,
-}
-
-/// Which way a policy looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
-    /// At connections to its pods.
-    Ingress,
-    /// At connections from its pods.
-    Egress,
-}
-
-impl Direction {
-    /// The field of its rules.
-    pub fn field(self) -> &'static str {
-        match self {
-            Direction::Ingress => "ingress",
-            Direction::Egress => "egress",
-        }
+impl Blocking<'_> {
+    /// The list of its rules: `spec.ingress`.
+    pub fn list(&self) -> String {
+        format!("spec.{}", self.direction.field())
     }
 
-    fn peers(self) -> &'static str {
-        match self {
-            Direction::Ingress => "from",
-            Direction::Egress => "to",
+    /// Whether one of its rules denies, rather than none allowing.
+    pub fn denies(&self) -> bool {
+        self.object.reference.kind != "NetworkPolicy"
+    }
+
+    /// Lets a connection through: one more rule, where rules are read in order before all others. `peer`: namespace and
+    /// labels of the other end; without it anybody is let through.
+    pub fn open(
+        &self,
+        peer: Option<(&str, &Labels)>,
+        ports: &[(i64, &str)],
+        summary: String,
+    ) -> Option<Remedy> {
+        let rule = if self.denies() { self.admin_rule(peer, ports) } else { self.rule(peer, ports) };
+        let at = pointer(&self.list());
+        let has = self.object.body.pointer(&at).is_some_and(Value::is_array);
+        let operation = match (has, self.denies()) {
+            (true, true) => json!([{"op": "add", "path": format!("{at}/0"), "value": rule}]),
+            (true, false) => json!([{"op": "add", "path": format!("{at}/-"), "value": rule}]),
+            (false, _) => json!([{"op": "add", "path": at, "value": [rule]}]),
+        };
+        Remedy::patch(self.object, &operation, summary)
+    }
+
+    fn rule(&self, peer: Option<(&str, &Labels)>, ports: &[(i64, &str)]) -> Value {
+        let ports: Vec<Value> =
+            ports.iter().map(|(port, protocol)| json!({"port": port, "protocol": protocol})).collect();
+        let Some((namespace, labels)) = peer else { return json!({"ports": ports}) };
+        let mut selected = serde_json::Map::new();
+        if namespace != self.object.namespace() {
+            selected.insert("namespaceSelector".to_owned(), in_namespace(namespace));
         }
+        if !labels.is_empty() || selected.is_empty() {
+            selected.insert("podSelector".to_owned(), json!({"matchLabels": labels}));
+        }
+        json!({self.direction.peers(): [selected], "ports": ports})
+    }
+
+    fn admin_rule(&self, peer: Option<(&str, &Labels)>, ports: &[(i64, &str)]) -> Value {
+        let ports: Vec<Value> = ports
+            .iter()
+            .map(|(port, protocol)| json!({"portNumber": {"port": port, "protocol": protocol}}))
+            .collect();
+        let selected = match peer {
+            None => json!({"namespaces": {}}),
+            Some((namespace, labels)) if labels.is_empty() => json!({"namespaces": in_namespace(namespace)}),
+            Some((namespace, labels)) => {
+                json!({"pods": {"namespaceSelector": in_namespace(namespace), "podSelector": {"matchLabels": labels}}})
+            }
+        };
+        json!({"action": "Allow", self.direction.peers(): [selected], "ports": ports})
     }
 }
 
-/// The policies that isolate `own` in a direction, where none of them lets `other` through; empty where the connection is
-/// allowed.
+fn in_namespace(namespace: &str) -> Value {
+    json!({"matchLabels": {"kubernetes.io/metadata.name": namespace}})
+}
+
+/// Addresses of a workload's pods.
+pub fn ips_of(snapshot: &Snapshot, workload: &Workload) -> Vec<String> {
+    snapshot.pods_of(workload.reference()).flat_map(|pod| pod.ips.clone()).collect()
+}
+
+/// A pod of a workload. Without addresses any range may hold it.
+pub fn end<'a>(workload: &'a Workload, ips: &'a [String]) -> PodEnd<'a> {
+    PodEnd {
+        namespace: workload.object.namespace(),
+        labels: &workload.template.labels,
+        template: Some(&workload.template),
+        ips: (!ips.is_empty()).then_some(ips),
+        node_ips: &[],
+    }
+}
+
+/// The policies at one end that surely drop a connection; empty where it passes, where nobody can say, and where the pod is
+/// in its node's network, which many plug-ins leave alone.
 pub fn blocking<'a>(
     snapshot: &'a Snapshot,
     direction: Direction,
-    own: End<'_>,
-    other: End<'_>,
+    own: &PodEnd<'_>,
+    other: &End<'_>,
     port: Port<'_>,
-) -> Vec<&'a NetworkPolicy> {
-    let isolating: Vec<&NetworkPolicy> = snapshot
-        .network_policies
-        .iter()
-        .filter(|policy| policy.object.namespace() == own.namespace && policy.selector.matches(own.labels))
-        .filter(|policy| match direction {
-            Direction::Ingress => policy.ingress,
-            Direction::Egress => policy.egress,
-        })
-        .collect();
-    let allowed = isolating.iter().any(|policy| {
-        let rules = policy.object.body.list(&format!("spec.{}", direction.field()));
-        rules.iter().any(|rule| {
-            let peers = rule.list(direction.peers());
-            let peer = peers.is_empty() || peers.iter().any(|p| is_peer(snapshot, policy, p, other));
-            let ports = rule.list("ports");
-            peer && (ports.is_empty() || ports.iter().any(|p| is_port(p, port)))
-        })
+) -> Vec<Blocking<'a>> {
+    let host = |pod: &PodEnd<'_>| pod.host_network();
+    if host(own) || matches!(other, End::Pod(pod) if host(pod)) {
+        return vec![];
+    }
+    let decision = snapshot.derived::<NetworkPolicies>().decide(direction, own, other, port);
+    if decision.verdict != Verdict::Denied {
+        return vec![];
+    }
+    let denying = decision.causes.into_iter().filter(|cause| cause.denies);
+    let found = denying.filter_map(|cause| {
+        let r = &cause.object;
+        let object = snapshot.object(&r.kind, &r.namespace, &r.name)?;
+        Some(Blocking { object, reference: cause.object, direction })
     });
-    if allowed { vec![] } else { isolating }
+    found.collect()
 }
 
-fn is_peer(snapshot: &Snapshot, policy: &NetworkPolicy, peer: &Value, other: End<'_>) -> bool {
-    if let Some(block) = peer.at("ipBlock") {
-        let inside = |cidr: &str| other.ips.iter().any(|ip| contains(cidr, ip));
-        // An unknown address is given the benefit of the doubt.
-        return other.ips.is_empty()
-            || (block.text("cidr").is_some_and(inside)
-                && !block.texts("except").iter().any(|cidr| inside(cidr)));
-    }
-    let namespace = match peer.at("namespaceSelector") {
-        None => other.namespace == policy.object.namespace(),
-        Some(selector) => {
-            let selector = Selector::read(selector);
-            let mut labels = snapshot
-                .object("Namespace", "", other.namespace)
-                .map(|n| n.labels.clone())
-                .unwrap_or_default();
-            labels.insert("kubernetes.io/metadata.name".to_owned(), other.namespace.to_owned());
-            selector.matches(&labels)
-        }
-    };
-    namespace && peer.at("podSelector").is_none_or(|selector| Selector::read(selector).matches(other.labels))
-}
-
-fn is_port(rule: &Value, port: Port<'_>) -> bool {
-    if rule.text("protocol").unwrap_or("TCP") != port.transport {
-        return false;
-    }
-    match rule.at("port") {
-        None => true,
-        Some(Value::String(name)) if name.parse::<i64>().is_err() => {
-            let declared = port.callee.into_iter().flat_map(|t| &t.containers).flat_map(|c| &c.ports);
-            let same = |p: &ContainerPort| &p.name == name && p.number == port.number;
-            // Without the pod nobody can say which number the name stands for.
-            port.callee.is_none() || declared.into_iter().any(same)
-        }
-        Some(_) => match (rule.int("port"), rule.int("endPort")) {
-            (Some(from), Some(to)) => (from..=to).contains(&port.number),
-            (Some(only), None) => only == port.number,
-            (None, _) => true,
-        },
-    }
-}
-
-/// Whether an address lies in `10.0.0.0/8` or `fd00::/8`.
-fn contains(cidr: &str, ip: &str) -> bool {
-    let Some((network, length)) = cidr.split_once('/') else { return cidr == ip };
-    let (Ok(network), Ok(ip), Ok(length)) =
-        (network.parse::<IpAddr>(), ip.parse::<IpAddr>(), length.parse::<u32>())
-    else {
-        return false;
-    };
-    match (network, ip) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => {
-            let shift = 32u32.saturating_sub(length);
-            u32::from(a).checked_shr(shift).unwrap_or(0) == u32::from(b).checked_shr(shift).unwrap_or(0)
-        }
-        (IpAddr::V6(a), IpAddr::V6(b)) => {
-            let shift = 128u32.saturating_sub(length);
-            u128::from(a).checked_shr(shift).unwrap_or(0) == u128::from(b).checked_shr(shift).unwrap_or(0)
-        }
-        _ => false,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_lie_in_blocks() {
-        assert!(contains("10.0.0.0/8", "10.1.2.3"));
-        assert!(!contains("10.0.0.0/16", "10.1.2.3"));
-        assert!(contains("0.0.0.0/0", "192.0.2.1"));
-        assert!(contains("fd00::/8", "fd12::1"));
-        assert!(!contains("0.0.0.0/0", "fd12::1"));
-    }
+/// Whether there is any policy at all.
+pub fn any(snapshot: &Snapshot) -> bool {
+    !snapshot.derived::<NetworkPolicies>().is_empty()
 }

@@ -5,6 +5,8 @@ mod ambient;
 pub mod istio;
 pub mod network;
 mod reading;
+#[cfg(test)]
+mod tests;
 
 use super::answer::Step;
 use super::ask;

@@ -172,6 +172,10 @@ fn the_newest_version_of_an_object_counts() {
     let material = stream(text.as_bytes()).unwrap();
     assert_eq!(material.objects.len(), 1);
     assert_eq!(material.objects[0].text("metadata.resourceVersion"), Some("10"));
+    // Copied by hand, with another name.
+    let mut copy = pod("11");
+    copy["metadata"]["name"] = json!("b");
+    assert_eq!(stream(list(&[pod("9"), copy]).as_bytes()).unwrap().objects.len(), 2);
 }
 
 #[test]

@@ -3,6 +3,9 @@
 //! A rule is an *and* of three parts: one of `from`, one of `to`, all of `when`; a part that is missing holds for every
 //! request. Within a source or an operation all fields must hold, of a field's values one.
 
+#[cfg(test)]
+mod tests;
+
 use core::net::IpAddr;
 use serde_json::Value;
 

@@ -164,7 +164,8 @@ impl NetworkPolicies {
                 Fit::Unknown(why) => format!("rule{name} perhaps {}: {why}", say.words()),
                 _ => format!("rule{name} {}", say.words()),
             };
-            out.causes.push(asked.cause(&policy.reference, place.clone(), said));
+            let cause = asked.cause(&policy.reference, place.clone(), said);
+            out.causes.push(Cause { denies: say == Say::Deny, ..cause });
             match fit {
                 Fit::Unknown(why) => {
                     out.doubt.get_or_insert(format!("{} decides and {why}", policy.reference.field(&place)));
@@ -191,10 +192,11 @@ impl NetworkPolicies {
                         .next()
                         .map_or(Fit::Unknown("the node of a pod in its network was not seen"), Fit::of)
                 }
+                End::Outside => Fit::Unknown("whether an address outside is a node's is not known"),
                 End::Pod(_) | End::Controller => Fit::No,
             },
             Peer::Domains => match asked.other {
-                End::Address(_) => Fit::Unknown("what its names resolve to is not known"),
+                End::Address(_) | End::Outside => Fit::Unknown("what its names resolve to is not known"),
                 End::Pod(_) | End::Controller => Fit::No,
             },
             Peer::Unread => Fit::Unknown("a rule selects peers in a way that is not read"),

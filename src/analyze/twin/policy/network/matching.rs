@@ -89,7 +89,7 @@ pub(super) struct Pods {
 impl Pods {
     pub(super) fn fit(&self, end: &End<'_>, own_namespace: &str, namespaces: &Namespaces) -> Fit {
         match end {
-            End::Address(_) => Fit::No,
+            End::Address(_) | End::Outside => Fit::No,
             End::Pod(pod) => Fit::of(
                 (self.host_network || !pod.host_network())
                     && match &self.namespaces {
@@ -122,8 +122,9 @@ impl Block {
         match end {
             End::Address(ip) => Fit::of(self.holds(*ip)),
             End::Pod(pod) => self.fit_pod(pod),
-            End::Controller if self.range.is_all() && self.except.is_empty() => Fit::Yes,
+            End::Controller | End::Outside if self.range.is_all() && self.except.is_empty() => Fit::Yes,
             End::Controller => Fit::Unknown("the address of the ingress controller is not known"),
+            End::Outside => Fit::Unknown("an address outside is not known"),
         }
     }
 

@@ -82,6 +82,8 @@ pub enum End<'a> {
     Pod(PodEnd<'a>),
     /// An address that is no pod's: outside the cluster, or a node's.
     Address(IpAddr),
+    /// Some address outside the cluster.
+    Outside,
     /// A pod of some ingress controller, in some namespace, with labels that nobody knows.
     Controller,
 }
@@ -104,6 +106,8 @@ pub struct Cause {
     pub direction: Direction,
     /// What it decided, in one sentence.
     pub said: String,
+    /// Whether it drops the connection.
+    pub denies: bool,
 }
 
 /// What becomes of a connection.
@@ -191,11 +195,11 @@ impl<'a> Asked<'a> {
         match (self.direction, self.other) {
             (Direction::Ingress, _) => Some(self.own),
             (Direction::Egress, End::Pod(pod)) => Some(pod),
-            (Direction::Egress, End::Address(_) | End::Controller) => None,
+            (Direction::Egress, End::Address(_) | End::Outside | End::Controller) => None,
         }
     }
 
     fn cause(&self, object: &ObjectRef, field: String, said: String) -> Cause {
-        Cause { object: object.field(field), direction: self.direction, said }
+        Cause { object: object.field(field), direction: self.direction, said, denies: false }
     }
 }

@@ -102,7 +102,7 @@ impl NetworkPolicies {
             (_, false) => "has no rule for this peer",
         };
         let said = format!("isolates the pod in {} and {why}: dropped", asked.direction.field());
-        asked.cause(&policy.reference, field.to_owned(), said)
+        Cause { denies: true, ..asked.cause(&policy.reference, field.to_owned(), said) }
     }
 
     fn peer(&self, peer: &Peer, asked: &Asked<'_>) -> Fit {
