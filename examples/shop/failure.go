@@ -79,7 +79,7 @@ func classify(method, target string, err error) *failure {
 	switch {
 	case errors.As(err, &f):
 		return f
-	case errors.As(err, &dns):
+	case errors.As(err, &dns) && dns.IsNotFound: // a look-up that was given up is none
 		f.kind = noName
 	case errors.Is(err, syscall.ECONNREFUSED):
 		f.kind = refused

@@ -39,6 +39,7 @@ pub const RULES: &[&dyn Rule] = &[
     &application::method_unknown::MethodUnknown,
     &application::limited_by_callee::LimitedByCallee,
     &application::nginx_limit::NginxLimit,
+    &application::connection_limit_reached::ConnectionLimitReached,
 
     // Configuration that pods take in.
     &config::missing_config_map::MissingConfigMap,

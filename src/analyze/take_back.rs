@@ -143,12 +143,15 @@ fn reapply(object: &Object, change: &Change) -> Option<Remedy> {
     if change.by == APPLY || change.time <= applied || r.kind == "ConfigMap" {
         return None;
     }
-    let mut operations = vec![];
-    for field in change.fields.iter().filter(|field| field.starts_with("spec.")) {
-        let (pointer, now) = path::locate(&object.body, field)?;
-        operations.push(json!({"op": "add", "path": pointer, "value": now}));
-    }
-    if operations.is_empty() || operations.len() > MAX_OPERATIONS {
+    let fields = change.fields.iter().filter(|field| field.starts_with("spec."));
+    let edited: Option<Vec<String>> =
+        fields.map(|field| path::locate(&object.body, field).map(|(pointer, _)| pointer)).collect();
+    // What the edit took away comes back with what was applied, and is not known here: so the way back is the whole of what
+    // holds all edited fields, as it stands now.
+    let whole = common_parent(&edited?)?;
+    let now = object.body.pointer(&whole)?;
+    let operations = json!([{"op": "replace", "path": whole, "value": now}]);
+    if operations.to_string().len() > LONGEST_WAY_BACK {
         return None;
     }
     let (ns, of, name) = (scope(r), resource(r), quote(&r.name));
@@ -159,10 +162,24 @@ fn reapply(object: &Object, change: &Change) -> Option<Remedy> {
             vec![format!(
                 "kubectl {ns}apply view-last-applied {of}/{name} -o yaml | kubectl {ns}replace --save-config -f -"
             )],
-            vec![patch_command(r, &Value::Array(operations))],
+            vec![patch_command(r, &operations)],
         )
         .risk(Risk::Medium),
     )
+}
+
+/// Bytes of a patch that somebody still pastes.
+const LONGEST_WAY_BACK: usize = 4096;
+
+/// The JSON pointer of what holds all of these: of one, itself. `None` where that is the whole object.
+fn common_parent(pointers: &[String]) -> Option<String> {
+    let (first, rest) = pointers.split_first()?;
+    let mut shared: Vec<&str> = first.split('/').collect();
+    for pointer in rest {
+        let same = shared.iter().zip(pointer.split('/')).take_while(|(a, b)| **a == *b).count();
+        shared.truncate(same);
+    }
+    (shared.len() > 1).then(|| shared.join("/"))
 }
 
 fn uncordon(node: &Object, change: &Change) -> Option<Remedy> {
@@ -255,7 +272,14 @@ mod tests {
                 "kubectl -n n apply view-last-applied service/a -o yaml | kubectl -n n replace --save-config -f -"
             ]
         );
-        assert!(remedy.rollback[0].contains("/spec/externalName"), "{:?}", remedy.rollback);
+        // What the edit took away, such as the selector, must not stay behind: the whole of the spec comes back.
+        assert!(
+            remedy.rollback[0].contains(
+                r#""op":"replace","path":"/spec","value":{"externalName":"a.example","type":"ExternalName"}"#
+            ),
+            "{:?}",
+            remedy.rollback
+        );
     }
 
     #[test]

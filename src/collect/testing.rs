@@ -102,7 +102,7 @@ impl FakeCluster {
             let own = version.split_once('/').map_or("", |(group, _)| group);
             object.text("kind") == Some(kind.kind)
                 && own == group
-                && object.string("metadata.namespace") == namespace
+                && (namespace.is_empty() || object.string("metadata.namespace") == namespace)
         };
         self.objects.iter().filter(of).cloned().collect()
     }

@@ -74,6 +74,7 @@ impl LiveRun {
         }
         let mut choice = cheap(&self.structure(), &self.around, &self.plan, self.reader.budget());
         choice.requests.extend(self.control_plane_logs());
+        choice.requests.extend(self.edge_logs());
         self.fetch_logs(choice).await;
     }
 
@@ -123,7 +124,8 @@ impl LiveRun {
         if requests.is_empty() {
             self.ledger.skip("Logs", "no container that has run is unwell or implicated");
         }
-        for read in logs::read(&self.reader, &self.plan, requests).await {
+        let claim = self.claim();
+        for read in logs::read(&self.reader, &self.plan, &claim, requests).await {
             self.redactions.add(&read.redactions);
             let (namespace, bytes) = (&read.request.namespace, read.bytes);
             let mut asked = read.request.clone();

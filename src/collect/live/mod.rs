@@ -4,6 +4,7 @@
 //! cheap series; what a first analysis implicates is then looked at closely with [`LiveRun::deepen`].
 
 mod cluster;
+mod edge;
 mod evidence;
 mod objects;
 mod proxies;
@@ -191,6 +192,7 @@ impl LiveRun {
         self.read_mesh().await;
         self.step(4);
         self.read_neighbours().await;
+        self.read_edge().await;
         self.step(5);
         self.read_events().await;
         self.step(6);

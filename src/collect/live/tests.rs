@@ -1,7 +1,7 @@
 use super::*;
 use crate::collect::material::Material;
 use crate::collect::outcome::CollectorState;
-use crate::collect::plan::{Question, Source, Target};
+use crate::collect::plan::{Question, Reach, Source, Target};
 use crate::collect::testing::FakeCluster;
 use crate::model::gap::GapReason;
 use serde_json::json;
@@ -284,4 +284,58 @@ async fn a_metrics_source_is_asked_about_the_target_and_its_neighbours() {
     assert!(asked.iter().any(|query| query.contains(r#"destination_workload=~"cart\\-1""#)
         || query.contains(r#"destination_workload=~"cart""#)));
     assert_eq!(run.outcomes().iter().find(|o| o.name == "Metrics").unwrap().state, CollectorState::Succeeded);
+}
+
+/// A VirtualService for outside, and the gateway that it is bound to in a namespace of the platform.
+fn with_gateway(mut cluster: FakeCluster) -> FakeCluster {
+    let istio = |kind: &str, spec: Value| json!({"apiVersion": "networking.istio.io/v1", "kind": kind, "metadata": {"namespace": "shop", "name": "public"}, "spec": spec});
+    cluster
+        .objects
+        .push(istio("VirtualService", json!({"hosts": ["shop.example.com"], "gateways": ["public"]})));
+    cluster.objects.push(istio("Gateway", json!({"selector": {"istio": "edge"}, "servers": [{"port": {"number": 80, "protocol": "HTTP"}, "hosts": ["*"]}]})));
+    let edge = |kind: &str, name: &str, labels: Value, spec: Value| json!({"apiVersion": "v1", "kind": kind, "metadata": {"namespace": "other", "name": name, "labels": labels}, "spec": spec});
+    let labels = json!({"istio": "edge"});
+    let proxy = json!({"containers": [{"name": "istio-proxy", "args": ["proxy", "router"], "env": [{"name": "KEY", "value": "hunter2"}]}]});
+    cluster.objects.push(edge("Pod", "edge-1", labels.clone(), proxy));
+    cluster.objects.push(edge(
+        "Service",
+        "edge",
+        json!({}),
+        json!({"selector": labels, "ports": [{"port": 80}]}),
+    ));
+    cluster.logs.push((
+        "other/edge-1/istio-proxy",
+        r#"2026-11-21T09:30:00Z {"response_code":404,"response_flags":"NR","authority":"shop.example.com","upstream_cluster":null}
+2026-11-21T09:30:01Z {"response_code":200,"response_flags":"-","authority":"bank.example.com","upstream_cluster":"outbound|80||till.money.svc.cluster.local","path":"/account/4711"}
+2026-11-21T09:30:02Z {"response_code":503,"response_flags":"UH","authority":"bank.example.com","upstream_cluster":"outbound|80||cart.shop.svc.cluster.local"}
+"#,
+    ));
+    cluster
+}
+
+#[tokio::test]
+async fn of_a_gateway_elsewhere_an_operator_sees_what_is_about_its_own_namespace() {
+    let mut run = run(with_gateway(cluster()), |question| {
+        (question.asker, question.reach) = (Asker::Operator, Reach::Only(BTreeSet::new()));
+    });
+    run.collect().await;
+    let (material, _, _) = run.finish();
+    assert!(names(&material, "Pod").contains(&"other/edge-1".to_owned()));
+    let services = names(&material, "Service");
+    assert!(services.contains(&"other/edge".to_owned()) && !services.contains(&"other/unrelated".to_owned()));
+    let log = material.logs.iter().find(|log| log.pod == "edge-1").unwrap();
+    let text = String::from_utf8_lossy(&log.bytes);
+    assert_eq!(text.lines().count(), 2);
+    assert!(text.contains("\"NR\"") && text.contains("\"UH\"") && !text.contains("4711"));
+    assert!(!format!("{material:?}").contains("hunter2"));
+}
+
+#[tokio::test]
+async fn where_only_some_namespaces_are_watched_a_gateway_elsewhere_is_looked_for_beside_the_control_plane() {
+    let mut run = run(with_gateway(cluster()), |question| {
+        (question.asker, question.reach) = (Asker::Operator, Reach::Only(BTreeSet::new()));
+        question.watched = ["shop".to_owned()].into();
+    });
+    run.collect().await;
+    assert!(!names(&run.material(), "Pod").contains(&"other/edge-1".to_owned()));
 }

@@ -1,11 +1,13 @@
 //! Reads logs of containers: first the cheap ones that show most, then all of those pods that a first look implicates.
 
 pub mod choose;
+pub mod claim;
 pub mod tail;
 
 use futures::StreamExt;
 
 use self::choose::LogRequest;
+use self::claim::{Claim, Claimed};
 use self::tail::Tail;
 use super::budget::Exhausted;
 use super::kubernetes::path::{encode, with_query};
@@ -41,13 +43,14 @@ pub struct LogRead {
     pub redactions: Counts,
 }
 
-/// Reads logs, several at a time. Answers stand in the order of the requests.
-pub async fn read(reader: &Reader, plan: &Plan, requests: Vec<LogRequest>) -> Vec<LogRead> {
+/// Reads logs, several at a time. Answers stand in the order of the requests. Of a namespace that the plan does not reach,
+/// only what `claim` covers is kept, and nothing else is held in memory.
+pub async fn read(reader: &Reader, plan: &Plan, claim: &Claim, requests: Vec<LogRequest>) -> Vec<LogRead> {
     let concurrency = reader.budget().concurrency.max(1);
     futures::stream::iter(requests)
         .map(|request| async move {
             let mut redactions = Counts::default();
-            let (answer, bytes) = read_one(reader, plan, &request, &mut redactions).await;
+            let (answer, bytes) = read_one(reader, plan, claim, &request, &mut redactions).await;
             LogRead { request, answer, bytes, redactions }
         })
         .buffered(concurrency)
@@ -58,20 +61,23 @@ pub async fn read(reader: &Reader, plan: &Plan, requests: Vec<LogRequest>) -> Ve
 async fn read_one(
     reader: &Reader,
     plan: &Plan,
+    claim: &Claim,
     request: &LogRequest,
     redactions: &mut Counts,
 ) -> (LogAnswer, u64) {
     let budget = reader.budget();
-    let mut tail = Tail::new(plan.logs.limit_bytes, budget.log_bytes_per_line);
+    let claim = (!plan.reaches(&request.namespace)).then_some(claim);
+    let tail = Tail::new(plan.logs.limit_bytes, budget.log_bytes_per_line);
+    let mut sink = Claimed::new(tail, claim, budget.log_bytes_per_line);
     let cap = budget.log_bytes_read_per_container;
-    let bytes = match reader.lines(&path(plan, request), &mut tail, cap).await {
+    let bytes = match reader.lines(&path(plan, request), &mut sink, cap).await {
         Ok(bytes) => bytes,
         // 400: the container has not started, or there is no previous instance. 404: the pod is gone.
         Err(ReadError::Status { code: 400, .. } | ReadError::NotFound) => return (LogAnswer::None, 0),
         Err(error) => return (LogAnswer::Failed(error), 0),
     };
-    let cut = bytes >= cap || tail.lines_seen() >= u64::from(request.lines);
-    let (text, shortened) = tail.finish();
+    let cut = bytes >= cap || sink.seen >= u64::from(request.lines);
+    let (text, shortened) = sink.tail.finish();
     let text = tail::cut_lines(&redact_bytes(&text, redactions), budget.log_bytes_per_line);
     if text.is_empty() {
         return (LogAnswer::None, bytes);
@@ -146,7 +152,11 @@ mod tests {
             request("waiting", false),
             request("denied", false),
         ];
-        let answers: Vec<_> = read(&reader, &plan, asked).await.into_iter().map(|read| read.answer).collect();
+        let answers: Vec<_> = read(&reader, &plan, &Claim::default(), asked)
+            .await
+            .into_iter()
+            .map(|read| read.answer)
+            .collect();
         let LogAnswer::Log(current) = &answers[0] else { panic!("{answers:?}") };
         assert!(!current.truncated && current.bytes.ends_with(b"two\n"));
         let LogAnswer::Log(previous) = &answers[1] else { panic!("{answers:?}") };

@@ -6,6 +6,7 @@ pub mod calls_fail;
 pub mod calls_nobody;
 pub mod certificate_not_accepted;
 pub mod client_timeout_too_short;
+pub mod connection_limit_reached;
 pub mod dependency_name_unknown;
 pub mod errors_logged;
 pub mod external_dependency_failing;

@@ -1,6 +1,7 @@
 //! ISTIO112.
 
 use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy, pointer};
@@ -45,6 +46,8 @@ pub struct Fact<'a> {
     lists: Vec<(String, Vec<String>)>,
     caller: &'a ObjectRef,
     callee: &'a ServiceName,
+    /// All that callers of this Sidecar call and it hides: the next one would fail as soon as this one is mended.
+    hidden: BTreeSet<&'a ServiceName>,
     seen: Seen,
     works: bool,
 }
@@ -84,7 +87,15 @@ impl Check for EgressHostExcluded {
             });
             let cut = seen::outcomes(cut, |_, o| o.details.contains("filter_chain_not_found"));
             let works = edges().any(|e| e.requests > e.failures());
-            out.push(Fact { sidecar, lists, caller, callee, seen: lost.and(cut), works });
+            let hidden = BTreeSet::new();
+            out.push(Fact { sidecar, lists, caller, callee, hidden, seen: lost.and(cut), works });
+        }
+        let mut hidden: BTreeMap<&ObjectRef, BTreeSet<&ServiceName>> = BTreeMap::new();
+        for fact in &out {
+            hidden.entry(&fact.sidecar.object.reference).or_default().insert(fact.callee);
+        }
+        for fact in &mut out {
+            fact.hidden = hidden.get(&fact.sidecar.object.reference).cloned().unwrap_or_default();
         }
         out
     }
@@ -100,6 +111,15 @@ impl Check for EgressHostExcluded {
             (false, true) => (Severity::Info, Role::Context, Confidence::Configured),
             (false, false) => (Severity::Warning, Role::Cause, Confidence::Configured),
         };
+        let additions: Vec<_> = fact
+            .hidden
+            .iter()
+            .map(|service| {
+                json!({"op": "add", "path": format!("{}/-", pointer(&path)),
+                    "value": format!("{}/{}", service.namespace, hosts::host_of(service))})
+            })
+            .collect();
+        let hidden = fact.hidden.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let seen_words = if observed {
             format!(" {} requests and connections failed on this edge.", fact.seen.count)
         } else {
@@ -121,9 +141,8 @@ impl Check for EgressHostExcluded {
             .maybe_remedy(before(fact, &path))
             .maybe_remedy(Remedy::patch(
                 &fact.sidecar.object,
-                &json!([{"op": "add", "path": format!("{}/-", pointer(&path)),
-                    "value": format!("{}/{}", fact.callee.namespace, hosts::host_of(fact.callee))}]),
-                format!("Add Service {} to the egress hosts of {sidecar}", fact.callee),
+                &json!(additions),
+                format!("Add to the egress hosts of {sidecar} the Services that its callers call: {hidden}"),
             ))
             .prevention(Prevention::of("Test", "In the pipeline: every Service that a workload's settings name is covered by its Sidecar's egress hosts (meshscope analyze on the manifests)"))
             .prevention(Prevention::alert(

@@ -32,8 +32,8 @@ crate::rule! {
     /// ## How to fix
     /// Write the labels that the gateway pods carry; add the port to the gateway's Service.
     /// ## False positives
-    /// Gateway pods of a namespace that was not read: without any pod or workload of the Gateway's or the root namespace
-    /// nothing is reported.
+    /// Gateway pods of a namespace that was not read: without any pod or workload of the Gateway's or the root namespace, or
+    /// where listing pods was refused, nothing is reported.
     /// ## References
     /// <https://istio.io/latest/docs/reference/config/networking/gateway/>
     GatewaySelectsNothing {
@@ -79,8 +79,9 @@ impl Check for GatewaySelectsNothing {
             }
             let carries = |labels: &Labels| gateway.selector.iter().all(|(k, v)| labels.get(k) == Some(v));
             if !templates.iter().any(|(_, t)| carries(&t.labels)) {
-                let known =
+                let read =
                     places.contains(namespace) || places.contains(snapshot.istio.root_namespace.as_str());
+                let known = read && !hosts::unread(snapshot, "list pods");
                 if known {
                     let near = templates.iter().find(|(_, t)| is_gateway(t)).map(|(_, t)| &t.labels);
                     out.push(Fact { gateway, wrong: Wrong::Nobody(near), routed: routed(snapshot, gateway) });
@@ -134,12 +135,16 @@ impl Check for GatewaySelectsNothing {
             }
         };
         // Whether anybody calls it is not seen by the proxies that are missing.
-        let severity =
-            if matches!(fact.wrong, Wrong::Nobody(Some(_))) && snapshot.runs() && !fact.routed.is_empty() {
-                Severity::Error
-            } else {
-                Severity::Warning
-            };
+        let nobody_reaches = match &fact.wrong {
+            Wrong::Nobody(near) => near.is_some(),
+            // With a server that is reached, what is bound to the Gateway has another way in.
+            Wrong::Port(_, _, offered) => fact.gateway.servers.iter().all(|s| !offered.contains(&s.port)),
+        };
+        let severity = if nobody_reaches && snapshot.runs() && !fact.routed.is_empty() {
+            Severity::Error
+        } else {
+            Severity::Warning
+        };
         Finding::new(Self::META, subject.clone(), &[])
             .title(title)
             .message(message.clone())

@@ -4,11 +4,15 @@ use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
+use crate::analyze::logs::digest::CallGroup;
 use crate::analyze::remedy::{Prevention, Remedy, pointer, scope};
 use crate::analyze::rule::{Check, Declared};
+use crate::analyze::rules::application::calls;
 use crate::analyze::rules::istio::{egress, hosts};
 use crate::analyze::rules::near::{applied, nearest};
+use crate::analyze::rules::pods::common;
 use crate::analyze::rules::seen::{self, Seen};
+use crate::model::change::ChangeKind;
 use crate::model::mesh::istio::{ServiceEntry, full_host, host_matches};
 use crate::model::network::ServiceName;
 use crate::model::object::ObjectRef;
@@ -87,6 +91,8 @@ impl Check for RegistryOnlyBlocks {
             .map(|((caller, host, port), edges)| {
                 let none = crate::model::selector::Labels::new();
                 let labels = snapshot.workload(caller).map_or(&none, |w| &w.template.labels);
+                // A bare connection names no host; the application's own errors do.
+                let host = if host.is_empty() { named(snapshot, caller, port).unwrap_or(host) } else { host };
                 Fact {
                     caller,
                     entry: entry(snapshot, &host, port, &caller.namespace),
@@ -162,13 +168,62 @@ impl Check for RegistryOnlyBlocks {
             .effect(Effect::calls(fact.caller))
             .effects(own.iter().map(|s| Effect::requests(s, &["direct_response", "5xx"])))
             .maybe_remedy(correct(fact))
+            .maybe_remedy(former_setting(fact, snapshot))
             .maybe_remedy(declare(fact))
+            .maybe_remedy(allow_any(fact, snapshot))
             .prevention(Prevention::alert(
                 "Alert on calls to hosts that the mesh does not know",
                 "sum by (source_workload) (rate(istio_requests_total{destination_service_name=\"BlackHoleCluster\"}[5m])) > 0",
             ))
             .prevention(Prevention::of("Test", "In the pipeline: every outside host and port that a workload's settings name has a ServiceEntry"))
     }
+}
+
+/// The host outside the cluster that the failing calls of a workload to a port name; nothing where they name several.
+fn named(snapshot: &Snapshot, caller: &ObjectRef, port: Option<i64>) -> Option<String> {
+    let failing = calls::failing(snapshot);
+    let own = failing.all.iter().filter(|calls| calls.caller.same_object(caller) && !calls.ended);
+    let groups = own.flat_map(|calls| &calls.groups).filter(|group| group.external());
+    let same_port = |group: &&CallGroup| {
+        let of = group.target.as_ref().and_then(|target| target.port);
+        of.is_some() && of.map(i64::from) == port
+    };
+    let hosts: BTreeSet<&str> = groups.filter(same_port).map(|group| group.host()).collect();
+    hosts.first().filter(|_| hosts.len() == 1).map(|host| (*host).to_owned())
+}
+
+/// A rollout of the caller that set the host, at most so many seconds before the first call was blocked.
+const RECENT: i64 = 900;
+
+/// The caller as it was before a rollout told it to call this host.
+fn former_setting(fact: &Fact<'_>, snapshot: &Snapshot) -> Option<Remedy> {
+    let first = fact.seen.onset?;
+    if fact.host.is_empty() {
+        return None;
+    }
+    let rollout = snapshot
+        .changes
+        .iter()
+        .rev()
+        .find(|change| change.kind == ChangeKind::Rollout && change.subject.same_object(fact.caller))?;
+    let before = (-5..=RECENT).contains(&(first.as_second() - rollout.time.as_second()));
+    let set = |text: &str| text.contains(&fact.host);
+    let named = rollout.differences.iter().any(|d| set(&d.after) && !set(&d.before));
+    if before && named { common::undo_last_rollout(snapshot, fact.caller, "env") } else { None }
+}
+
+/// Lets everything out again, by the Sidecar that forbids it.
+fn allow_any(fact: &Fact<'_>, snapshot: &Snapshot) -> Option<Remedy> {
+    let policy = fact.policy.as_ref().filter(|policy| policy.kind == "Sidecar")?;
+    let sidecar = snapshot.istio.sidecars.iter().find(|s| s.object.reference.same_object(policy))?;
+    Remedy::patch(
+        &sidecar.object,
+        &json!([{"op": "replace", "path": pointer(&policy.field_path), "value": "ALLOW_ANY"}]),
+        format!(
+            "Let all callers of {} out: set outboundTrafficPolicy.mode to ALLOW_ANY",
+            sidecar.object.reference
+        ),
+    )
 }
 
 /// Whether a proxy refused to send this anywhere, because it knows no such host.

@@ -92,19 +92,16 @@ impl Check for TimeoutTooShort {
             let Some(part) = group.parts.first() else { continue };
             let host = full_host(&service.name, &service.namespace);
             let candidates = configured(snapshot, &host, &part.workload.namespace);
-            let fits = |seconds: f64| match part.durations {
+            let fits = |limit: &Limit<'_>| match part.durations {
                 Some((_, middle, _)) => {
-                    let (middle, limit) = (middle as f64, seconds * 1000.0);
-                    middle >= limit * BELOW && middle <= (limit * ABOVE).max(limit + SLACK_MS)
+                    let (middle, most) = (middle as f64, limit.most * 1000.0);
+                    middle >= limit.seconds * 1000.0 * BELOW && middle <= (most * ABOVE).max(most + SLACK_MS)
                 }
                 // Counters know no durations: the shortest one is the first to be hit.
                 None => true,
             };
-            let found = candidates
-                .into_iter()
-                .filter(|(_, _, seconds)| fits(*seconds))
-                .min_by(|a, b| a.2.total_cmp(&b.2));
-            let Some((object, path, seconds)) = found else { continue };
+            let found = candidates.into_iter().filter(fits).min_by(|a, b| a.seconds.total_cmp(&b.seconds));
+            let Some(Limit { object, path, seconds, .. }) = found else { continue };
             let ok: Vec<u64> = snapshot
                 .traffic_to(&service, Reporter::Source)
                 .flat_map(|edge| &edge.outcomes)
@@ -226,8 +223,26 @@ fn arithmetic(fact: &Fact<'_>) -> String {
     }
 }
 
-/// The time-outs that count for requests to a host: object, field, seconds.
-fn configured<'a>(snapshot: &'a Snapshot, host: &str, client: &str) -> Vec<(&'a Object, String, f64)> {
+/// A time-out that counts for requests to a host.
+struct Limit<'a> {
+    object: &'a Object,
+    path: String,
+    seconds: f64,
+    /// The longest that a request lasts that this time-out ends.
+    most: f64,
+}
+
+impl<'a> Limit<'a> {
+    fn whole(object: &'a Object, path: String, seconds: f64) -> Self {
+        Limit { object, path, seconds, most: seconds }
+    }
+}
+
+/// The longest pause before another try: ten times Envoy's 25 ms, its default for `retry_back_off.max_interval`.
+const LONGEST_PAUSE: f64 = 0.25;
+
+/// The time-outs that count for requests to a host.
+fn configured<'a>(snapshot: &'a Snapshot, host: &str, client: &str) -> Vec<Limit<'a>> {
     let mut out = vec![];
     for vs in &snapshot.istio.virtual_services {
         let own = vs.object.namespace();
@@ -236,12 +251,16 @@ fn configured<'a>(snapshot: &'a Snapshot, host: &str, client: &str) -> Vec<(&'a 
         };
         for route in vs.routes.iter().filter(|route| reaches(route)) {
             if let Some(seconds) = route.timeout.filter(|seconds| *seconds > 0.0) {
-                out.push((&vs.object, format!("{}.timeout", route.path), seconds));
+                out.push(Limit::whole(&vs.object, format!("{}.timeout", route.path), seconds));
             }
             if let Some(seconds) =
                 route.body.seconds("retries.perTryTimeout").filter(|seconds| *seconds > 0.0)
             {
-                out.push((&vs.object, format!("{}.retries.perTryTimeout", route.path), seconds));
+                let tries =
+                    route.body.int("retries.attempts").unwrap_or(DEFAULT_ATTEMPTS).max(0) as f64 + 1.0;
+                let most = tries * seconds + (tries - 1.0) * LONGEST_PAUSE;
+                let path = format!("{}.retries.perTryTimeout", route.path);
+                out.push(Limit { most, ..Limit::whole(&vs.object, path, seconds) });
             }
         }
     }
@@ -253,13 +272,13 @@ fn configured<'a>(snapshot: &'a Snapshot, host: &str, client: &str) -> Vec<(&'a 
             });
             for field in ["timeouts.request", "timeouts.backendRequest"] {
                 if let Some(seconds) = rule.seconds(field).filter(|seconds| leads && *seconds > 0.0) {
-                    out.push((object, format!("spec.rules[{index}].{field}"), seconds));
+                    out.push(Limit::whole(object, format!("spec.rules[{index}].{field}"), seconds));
                 }
             }
         }
     }
     // A caller's own namespace decides first; of equals the one that is written there is shown.
-    out.sort_by_key(|(object, _, _)| object.namespace() != client);
+    out.sort_by_key(|limit| limit.object.namespace() != client);
     out
 }
 

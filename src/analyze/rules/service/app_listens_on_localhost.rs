@@ -6,23 +6,26 @@ use std::collections::BTreeSet;
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy, pointer};
 use crate::analyze::rule::{Check, Declared};
+use crate::analyze::rules::pods::common;
 use crate::analyze::rules::seen::{self, CallFailure, Seen};
 use crate::analyze::rules::service::served;
+use crate::model::event::Event;
 use crate::model::fields::Fields;
 use crate::model::network::{ServiceName, ServicePort};
 use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
-use crate::model::workload::{Container, EnvSource, Workload};
+use crate::model::workload::{Container, EnvSource, Workload, is_proxy_container};
 
 crate::rule! {
     /// A server listens on the loopback address alone, so that nobody outside its pod reaches it.
     ///
     /// ## What it detects
-    /// Connections to the declared port of a running workload are refused, and its log says that it listens on 127.0.0.1, or
-    /// a setting (environment variable, argument) tells it to.
+    /// Connections to the declared port of a running workload are refused, or its probes fail, and its log says that it listens
+    /// on 127.0.0.1, or a setting (environment variable, argument) tells it to.
     /// ## Why it matters
     /// The port is served, but only inside the pod. Other pods and, since Istio 1.10, the pod's own proxy connect to the
-    /// pod's address and are refused. Probes that run inside the pod pass, so that the pod stays ready.
+    /// pod's address and are refused. Probes that run inside the pod pass, so that the pod stays ready; those of the kubelet
+    /// come from outside, and a liveness probe then kills the container again and again.
     /// ## Evidence
     /// The log line that names the listening address, the setting with 127.0.0.1, localhost or ::1, and refused connections.
     /// ## How to confirm
@@ -59,6 +62,8 @@ pub struct Fact<'a> {
     setting: Option<Setting>,
     log: Option<Evidence>,
     seen: Seen,
+    /// The kubelet's word that a probe of it fails.
+    probe: Option<&'a Event>,
 }
 
 impl Check for AppListensOnLocalhost {
@@ -96,7 +101,8 @@ impl Check for AppListensOnLocalhost {
                     if !certain && log.is_none() {
                         continue;
                     }
-                    out.push(Fact { workload, service: name, port: number, setting, log, seen });
+                    let probe = log.as_ref().and_then(|_| failing_probe(snapshot, workload.reference()));
+                    out.push(Fact { workload, service: name, port: number, setting, log, seen, probe });
                 }
             }
         }
@@ -105,16 +111,16 @@ impl Check for AppListensOnLocalhost {
 
     fn describe(&self, fact: &Fact<'_>, _: &Snapshot) -> Finding {
         let workload = fact.workload.reference();
-        let observed = fact.seen.any();
+        let observed = fact.seen.any() || fact.probe.is_some();
         let path = fact.setting.as_ref().map_or_else(
             || fact.workload.template_path("spec.containers[0].env"),
             |setting| setting.path.clone(),
         );
         let told = fact.setting.as_ref().map(|s| format!(" ({})", s.what)).unwrap_or_default();
-        let refused = if observed {
-            format!("{} connections to it were refused", fact.seen.count)
-        } else {
-            "no refused connection was seen".to_owned()
+        let refused = match (fact.seen.any(), fact.probe) {
+            (true, _) => format!("{} connections to it were refused", fact.seen.count),
+            (false, Some(_)) => "the kubelet's probes, which come from outside the pod, fail".to_owned(),
+            (false, None) => "no refused connection was seen".to_owned(),
         };
         Finding::new(Self::META, workload.field(&path), &[&fact.port.to_string()])
             .title(format!("{workload} listens on 127.0.0.1:{} only{told}: other pods are refused", fact.port))
@@ -129,8 +135,10 @@ impl Check for AppListensOnLocalhost {
             .evidences(fact.log.clone())
             .evidences(fact.setting.as_ref().map(|s| Evidence::object(&workload.field(&s.path), s.what.clone())))
             .evidences(fact.seen.evidence.clone())
-            .onset(fact.seen.onset)
-            .effect(Effect::requests(&fact.service, &["UF", "refused", "5xx"]))
+            .evidences(fact.probe.map(common::event_evidence))
+            .onset(fact.seen.onset.into_iter().chain(fact.probe.and_then(|event| event.first)).min())
+            .effect(Effect::requests(&fact.service, &["UF", "UH", "refused", "5xx"]))
+            .effects(fact.probe.map(|_| Effect::pods(workload)))
             .maybe_remedy(fact.setting.as_ref().and_then(|setting| {
                 Remedy::patch(
                     &fact.workload.object,
@@ -237,9 +245,18 @@ fn replaced(text: &str, all: &str) -> String {
         .map_or_else(|| text.to_owned(), |word| text.replacen(word, all, 1))
 }
 
+/// What the kubelet says of a probe that fails in a pod of a workload.
+fn failing_probe<'a>(snapshot: &'a Snapshot, workload: &'a ObjectRef) -> Option<&'a Event> {
+    snapshot.pods_of(workload).filter(|pod| !pod.ready()).find_map(|pod| {
+        pod.containers().filter(|(container, _)| !is_proxy_container(&container.name)).find_map(
+            |(container, _)| common::container_events(snapshot, pod, &container.name, "Unhealthy").next(),
+        )
+    })
+}
+
 /// A line of the application's own log that says it listens on the loopback address and this port. The last such line
 /// counts, and only where no later line says that it listens on all addresses.
-fn listening(snapshot: &Snapshot, workload: &Workload, port: i64) -> Option<Evidence> {
+pub(crate) fn listening(snapshot: &Snapshot, workload: &Workload, port: i64) -> Option<Evidence> {
     let (owner, mut found) = (workload.reference(), None);
     let loops = ["127.0.0.1", "localhost", "[::1]"].map(|host| format!("{host}:{port}"));
     let everywhere = ["0.0.0.0", "*", "[::]", " "].map(|host| format!("{host}:{port}"));
