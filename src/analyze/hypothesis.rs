@@ -16,6 +16,7 @@ use super::causal::timing::{self, CLOCK_ERROR};
 use super::diagnosis::{Diagnosis, NotEvaluated, RootCause, Test, TestVerdict, Verdict};
 use super::finding::{Confidence, Finding, Role, Severity};
 use super::narrative;
+use super::remedy::Remedy;
 use super::take_back;
 use crate::model::change::Change;
 use crate::model::gap::Gap;
@@ -148,7 +149,7 @@ fn offer_take_back(snapshot: &Snapshot, cause: &RootCause, findings: &mut [Findi
     if let Some(known) = take_back::place(remedies, &remedy) {
         return Some(known);
     }
-    let decided = remedies.first().is_some_and(|best| !best.rollback.is_empty());
+    let decided = remedies.first().is_some_and(Remedy::changes);
     let at = usize::from(decided);
     remedies.insert(at, remedy);
     Some(at)
@@ -171,7 +172,7 @@ fn is_candidate(finding: &Finding) -> bool {
 /// Whether a finding only shows that something fails. A symptom that comes with something to change can be the answer: a
 /// crash loop with the rollout to take back.
 fn is_mere(finding: &Finding) -> bool {
-    finding.role == Role::Symptom && finding.remedies.iter().all(|remedy| remedy.rollback.is_empty())
+    finding.role == Role::Symptom && !finding.remedies.iter().any(Remedy::changes)
 }
 
 fn candidates(snapshot: &Snapshot, findings: &[Finding], onset: Option<Timestamp>) -> Vec<Candidate> {

@@ -39,8 +39,12 @@ pub struct Remedy {
     /// The change as data, where it is one object's patch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patch: Option<Patch>,
-    /// Commands that take it back, made from the state before; empty only where the fix changes nothing in the cluster.
+    /// Commands that take it back, made from the state before; empty only where the fix changes nothing in the cluster, or
+    /// where `no_rollback` says why nothing takes it back.
     pub rollback: Vec<String>,
+    /// Why nothing takes it back, in one sentence; empty where `rollback` does, or where it changes nothing.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub no_rollback: String,
     /// The inverse as data.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inverse: Option<Patch>,
@@ -66,13 +70,22 @@ impl Remedy {
             commands: vec![patch_command(&target, operations)],
             patch: Some(Patch { target: target.clone(), operations: operations.clone() }),
             rollback: vec![patch_command(&target, &inverse)],
+            no_rollback: String::new(),
             inverse: Some(Patch { target, operations: inverse }),
         })
     }
 
     /// Commands, and those that take them back.
     pub fn commands(summary: impl Into<String>, commands: Vec<String>, rollback: Vec<String>) -> Self {
-        Remedy { summary: summary.into(), risk: Risk::Low, commands, patch: None, rollback, inverse: None }
+        Remedy {
+            summary: summary.into(),
+            risk: Risk::Low,
+            commands,
+            patch: None,
+            rollback,
+            no_rollback: String::new(),
+            inverse: None,
+        }
     }
 
     /// Something that a person does outside the cluster, or a command that only looks.
@@ -83,8 +96,20 @@ impl Remedy {
             commands: vec![],
             patch: None,
             rollback: vec![],
+            no_rollback: String::new(),
             inverse: None,
         }
+    }
+
+    /// Commands that change something which no command brings back, with the reason: a pod that is deleted stays so, and
+    /// its workload makes another.
+    pub fn lasting(summary: impl Into<String>, commands: Vec<String>, why: impl Into<String>) -> Self {
+        Remedy { no_rollback: why.into(), ..Remedy::commands(summary, commands, vec![]) }
+    }
+
+    /// Whether it changes something in the cluster, rather than look or tell somebody what to do.
+    pub fn changes(&self) -> bool {
+        !self.rollback.is_empty() || !self.no_rollback.is_empty()
     }
 
     /// `kubectl rollout undo` of a Deployment, DaemonSet or StatefulSet; taken back by undoing once more.

@@ -154,6 +154,13 @@ fn tell(diagnosis: &Diagnosis, cause: &RootCause) -> Option<Told> {
             rollbacks.push(Line::Text(format!("of {}:", index + 1)));
             rollbacks.extend(remedy.rollback.iter().cloned().map(Line::Command));
         }
+        if !remedy.no_rollback.is_empty() {
+            rollbacks.push(Line::Text(format!(
+                "of {}: nothing takes it back: {}",
+                index + 1,
+                remedy.no_rollback
+            )));
+        }
     }
     add("Fix", fixes);
     add("Rollback", rollbacks);

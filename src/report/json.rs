@@ -234,6 +234,9 @@ pub struct RemedyView {
     /// The change as data.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patch: Option<PatchView>,
+    /// Why nothing takes it back, where it changes something that no command brings back.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub no_rollback: String,
 }
 
 /// How to take a fix back.
@@ -529,6 +532,7 @@ fn remedy(remedy: &Remedy) -> RemedyView {
         risk: format!("{:?}", remedy.risk),
         commands: remedy.commands.clone(),
         patch: remedy.patch.as_ref().map(patch),
+        no_rollback: remedy.no_rollback.clone(),
     }
 }
 

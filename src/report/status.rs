@@ -248,6 +248,7 @@ fn project_remedy(remedy: &Remedy) -> status::Remedy {
         },
         commands: shown(&remedy.commands),
         rollback: shown(&remedy.rollback),
+        no_rollback: fit(&remedy.no_rollback, 256),
         commands_in_report: !fits,
     }
 }

@@ -75,6 +75,20 @@ fn every_rule_fires_on_its_fixtures_and_is_silent_on_the_near_misses() {
                         }
                     }
                     for remedy in &finding.remedies {
+                        let mutates = |command: &String| {
+                            ["patch", "scale", "delete", "undo", "replace", "cordon", "annotate", "label"]
+                                .iter()
+                                .any(|verb| {
+                                    command.starts_with("kubectl")
+                                        && command.split(' ').any(|word| word == *verb)
+                                })
+                        };
+                        if remedy.commands.iter().any(mutates) && !remedy.changes() {
+                            wrong.push(format!(
+                                "{}: neither rollback nor why there is none: {}",
+                                meta.code, remedy.summary
+                            ));
+                        }
                         assert!(
                             remedy.patch.is_none() || !remedy.rollback.is_empty(),
                             "{}: a patch without rollback: {}",

@@ -96,10 +96,10 @@ impl Answer {
             let all = value.as_array().cloned().unwrap_or_default();
             all.iter().filter_map(|line| line.as_str().map(str::to_owned)).collect()
         };
-        // What changes something has a rollback; commands without one only look.
+        // What changes something has a rollback, or says why there is none; other commands only look.
         let remedy = remedies
             .iter()
-            .find(|remedy| !lines(&remedy["rollback"]).is_empty())
+            .find(|remedy| !lines(&remedy["rollback"]).is_empty() || remedy["noRollback"].is_string())
             .ok_or_else(|| format!("no remedy of it changes anything: {}", finding["remediation"]))?;
         Ok(Fix {
             summary: text(remedy, "summary").to_owned(),

@@ -120,6 +120,10 @@ pub struct Remedy {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 5), inner(length(max = 2048)))]
     pub rollback: Vec<String>,
+    /// Why nothing takes it back, where it changes something that no command brings back.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 256))]
+    pub no_rollback: String,
     /// Whether its commands are too long to stand here; the report has them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub commands_in_report: bool,

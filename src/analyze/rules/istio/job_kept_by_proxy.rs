@@ -126,7 +126,7 @@ impl Check for JobKeptByProxy {
             _ => None,
         };
         finding
-            .remedies(end.map(|command| Remedy::commands("End the proxy of the pod that hangs: the Job then completes", vec![command], vec!["true # a Job that has completed stays complete".to_owned()])))
+            .remedies(end.map(|command| Remedy::lasting("End the proxy of the pod that hangs: the Job then completes", vec![command], "a Job that has completed stays complete")))
             .remedy(Remedy::manual("Run the mesh with native sidecars (Kubernetes 1.29 and later): they end with the application"))
             .prevention(Prevention::alert("Alert on Jobs that are active for hours", "kube_job_status_active > 0 and on (namespace, job_name) (time() - kube_job_status_start_time) > 21600"))
     }

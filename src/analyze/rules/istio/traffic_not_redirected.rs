@@ -95,10 +95,10 @@ impl Check for TrafficNotRedirected {
             .effect(Effect::pods(&fact.owner))
             .effects(services.iter().map(|service| Effect::requests(service, &["UH", "UF", "5xx", "refused"])))
             .related(fact.owner.clone())
-            .remedy(Remedy::commands(
+            .remedy(Remedy::lasting(
                 "Delete the pods: their workload makes new ones, which are set up",
                 vec![format!("kubectl {}delete pod {}", scope(&fact.pods.first().map(|p| p.object.reference.clone()).unwrap_or_default()), names.iter().map(|name| quote(name)).collect::<Vec<_>>().join(" "))],
-                vec!["true # a deleted pod is made anew by its workload".to_owned()],
+                "a deleted pod stays deleted, and its workload has made another",
             ).risk(Risk::Low))
             .prevention(Prevention::alert("Alert when the plug-in is not ready on a node", "min(istio_cni_install_ready) < 1"))
             .prevention(Prevention::of("Setting", "Taint new nodes until the plug-in is ready (taint.enabled of the control plane), or let it repair pods"))

@@ -98,10 +98,10 @@ impl Check for LeaderLost {
                 vec![format!("kubectl {}logs {} --all-containers --tail=100", scope(pod), quote(&pod.name))],
                 vec![],
             ))
-            .remedy(Remedy::commands(
+            .remedy(Remedy::lasting(
                 "Let another replica lead: delete the holder's pod, which its owner makes anew",
                 vec![common::delete_command(pod)],
-                vec![],
+                "a deleted pod stays deleted, and its owner has made another",
             ))
             .prevention(Prevention::alert(
                 "Alert when a lease is not renewed",

@@ -85,11 +85,10 @@ impl Check for OrderedUpdateBlocked {
         }
         finding
             .remedy(
-                // The pod comes back by itself from the present template: there is nothing to take back.
-                Remedy::commands(
+                Remedy::lasting(
                     format!("Delete {}: it is made anew from the present template, with its own volumes", pod.name),
                     vec![common::delete_command(pod)],
-                    vec![],
+                    "the pod comes back by itself, from the present template",
                 )
                 .risk(Risk::Medium),
             )
