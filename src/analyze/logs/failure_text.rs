@@ -236,6 +236,11 @@ fn exact(text: &str) -> Option<(Kind, usize)> {
     Some((Kind::Status(code), at))
 }
 
+/// Whether a text in lower case says that the caller's own pool had nothing to give.
+fn tells_of_pool(lower: &str) -> bool {
+    TEXTS.iter().any(|(words, kind)| *kind == Kind::Pool && lower.contains(words))
+}
+
 /// What the words around the first text add to it.
 fn refine(kind: Kind, text: &str, at: usize) -> Kind {
     let before = text.get(..at).unwrap_or_default();
@@ -254,6 +259,8 @@ fn refine(kind: Kind, text: &str, at: usize) -> Kind {
         Kind::Reset if lower().contains("frame too large") => Kind::Scheme,
         // A server that closes for too many pings says so behind the words for a closed connection.
         Kind::Reset if lower().contains("too_many_pings") => Kind::Pings,
+        // `TimeoutError: QueuePool limit of size 5 …`: the name of the exception says less than its text.
+        Kind::Timeout if tells_of_pool(&lower()) => Kind::Pool,
         // Go dials and reads with the same words.
         Kind::Timeout if before.contains("dial ") && before.contains("lookup ") => Kind::Resolver,
         Kind::Timeout if before.contains("dial ") || lower().contains("connect timed out") => {
@@ -320,6 +327,13 @@ pub fn pool_state(text: &str) -> PoolState {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_text_of_an_exception_says_more_than_its_name() {
+        let text = "sqlalchemy.exc.TimeoutError: QueuePool limit of size 1 overflow 0 reached, connection timed out, timeout 1.00";
+        assert_eq!(meaning(text).map(|(kind, _)| kind), Some(Kind::Pool));
+        assert_eq!(meaning("TimeoutError: read timed out").map(|(kind, _)| kind), Some(Kind::Timeout));
+    }
 
     #[test]
     fn limits_and_pools() {

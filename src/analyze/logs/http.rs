@@ -129,16 +129,17 @@ pub fn served_in_text(line: &str) -> Option<Served> {
     if !line.contains('/') {
         return None;
     }
-    let (quoted, request) = METHODS
+    let (at, quoted, request) = METHODS
         .iter()
         .filter_map(|method| {
             let at = line.find(method)?;
-            let quoted = line.get(..at)?.ends_with('"');
-            (quoted || at == 0 || line.contains("[GIN]"))
+            let before = line.get(..at)?;
+            let quoted = before.ends_with('"');
+            // A logger's name may stand before it, `server: GET /path 200 12 ms`.
+            (quoted || at == 0 || before.ends_with(": ") || line.contains("[GIN]"))
                 .then(|| Some((at, quoted, line.get(at + method.len()..)?)))?
         })
-        .min_by_key(|(at, _, _)| *at)
-        .map(|(_, quoted, rest)| (quoted, rest))?;
+        .min_by_key(|(at, _, _)| *at)?;
     if line.contains("[GIN]") {
         let mut columns = line.split('|').map(str::trim).skip(1);
         let status = columns.next()?.parse().ok()?;
@@ -156,6 +157,8 @@ pub fn served_in_text(line: &str) -> Option<Served> {
     let rest: Vec<&str> = words.collect();
     let millis = match rest.as_slice() {
         [number, "ms", ..] => number.parse().ok(),
+        // Behind a logger's name only what has a duration is no prose.
+        _ if at > 0 && !quoted => return None,
         // nginx and those who follow it put seconds with a fraction last.
         [.., last] => last.parse::<f64>().ok().filter(|_| last.contains('.')).map(|seconds| seconds * 1000.0),
         [] => None,
@@ -185,7 +188,8 @@ pub fn load(record: &Record<'_>) -> Option<Load> {
     let number = |names: &[&str]| {
         record.field(names).and_then(|v| v.parse::<f64>().ok()).filter(|n| n.is_finite() && *n >= 0.0)
     };
-    let requests = number(&["requests", "total_requests", "totalRequests", "num_requests", "request_count"])?;
+    let requests =
+        number(&["requests", "total_requests", "totalRequests", "num_requests", "request_count", "sent"])?;
     let failed = number(&["failed", "failures", "errors", "num_failures", "failed_requests", "error_count"])?;
     let p95 = number(&["p95ms", "p95_ms", "p95Ms", "p95", "latency_p95_ms", "latency.p95"]);
     (failed <= requests).then_some(Load { requests: requests as u64, failed: failed as u64, p95 })
@@ -221,6 +225,7 @@ mod tests {
             (r#"INFO:     172.31.1.249:37648 - "GET /checkout HTTP/1.1" 503 Service Unavailable"#, 503, None),
             (r#"127.0.0.1 - - [29/May/2025 10:14:26] "POST /pay HTTP/1.1" 500 -"#, 500, None),
             ("GET /pay 404 12.3 ms - 5", 404, Some(12.3)),
+            ("[2026-11-21T10:00:00.000Z] info frontend: GET /pay 502 37 ms", 502, Some(37.0)),
             (r#"[GIN] 2025/01/01 - 10:00:00 | 502 |   1.5ms |  10.0.0.1 | GET      "/pay""#, 502, Some(1.5)),
             (
                 r#"{"duration":"1.5s","http":{"method":"GET","status_code":500,"route":"/a"}}"#,
@@ -241,6 +246,8 @@ mod tests {
             r#"{"method":"GET","path":"/healthz","status":503}"#,
             r#"10.0.0.1 - - [22/Nov/2026:02:38:39 +0000] "GET /metrics HTTP/1.1" 200 62"#,
             "please GET /a 200 times",
+            "retrying: GET /a 503 again",
+            "Error: GET http://pay/a answered 504",
             r#"{"status":"ok","path":"/a"}"#,
             r#"{"code":200,"msg":"done"}"#,
         ] {
@@ -252,6 +259,9 @@ mod tests {
     fn load_is_summed_up() {
         let line = r#"{"codes":{"200":20,"502":7},"failed":7,"level":"warn","p95ms":259.9,"requests":27}"#;
         assert_eq!(load(&parse(line)), Some(Load { requests: 27, failed: 7, p95: Some(259.9) }));
+        let line =
+            r#"{"level":"INFO","msg":"what users saw","seconds":2,"sent":6,"ok":4,"failed":2,"p95_ms":9}"#;
+        assert_eq!(load(&parse(line)), Some(Load { requests: 6, failed: 2, p95: Some(9.0) }));
         assert_eq!(load(&parse(r#"{"requests":3,"msg":"handled"}"#)), None);
     }
 }

@@ -162,7 +162,10 @@ fn names_a_pool_size(setting: &Setting) -> bool {
     let has = |list: &[&str]| words.iter().any(|w| list.contains(&w.as_str()));
     let pool = has(&["pool", "poolsize", "connections", "conns", "hikari", "maxconns"]);
     let size = has(&["size", "max", "maximum", "limit", "poolsize", "active", "total", "maxconns", "count"]);
-    pool && size
+    // `STORE_POOL=8`: a bare number under the pool's own name is its size.
+    let number = setting.value.as_ref().is_none_or(|value| value.parse::<u64>().is_ok());
+    let bare = words.last().is_some_and(|word| word == "pool") && number;
+    pool && (size || bare)
         && !has(&[
             "timeout", "idle", "min", "minimum", "lifetime", "age", "ttl", "wait", "url", "name", "ms",
             "seconds",
@@ -254,4 +257,36 @@ fn remedies(fact: &Fact, setting: &Setting, snapshot: &Snapshot) -> Vec<Remedy> 
         )));
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn setting(name: &str, value: &str) -> Setting {
+        let none = ObjectRef::default();
+        Setting {
+            name: name.to_owned(),
+            value: Some(value.to_owned()),
+            previous: None,
+            changed: None,
+            subject: none.clone(),
+            workload: none,
+            pointer: String::new(),
+        }
+    }
+
+    #[test]
+    fn names_of_pool_sizes() {
+        for name in
+            ["DB_POOL_SIZE", "maximumPoolSize", "STORE_POOL", "spring.datasource.hikari.maximum-pool-size"]
+        {
+            assert!(names_a_pool_size(&setting(name, "8")), "{name}");
+        }
+        for (name, value) in
+            [("POOL_TIMEOUT", "8"), ("STORE_POOL", "shared"), ("STORE_POOL_WAIT", "1s"), ("STORE", "8")]
+        {
+            assert!(!names_a_pool_size(&setting(name, value)), "{name}");
+        }
+    }
 }
