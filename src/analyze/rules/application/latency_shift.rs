@@ -7,6 +7,7 @@ use crate::analyze::logs::digest::Digest;
 use crate::analyze::remedy::Prevention;
 use crate::analyze::rule::{Check, Declared};
 use crate::model::graph::Provenance;
+use crate::model::memo::Derived;
 use crate::model::mesh::istio::service_of_host;
 use crate::model::network::ServiceName;
 use crate::model::object::ObjectRef;
@@ -114,10 +115,10 @@ impl Check for LatencyShift {
                 });
             }
         }
-        for (service, samples) in counters(snapshot) {
-            let known = out.iter().any(|f| f.service.as_ref() == Some(&service));
-            if let Some(shift) = shift(&samples, 0.5, onset).filter(|_| !known) {
-                let (subject, service) = (service.reference(), Some(service));
+        for (service, samples) in &snapshot.derived::<Counters>().means {
+            let known = out.iter().any(|f| f.service.as_ref() == Some(service));
+            if let Some(shift) = shift(samples, 0.5, onset).filter(|_| !known) {
+                let (subject, service) = (service.reference(), Some(service.clone()));
                 out.push(Fact {
                     subject,
                     service,
@@ -169,7 +170,19 @@ impl Check for LatencyShift {
     }
 }
 
-/// Mean durations by Service, from counters of sums and counts: Unix seconds and milliseconds.
+/// Mean durations by Service, from counters of sums and counts, read once.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    /// Unix seconds and milliseconds, in order of time.
+    pub(crate) means: BTreeMap<ServiceName, Vec<(f64, f64)>>,
+}
+
+impl Derived for Counters {
+    fn derive(snapshot: &Snapshot) -> Self {
+        Counters { means: counters(snapshot) }
+    }
+}
+
 fn counters(snapshot: &Snapshot) -> BTreeMap<ServiceName, Vec<(f64, f64)>> {
     // Growth of sums and counts by Service and second.
     let mut growth: BTreeMap<ServiceName, BTreeMap<i64, (f64, f64)>> = BTreeMap::new();

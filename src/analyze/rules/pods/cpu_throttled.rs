@@ -7,6 +7,7 @@ use super::common::{self, Group, cores};
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy, Risk};
 use crate::analyze::rule::{Check, Declared};
+use crate::model::change::{Change, ChangeKind};
 use crate::model::series::Series;
 use crate::model::snapshot::Snapshot;
 use crate::model::time;
@@ -16,8 +17,8 @@ crate::rule! {
     /// A container is held back by its CPU limit for much of the time.
     ///
     /// ## What it detects
-    /// A container of which more than a quarter of the scheduler's periods (100 ms each) were throttled for at least a minute, and
-    /// when that began.
+    /// A container of which more than a quarter of the scheduler's periods (100 ms each) were throttled for at least a minute (half
+    /// of that where the rollout that its pods came with set the limit), and when that began.
     /// ## Why it matters
     /// A throttled container stands still until the next period begins: requests take longer by tens or hundreds of milliseconds
     /// though its average use of CPU looks harmless, probes time out, and its callers run into their timeouts.
@@ -62,6 +63,8 @@ const SEVERE: f64 = 0.5;
 /// Fewer periods than those of a minute are a burst.
 const MIN_PERIODS: f64 = 300.0;
 const MIN_SECONDS: f64 = 60.0;
+/// Where a rollout has just set the limit, half of that is enough.
+const LOWERED: f64 = 0.5;
 
 impl Check for CpuThrottled {
     type Fact<'a> = Fact<'a>;
@@ -69,8 +72,20 @@ impl Check for CpuThrottled {
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
         let throttled = by_container(snapshot, "container_cpu_cfs_throttled_periods_total");
         let periods = by_container(snapshot, "container_cpu_cfs_periods_total");
+        let set: Vec<&Change> = snapshot
+            .changes
+            .iter()
+            .filter(|c| c.kind == ChangeKind::Rollout)
+            .filter(|c| c.differences.iter().any(|d| d.path.ends_with(".resources.limits.cpu")))
+            .collect();
         common::groups(snapshot, |pod| {
             let mut out = vec![];
+            let owner = snapshot.owner(pod);
+            let lowered = set.iter().any(|c| {
+                c.subject.same_object(&owner)
+                    && pod.object.created.is_some_and(|at| at.as_second() + 2 >= c.time.as_second())
+            });
+            let enough = if lowered { LOWERED } else { 1.0 };
             for container in
                 pod.template.containers.iter().filter(|c| common::serves(c) && !is_proxy_container(&c.name))
             {
@@ -79,7 +94,10 @@ impl Check for CpuThrottled {
                     continue;
                 };
                 let found = throttled.iter().find_map(|t| {
-                    periods.iter().filter(|p| p.label("id") == t.label("id")).find_map(|p| phase(t, p))
+                    periods
+                        .iter()
+                        .filter(|p| p.label("id") == t.label("id"))
+                        .find_map(|p| phase(t, p, enough))
                 });
                 if let Some((since, throttled, periods)) = found {
                     // Throttled from its first measurement on: from its start on.
@@ -181,8 +199,8 @@ pub fn by_container<'a>(snapshot: &'a Snapshot, name: &'a str) -> BTreeMap<Key<'
 }
 
 /// The phase of throttling that a pair of counters ends in: its beginning, its throttled periods and all of its periods.
-/// `None` where it is none that lasts, or one that is over.
-pub fn phase(throttled: &Series, periods: &Series) -> Option<(f64, f64, f64)> {
+/// `None` where it is none that lasts, or one that is over; `enough` is the share of the usual length that is asked for.
+pub fn phase(throttled: &Series, periods: &Series, enough: f64) -> Option<(f64, f64, f64)> {
     let all: BTreeMap<i64, f64> = periods.points.iter().map(|(t, v)| (t.round() as i64, *v)).collect();
     let steps = throttled.points.iter().zip(throttled.points.iter().skip(1)).filter_map(|(a, b)| {
         let grown = all.get(&(b.0.round() as i64))? - all.get(&(a.0.round() as i64))?;
@@ -206,7 +224,9 @@ pub fn phase(throttled: &Series, periods: &Series) -> Option<(f64, f64, f64)> {
             grown_sum += grown;
         }
     }
-    let lasts = to - from >= MIN_SECONDS && grown_sum >= MIN_PERIODS && held_sum / grown_sum > TELLING;
+    let lasts = to - from >= enough * MIN_SECONDS
+        && grown_sum >= enough * MIN_PERIODS
+        && held_sum / grown_sum > TELLING;
     (lasts && calm < 4).then_some((from, held_sum, grown_sum))
 }
 
@@ -297,11 +317,13 @@ mod tests {
     #[test]
     fn a_phase_of_throttling_and_where_it_begins() {
         let periods = series(|_| 150.0);
-        let (since, held, all) = phase(&series(|i| if i >= 8 { 120.0 } else { 1.0 }), &periods).unwrap();
+        let (since, held, all) = phase(&series(|i| if i >= 8 { 120.0 } else { 1.0 }), &periods, 1.0).unwrap();
         assert_eq!(since, 105.0);
         assert!(held / all > 0.7);
-        assert!(phase(&series(|_| 10.0), &periods).is_none());
-        assert!(phase(&series(|i| if i < 6 { 120.0 } else { 1.0 }), &periods).is_none(), "it is over");
-        assert!(phase(&series(|i| if i == 19 { 140.0 } else { 0.0 }), &periods).is_none(), "a burst");
+        let short = series(|i| if i >= 17 { 140.0 } else { 0.0 });
+        assert!(phase(&short, &periods, 1.0).is_none() && phase(&short, &periods, LOWERED).is_some());
+        assert!(phase(&series(|_| 10.0), &periods, 1.0).is_none());
+        assert!(phase(&series(|i| if i < 6 { 120.0 } else { 1.0 }), &periods, 1.0).is_none(), "it is over");
+        assert!(phase(&series(|i| if i == 19 { 140.0 } else { 0.0 }), &periods, 1.0).is_none(), "a burst");
     }
 }

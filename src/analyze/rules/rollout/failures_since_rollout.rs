@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde_json::json;
 use std::collections::BTreeMap;
 
+use super::slow_since::{self, Slow};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
 use crate::analyze::logs::digest::{Digest, WorkloadLog};
 use crate::analyze::logs::failure_text::Kind;
@@ -12,29 +13,32 @@ use crate::analyze::rule::{Check, Declared};
 use crate::analyze::rules::pods::{common, crash_loop};
 use crate::model::change::{Change, ChangeKind, Difference};
 use crate::model::network::ServiceName;
+use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
 use crate::model::time::to_unix;
 use crate::model::traffic::Reporter;
-use crate::model::workload::Workload;
+use crate::model::workload::{Workload, quantity};
 
 crate::rule! {
     /// A workload fails since a new revision of it was rolled out.
     ///
     /// ## What it detects
     /// A rollout in the time that is looked at which changed what the pods run (image, command, environment, resources, volumes), since
-    /// which the workload answers with server errors of its own, or crashes, where it did not before.
+    /// which the workload answers with server errors of its own, answers late (its callers time out, or requests take at least twice
+    /// as long as before), or crashes, where it did not before.
     /// ## Why it matters
     /// The new revision is at fault, whatever exactly is wrong in it; the one before it still exists and works.
     /// ## Evidence
-    /// What differs between the two ReplicaSets, the first error after the rollout, the share of errors before and after, and the
-    /// application's own error text.
+    /// What differs between the two ReplicaSets, the first error after the rollout, the share of errors or the durations before and
+    /// after, and the application's own error text.
     /// ## How to confirm
     /// `kubectl rollout history deployment/NAME` and the log of a new pod; `kubectl rollout undo` ends the errors.
     /// ## How to fix
     /// Go back to the revision before.
     /// ## False positives
     /// Errors that the workload only passes on: where calls of its own fail in the same time, its rollout is not blamed, unless that
-    /// rollout changed its environment. Restarts without a change are no rollout.
+    /// rollout changed its environment. Where something that it calls became slow at the same time, or where two workloads on the way
+    /// of slow requests were rolled out together, neither is blamed for them. Restarts without a change are no rollout.
     /// ## References
     /// <https://kubernetes.io/docs/concepts/workloads/controllers/deployment/#rolling-back-a-deployment>
     FailuresSinceRollout {
@@ -58,6 +62,8 @@ enum Began {
     },
     /// Crashes of so many of its new pods.
     Crashes(usize),
+    /// Late answers.
+    Slow(Slow),
 }
 
 /// A rollout since which a workload fails.
@@ -103,7 +109,9 @@ impl Check for FailuresSinceRollout {
         let main = main_difference(fact.rollout);
         let subject =
             owner.field(main.map_or_else(|| "spec.template".to_owned(), |d| indexed(fact.workload, &d.path)));
+        let lowered = lowered_cpu(fact);
         let (title, why) = match &fact.began {
+            Began::Slow(slow) => tell_slow(slow, owner, &at, lowered),
             Began::Errors { failed, requests, before, by } => {
                 let share = *failed as f64 * 100.0 / (*requests).max(1) as f64;
                 let well = match before {
@@ -142,6 +150,8 @@ impl Check for FailuresSinceRollout {
             .mechanism(match fact.began {
                 Began::Errors { .. } => "rollout: the new revision (image or configuration) answers with 5xx errors (500)",
                 Began::Crashes(_) => "rollout: the new revision (image or configuration) crashes",
+                Began::Slow(_) if lowered.is_some() => "rollout: CPU limit lowered, so the new revision is throttled (slow, latency)",
+                Began::Slow(_) => "rollout: the new revision (image or configuration) answers slowly (latency, slow requests, timeouts)",
             })
             .severity(Severity::Error)
             .role(Role::Cause, Confidence::Observed)
@@ -149,21 +159,31 @@ impl Check for FailuresSinceRollout {
             .evidences(values)
             .evidences(fact.evidence.clone())
             .onset(fact.first.or(Some(fact.rollout.time)))
+            .maybe_remedy(lowered.and_then(|difference| former_limit(fact, difference)))
             .remedy(Remedy::undo_rollout(owner, format!("Go back to the revision before {at} ({what})")))
-            .maybe_remedy(former_image(fact))
-            .effect(Effect::calls(owner));
+            .maybe_remedy(former_image(fact));
+        if !matches!(fact.began, Began::Slow(_)) {
+            finding = finding.effect(Effect::calls(owner));
+        }
         if matches!(fact.began, Began::Crashes(_)) {
             finding = finding.effect(Effect::pods(owner));
         }
-        let flags: &[&str] = if matches!(fact.began, Began::Crashes(_)) {
-            common::DOWN
-        } else {
-            &["5xx", "500", "via_upstream"]
+        let flags: &[&str] = match &fact.began {
+            Began::Crashes(_) => common::DOWN,
+            Began::Errors { .. } => &["5xx", "500", "via_upstream"],
+            Began::Slow(slow) if slow.timeouts > 0 => &["slow", "timeout", "UT", "DC", "504"],
+            Began::Slow(_) => &["slow"],
         };
         for service in &fact.services {
             finding = finding.effect(Effect::requests(service, flags));
         }
         let service = fact.services.first().map_or("", |s| s.name.as_str());
+        if matches!(fact.began, Began::Slow(_)) {
+            finding = finding.prevention(Prevention::alert(
+                "Alert on how long requests to it take",
+                format!("histogram_quantile(0.95, sum by (le) (rate(istio_request_duration_milliseconds_bucket{{reporter=\"destination\",destination_service_name=\"{service}\"}}[2m]))) > 1000"),
+            ));
+        }
         finding
             .prevention(Prevention::of("Setting", "Roll out to a small share first (a canary, or maxSurge 1 with minReadySeconds) and stop the rollout when its errors rise"))
             .prevention(Prevention::alert(
@@ -174,7 +194,7 @@ impl Check for FailuresSinceRollout {
 }
 
 /// Whether a difference can change what the pods do.
-fn tells(difference: &Difference) -> bool {
+pub(super) fn tells(difference: &Difference) -> bool {
     let path = difference.path.as_str();
     if !path.contains("ontainers[") {
         return path.contains(".volumes[");
@@ -236,22 +256,29 @@ fn failing<'a>(snapshot: &'a Snapshot, rollout: &'a Change) -> Option<Fact<'a>> 
     let digest = snapshot.derived::<Digest>();
     let log =
         digest.workloads.iter().find(|(owner, _)| owner.same_object(&rollout.subject)).map(|(_, log)| log);
+    let slow = slow_since::slow(snapshot, rollout, &services);
     let found = log
         .and_then(|log| own_errors(log, rollout))
         .or_else(|| proxied_errors(snapshot, rollout))
-        .or_else(|| services.iter().find_map(|s| callers_errors(&digest, s, rollout, log)))?;
-    let (failed, requests, before, first, by) =
-        (found.failed, found.requests, found.before, found.first, found.by);
-    let share = failed as f64 / requests.max(1) as f64;
-    let earlier = before.0 as f64 / before.1.max(1) as f64;
-    if failed < MIN_FAILURES || share < MIN_SHARE || earlier * RISE > share {
-        return None;
-    }
+        .or_else(|| services.iter().find_map(|s| callers_errors(&digest, s, rollout, log)))
+        .filter(|found| found.grew() && slow.as_ref().is_none_or(|slow| slow.timeouts <= found.failed));
     // What it only passes on is its dependency's, unless this very rollout told it whom to call.
     let environment = rollout.differences.iter().any(|d| d.path.contains(".env") || d.path.contains(".args"));
     let own_calls: u64 =
         log.map_or(0, |log| log.calls.iter().filter(|c| c.last >= Some(rollout.time)).map(|c| c.count).sum());
-    if !environment && own_calls as f64 >= PASSES_ON * failed as f64 {
+    let passes_on = |failed: u64| !environment && own_calls as f64 >= PASSES_ON * failed as f64;
+    let Some(found) = found else {
+        let slow = slow.filter(|slow| {
+            (slow.level.is_some() && own_calls == 0)
+                || (slow.timeouts >= MIN_FAILURES && !passes_on(slow.timeouts))
+        })?;
+        let evidence = slow_evidence(&slow, rollout);
+        let first = slow.first;
+        return fact(Began::Slow(slow), first, evidence);
+    };
+    let (failed, requests, before, first, by) =
+        (found.failed, found.requests, found.before, found.first, found.by);
+    if passes_on(failed) {
         return None;
     }
     let mut evidence = vec![
@@ -283,6 +310,15 @@ struct Counted {
     before: (u64, u64),
     first: Option<Timestamp>,
     by: &'static str,
+}
+
+impl Counted {
+    /// Whether enough fails, and more than before the rollout.
+    fn grew(&self) -> bool {
+        let share = self.failed as f64 / self.requests.max(1) as f64;
+        let earlier = self.before.0 as f64 / self.before.1.max(1) as f64;
+        self.failed >= MIN_FAILURES && share >= MIN_SHARE && earlier * RISE <= share
+    }
 }
 
 /// By the request log of the workload itself. `None` where it logs no requests, or none failed.
@@ -338,7 +374,12 @@ fn callers_errors(
         Counted { failed: 0, requests: 0, before: (0, 0), first: None, by: "its callers' logs" };
     for log in digest.workloads.values() {
         let mut counts = false;
-        for calls in &log.calls {
+        // Errors of another kind before the rollout, such as those of a start, say nothing of these.
+        let began = |kind: Kind| {
+            let own = log.calls.iter().filter(|c| c.service.as_ref() == Some(service));
+            own.filter(|c| c.kind == kind).any(|c| c.first >= Some(rollout.time))
+        };
+        for calls in log.calls.iter().filter(|calls| began(calls.kind)) {
             let server_error = matches!(calls.kind, Kind::Status(500..=599));
             if calls.service.as_ref() != Some(service)
                 || !server_error
@@ -388,6 +429,80 @@ fn crashes(snapshot: &Snapshot, rollout: &Change) -> Option<(usize, Option<Times
         }
     }
     (pods > 0).then_some((pods, first, evidence))
+}
+
+/// The difference by which a rollout lowered a CPU limit, or brought one in, where nothing that the program itself reads changed.
+fn lowered_cpu<'a>(fact: &'a Fact<'_>) -> Option<&'a Difference> {
+    let mut told = fact.rollout.differences.iter().filter(|d| tells(d));
+    if told.clone().any(|d| !d.path.contains(".resources")) {
+        return None;
+    }
+    told.find(|d| {
+        let (before, after) = (quantity(&d.before), quantity(&d.after));
+        d.path.ends_with(".resources.limits.cpu") && after.is_some() && (before.is_none() || before > after)
+    })
+}
+
+/// The CPU limit of before, as a patch.
+fn former_limit(fact: &Fact<'_>, limit: &Difference) -> Option<Remedy> {
+    let path = pointer(&indexed(fact.workload, &limit.path));
+    let (operation, summary) = if limit.before.is_empty() {
+        (json!([{"op": "remove", "path": path}]), "Remove the CPU limit again: there was none".to_owned())
+    } else {
+        let operation = json!([{"op": "replace", "path": path, "value": limit.before}]);
+        (operation, format!("Set limits.cpu back to {}", limit.before))
+    };
+    Remedy::patch(&fact.workload.object, &operation, summary)
+}
+
+/// Title and reason of a revision that answers late.
+fn tell_slow(slow: &Slow, owner: &ObjectRef, at: &str, lowered: Option<&Difference>) -> (String, String) {
+    let limit = lowered.map(|d| format!(" with a CPU limit of {}", d.after)).unwrap_or_default();
+    let timeouts = (slow.timeouts > 0)
+        .then(|| format!("{} of its callers timed out", common::plural(slow.timeouts as usize, "call")));
+    match &slow.level {
+        Some(level) => (
+            format!(
+                "{owner} is slow since its rollout of {at}{limit}: {:.0} → {:.0} ms",
+                level.before, level.after
+            ),
+            format!(
+                "{} rose from {:.0} ms to {:.0} ms ({} measured){}",
+                capitalised(&level.what),
+                level.before,
+                level.after,
+                level.samples,
+                timeouts.map(|text| format!(", and {text}")).unwrap_or_default()
+            ),
+        ),
+        None => {
+            let timeouts = timeouts.unwrap_or_default();
+            (
+                format!("{owner} is slow since its rollout of {at}{limit}: {timeouts}"),
+                format!("Since then {timeouts}; before it none did"),
+            )
+        }
+    }
+}
+
+/// A sentence's beginning.
+fn capitalised(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
+}
+
+/// What shows that it is slow.
+fn slow_evidence(slow: &Slow, rollout: &Change) -> Vec<Evidence> {
+    let measured = slow.level.as_ref().map(|level| {
+        format!(
+            "{}: {:.0} ms before the rollout, {:.0} ms since ({} measured)",
+            level.what, level.before, level.after, level.samples
+        )
+    });
+    let timeouts = (slow.timeouts > 0)
+        .then(|| format!("{} calls to it timed out since the rollout, by its callers' logs", slow.timeouts));
+    let told = measured.into_iter().chain(timeouts);
+    told.map(|text| Evidence::new("Log", rollout.subject.to_string(), text).at(slow.first)).collect()
 }
 
 /// The image of before, as a patch.

@@ -6,3 +6,4 @@ pub mod ordered_update_blocked;
 pub mod paused;
 pub mod rollout_stuck;
 pub mod scaled_to_zero;
+mod slow_since;
