@@ -179,6 +179,7 @@ pub const RULES: &[&dyn Rule] = &[
     &network::network_policy_blocks::NetworkPolicyBlocks,
     &network::mesh_port_blocked::MeshPortBlocked,
     &network::large_transfers_stall::LargeTransfersStall,
+    &network::connection_table_full::ConnectionTableFull,
 
     // Quotas, admission, budgets, autoscalers, certificates, jobs, nodes.
     &platform::quota_exceeded::QuotaExceeded,
@@ -201,6 +202,10 @@ pub const RULES: &[&dyn Rule] = &[
     &platform::leader_lost::LeaderLost,
     &platform::cron_job_skips::CronJobSkips,
     &platform::api_throttled::ApiThrottled,
+    &platform::node_starved::NodeStarved,
+    &platform::held_by_finalizers::HeldByFinalizers,
+    &platform::api_removed::ApiRemoved,
+    &platform::daemon_missing::DaemonMissing,
 
     // Pods.
     &pods::crash_loop::CrashLoop,
@@ -219,6 +224,8 @@ pub const RULES: &[&dyn Rule] = &[
     &pods::stuck_terminating::StuckTerminating,
     &pods::nobody_schedules::NobodySchedules,
     &pods::disrupted::Disrupted,
+    &pods::one_place::OnePlace,
+    &pods::readiness_flaps::ReadinessFlaps,
 
     // What proxies say of themselves.
     &proxy::configuration_refused::ConfigurationRefused,
@@ -266,6 +273,7 @@ pub const RULES: &[&dyn Rule] = &[
     &service::load_balancer::LoadBalancerPending,
     &service::publishes_not_ready::PublishesNotReady,
     &service::service_port_missing::ServicePortMissing,
+    &service::one_pod_takes_most::OnePodTakesMost,
 ];
 
 #[cfg(test)]

@@ -339,7 +339,8 @@ pub const CATALOGUE: &[Entry] = &[
         "coredns_panics_total", "coredns_forward_healthcheck_broken_total", "coredns_forward_max_concurrent_rejects_total",
         "coredns_proxy_healthcheck_failures_total", "coredns_proxy_request_duration_seconds_count",
     ]),
-    row("nodes", Deep, Node, Platform, "nodes: connection tracking, files, clock", &[
+    row("nodes", Deep, Node, Platform, "nodes: waiting for processors (s), connection tracking, files, clock", &[
+        "node_pressure_cpu_waiting_seconds_total",
         "node_nf_conntrack_entries", "node_nf_conntrack_entries_limit", "node_nf_conntrack_stat_insert_failed", "node_filefd_allocated",
         "node_filefd_maximum", "node_timex_offset_seconds", "node_timex_sync_status",
     ]),

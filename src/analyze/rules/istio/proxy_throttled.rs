@@ -77,7 +77,7 @@ impl Check for ProxyThrottled {
                 let key = (pod.object.namespace(), pod.object.name(), container.name.as_str());
                 let (Some(held), Some(all)) = (throttled.get(&key), periods.get(&key)) else { continue };
                 let found = held.iter().find_map(|t| {
-                    all.iter().filter(|p| p.label("id") == t.label("id")).find_map(|p| phase(t, p))
+                    all.iter().filter(|p| p.label("id") == t.label("id")).find_map(|p| phase(t, p, 1.0))
                 });
                 let owner = snapshot.owner(pod);
                 let (Some((since, held, all)), Some(workload)) = (found, snapshot.workload(&owner)) else {

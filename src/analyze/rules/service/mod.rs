@@ -10,6 +10,7 @@ pub mod local_policy;
 pub mod missing_ports;
 pub mod named_port_missing;
 pub mod no_ready_endpoints;
+pub mod one_pod_takes_most;
 pub mod publishes_not_ready;
 pub mod selector_matches_nothing;
 pub mod served;
