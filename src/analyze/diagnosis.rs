@@ -246,5 +246,10 @@ pub fn analyze(snapshot: &Snapshot, options: &Options) -> Diagnosis {
         findings.into_iter().for_each(|finding| sorted.push(finding));
         findings = sorted.finish();
     }
+    let subjects: Vec<&ObjectRef> = findings.iter().map(|finding| &finding.subject).collect();
+    let locations = snapshot.locate(&subjects);
+    for (finding, location) in findings.iter_mut().zip(locations) {
+        finding.location = location;
+    }
     hypothesis::conclude(snapshot, findings, gaps, evaluated, not_evaluated)
 }

@@ -8,6 +8,7 @@ use super::remedy::{Prevention, Remedy};
 use super::rule::Meta;
 use crate::model::network::ServiceName;
 use crate::model::object::ObjectRef;
+use crate::model::source::Location;
 
 /// How bad it is for those who call the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -195,6 +196,8 @@ pub struct Finding {
     pub severity: Severity,
     /// The object, and the field, that somebody would change.
     pub subject: ObjectRef,
+    /// Where that stands in a YAML file, for an object that was read from one; set when all rules have spoken.
+    pub location: Option<Location>,
     /// Other objects that are just as much at fault (the DestinationRule beside the VirtualService).
     pub related: Vec<ObjectRef>,
     /// The Service that suffers first: the one whose callers see it.
@@ -237,6 +240,7 @@ impl Finding {
             aliases: meta.aliases.to_vec(),
             severity: meta.severity,
             subject,
+            location: None,
             related: vec![],
             service: None,
             role: Role::Cause,

@@ -34,6 +34,7 @@ pub fn assemble(material: Material) -> Snapshot {
     for object in material.objects {
         builder.object(object);
     }
+    builder.sources(material.sources);
     for log in &material.logs {
         let mut stream = LogStream::read(
             &log.namespace,

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::redact::Counts;
 use crate::model::gap::Gap;
+use crate::model::source::Sources;
 use crate::model::time::Window;
 
 /// `meshscope.json`, the manifest of a bundle. Every field but `version` is optional.
@@ -133,6 +134,8 @@ pub struct Material {
     pub manifest: Manifest,
     /// Kubernetes objects of every kind, Events and CRDs included; Lists are unrolled.
     pub objects: Vec<Value>,
+    /// Where objects stand in the YAML files that they were read from.
+    pub sources: Sources,
     /// Logs of containers.
     pub logs: Vec<LogFile>,
     /// Answers of Prometheus.

@@ -22,6 +22,7 @@ pub mod proxy;
 pub mod selector;
 pub mod series;
 pub mod snapshot;
+pub mod source;
 pub mod time;
 pub mod traffic;
 pub mod workload;

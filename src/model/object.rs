@@ -40,6 +40,17 @@ impl ObjectRef {
         }
     }
 
+    /// What names the object with this body.
+    pub fn of(body: &Value) -> Self {
+        ObjectRef {
+            api_version: body.string("apiVersion"),
+            kind: body.string("kind"),
+            namespace: body.string("metadata.namespace"),
+            name: body.string("metadata.name"),
+            field_path: String::new(),
+        }
+    }
+
     /// The same object, and the field in it that matters.
     #[must_use]
     pub fn field(&self, path: impl Into<String>) -> Self {

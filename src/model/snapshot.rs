@@ -20,6 +20,7 @@ use super::object::{Object, ObjectRef};
 use super::proxy::Proxy;
 use super::proxy::sync::ProxySync;
 use super::series::Series;
+use super::source::{Location, Sources};
 use super::time::Window;
 use super::traffic::{EdgeTraffic, Reporter};
 use super::workload::{Pod, Workload};
@@ -81,6 +82,8 @@ pub struct Snapshot {
     pub changes: Vec<Change>,
     /// What could not be seen.
     pub gaps: Vec<Gap>,
+    /// Where objects stand in the YAML files that they were read from.
+    pub sources: Sources,
     owner_of_pod: BTreeMap<(String, String), ObjectRef>,
     pod_of_ip: BTreeMap<String, usize>,
     index: Index,
@@ -111,6 +114,20 @@ impl Snapshot {
     /// their typed lists.
     pub fn object(&self, kind: &str, namespace: &str, name: &str) -> Option<&Object> {
         self.objects.get(&(kind.to_owned(), namespace.to_owned(), name.to_owned()))
+    }
+
+    /// Where each object's field stands in the YAML file that the object was read from.
+    pub fn locate(&self, objects: &[&ObjectRef]) -> Vec<Option<Location>> {
+        if self.sources.is_empty() {
+            return vec![None; objects.len()];
+        }
+        self.sources.locate(objects, |reference| {
+            let ObjectRef { kind, namespace, name, .. } = reference;
+            let own_key = format!("{}/{kind}", reference.group());
+            let object =
+                self.object(&own_key, namespace, name).or_else(|| self.object(kind, namespace, name));
+            object.map(|object| &*object.body)
+        })
     }
 
     /// All objects of a kind, in order of namespace and name.

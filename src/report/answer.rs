@@ -80,8 +80,8 @@ pub fn answer(diagnosis: &Diagnosis) -> Answer {
     let others = diagnosis
         .findings
         .iter()
-        .filter(|f| f.severity >= Severity::Warning && f.role != Role::Context && !explained(f))
-        .map(|f| (f.severity, f.title.clone(), f.meta.code));
+        .filter(|f| f.severity >= Severity::Warning && wanted(f) && !explained(f))
+        .map(|f| (f.severity, format!("{}{}", f.title, place(f)), f.meta.code));
     let mut closing = vec![];
     let not_this: Vec<String> =
         diagnosis.ruled_out.iter().map(|out| format!("{} ({})", out.what, out.why)).collect();
@@ -101,6 +101,17 @@ pub fn answer(diagnosis: &Diagnosis) -> Answer {
         others: others.take(MAX_LINES).collect(),
         closing,
     }
+}
+
+/// Whether a finding is told beside the causes: what is only good to know is not, unless it is another tool's word that was asked
+/// for.
+fn wanted(finding: &Finding) -> bool {
+    finding.role != Role::Context || finding.aliases == [finding.meta.code]
+}
+
+/// Where a finding's subject stands in a file, to follow its title.
+fn place(finding: &Finding) -> String {
+    finding.location.as_ref().map_or_else(String::new, |location| format!(" ({location})"))
 }
 
 fn tell_gap(gap: &Gap) -> String {
@@ -128,6 +139,8 @@ fn tell(diagnosis: &Diagnosis, cause: &RootCause) -> Option<Told> {
             sections.push(Section { heading, lines });
         }
     };
+    let at = finding.location.iter().map(|location| Line::Text(format!("{location}: {}", finding.subject)));
+    add("At", at.collect());
     add("Seen", seen(diagnosis, cause, finding));
     add("Because", vec![Line::Text(finding.message.clone())]);
     if let Some(change) = &cause.change {

@@ -79,6 +79,29 @@ pub struct SubjectView {
     /// The field.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub field_path: String,
+    /// Where that stands, for an object that was read from a YAML file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<LocationView>,
+}
+
+/// A place in a file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LocationView {
+    /// The file as it was named.
+    pub file: String,
+    /// The line, from 1.
+    pub line: usize,
+    /// The column, from 1, in characters.
+    pub column: usize,
+}
+
+/// The subject of a finding, with its place.
+fn placed(finding: &Finding) -> SubjectView {
+    let place = finding.location.as_ref();
+    SubjectView {
+        location: place.map(|at| LocationView { file: at.file.clone(), line: at.line, column: at.column }),
+        ..SubjectView::from(&finding.subject)
+    }
 }
 
 impl From<&ObjectRef> for SubjectView {
@@ -89,6 +112,7 @@ impl From<&ObjectRef> for SubjectView {
             namespace: r.namespace.clone(),
             name: r.name.clone(),
             field_path: r.field_path.clone(),
+            location: None,
         }
     }
 }
@@ -455,7 +479,7 @@ fn root_cause(diagnosis: &Diagnosis, cause: &RootCause) -> Option<RootCauseView>
         category: finding.meta.family.as_str().to_owned(),
         mechanism: finding.mechanism.clone(),
         headline: finding.title.clone(),
-        subject: (&cause.subject).into(),
+        subject: if cause.subject == finding.subject { placed(finding) } else { (&cause.subject).into() },
         related: finding.related.iter().map(SubjectView::from).collect(),
         service: cause
             .service
@@ -488,7 +512,7 @@ pub fn finding(finding: &Finding) -> FindingView {
         aliases: finding.aliases.iter().map(|alias| (*alias).to_owned()).collect(),
         severity: finding.severity.as_str().to_owned(),
         role: format!("{:?}", finding.role),
-        subject: (&finding.subject).into(),
+        subject: placed(finding),
         related: finding.related.iter().map(SubjectView::from).collect(),
         service: finding
             .service

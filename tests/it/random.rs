@@ -1,7 +1,7 @@
 //! Rules on input that nobody wrote: fixtures with fields dropped, swapped and replaced by other types. No rule fails, and the
 //! order in which objects come changes nothing.
 
-use meshscope::analyze::diagnosis::{Options, analyze};
+use meshscope::analyze::diagnosis::{Options, StrictAliases, analyze};
 use meshscope::collect::assemble::assemble;
 use meshscope::collect::bundle;
 use meshscope::collect::material::Material;
@@ -11,15 +11,22 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
-/// Every fixture of every rule, in order.
+/// All rules, and what istioctl would say.
+fn everything() -> Options {
+    Options { strict_aliases: Some(StrictAliases::Istioctl), ..Options::default() }
+}
+
+/// Every fixture of every rule, and Istio's own test data, in order.
 fn fixtures() -> Vec<Material> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rules");
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(root)
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(tests.join("rules"))
         .unwrap()
         .flat_map(|folder| {
             std::fs::read_dir(folder.unwrap().path()).unwrap().map(|entry| entry.unwrap().path())
         })
         .collect();
+    let cases = std::fs::read_dir(tests.join("conformance/istio")).unwrap();
+    paths.extend(cases.map(|case| case.unwrap().path().join("bundle")));
     paths.sort();
     paths.iter().map(|path| bundle::read(std::slice::from_ref(path)).unwrap()).collect()
 }
@@ -84,7 +91,7 @@ fn no_rule_fails_on_mutilated_input() {
                     mutate(object, steps, replacement);
                 }
             }
-            let diagnosis = analyze(&assemble(material), &Options::default());
+            let diagnosis = analyze(&assemble(material), &everything());
             let failed: Vec<_> =
                 diagnosis.not_evaluated.iter().filter(|rule| rule.reason.contains("failed")).collect();
             prop_assert!(failed.is_empty(), "{failed:?}");
@@ -101,8 +108,7 @@ fn the_order_of_objects_changes_nothing() {
         reversed.logs.reverse();
         reversed.metrics.reverse();
         let answer = |material: Material| {
-            serde_json::to_string(&json::document(&analyze(&assemble(material), &Options::default())))
-                .unwrap()
+            serde_json::to_string(&json::document(&analyze(&assemble(material), &everything()))).unwrap()
         };
         // Of two objects with one name the later one counts: such input has no order to ignore.
         let mut names: Vec<String> = material

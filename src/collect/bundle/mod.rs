@@ -37,6 +37,10 @@ pub const MAX_NESTING: usize = 64;
 /// Objects of one bundle, after lists are unrolled.
 pub const MAX_OBJECTS: usize = 1_000_000;
 
+/// Text of YAML files that is kept, so that findings can name the line. Files by hand are far smaller; what a dump has beyond it gives
+/// findings without a line.
+pub const MAX_SOURCE_BYTES: usize = 64 << 20;
+
 /// Gaps that name a file or document which could not be read. More are counted in a last one.
 pub const MAX_GAPS: usize = 100;
 

@@ -17,15 +17,17 @@ pub(super) struct Fault {
 
 /// What a file held.
 #[derive(Debug, Default)]
-pub(super) struct Documents {
+pub(super) struct Documents<'t> {
     /// The documents that could be read, comments left out.
     pub(super) values: Vec<Value>,
+    /// Of each of them, where it is YAML, the line that it begins at, from 1, and its text.
+    pub(super) texts: Vec<Option<(usize, &'t str)>>,
     /// The others.
     pub(super) faults: Vec<Fault>,
 }
 
 /// Reads all documents of a file. A broken one does not cost its neighbours.
-pub(super) fn parse(bytes: &[u8]) -> Documents {
+pub(super) fn parse(bytes: &[u8]) -> Documents<'_> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
@@ -33,7 +35,7 @@ pub(super) fn parse(bytes: &[u8]) -> Documents {
             let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
             let line = 1 + memchr::memchr_iter(b'\n', before).count();
             let fault = Fault { line, message: "not UTF-8 text".to_owned() };
-            return Documents { values: vec![], faults: vec![fault] };
+            return Documents { faults: vec![fault], ..Documents::default() };
         }
     };
     if text.trim_start().starts_with(['{', '[']) {
@@ -48,11 +50,14 @@ pub(super) fn parse(bytes: &[u8]) -> Documents {
     parse_yaml(text)
 }
 
-fn parse_json(text: &str) -> Documents {
+fn parse_json(text: &str) -> Documents<'_> {
     let mut out = Documents::default();
     for value in serde_json::Deserializer::from_str(text).into_iter::<Value>() {
         match value {
-            Ok(value) => out.values.push(value),
+            Ok(value) => {
+                out.values.push(value);
+                out.texts.push(None);
+            }
             Err(error) => {
                 let message = error.to_string();
                 let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(what, _)| what);
@@ -63,12 +68,15 @@ fn parse_json(text: &str) -> Documents {
     out
 }
 
-fn parse_yaml(text: &str) -> Documents {
+fn parse_yaml(text: &str) -> Documents<'_> {
     let mut out = Documents::default();
     for (line, document) in split(text) {
         match parse_document(document) {
             Ok(Value::Null) => {}
-            Ok(value) => out.values.push(value),
+            Ok(value) => {
+                out.values.push(value);
+                out.texts.push(Some((line, document)));
+            }
             Err(error) => {
                 let inside = error.location().map_or(1, |at| at.line().max(1) as usize);
                 let message = error.without_snippet().to_string();
@@ -148,24 +156,29 @@ fn marker(line: &str, mark: &str) -> bool {
 }
 
 /// Takes the Kubernetes objects out of a document: unrolls lists and fills in what their items leave out.
-/// Documents that are no objects are dropped. Returns how many objects there were.
-pub(super) fn unroll(value: Value, out: &mut Vec<Value>) -> usize {
-    let before = out.len();
-    unroll_into(value, out, 0);
-    out.len() - before
+/// Documents that are no objects are dropped. Returns the field of the document that each object stands at.
+pub(super) fn unroll(value: Value, out: &mut Vec<Value>) -> Vec<String> {
+    let mut places = vec![];
+    unroll_into(value, out, &mut places, (String::new(), 0));
+    places
 }
 
 /// Lists within lists: one level happens when lists are put together by hand.
 const MAX_LIST_DEPTH: usize = 4;
 
-fn unroll_into(value: Value, out: &mut Vec<Value>, depth: usize) {
+fn unroll_into(
+    value: Value,
+    out: &mut Vec<Value>,
+    places: &mut Vec<String>,
+    (place, depth): (String, usize),
+) {
     if depth > MAX_LIST_DEPTH || out.len() >= MAX_OBJECTS {
         return;
     }
     let mut object = match value {
         Value::Array(items) => {
-            for item in items {
-                unroll_into(item, out, depth + 1);
+            for (at, item) in items.into_iter().enumerate() {
+                unroll_into(item, out, places, (format!("{place}[{at}]"), depth + 1));
             }
             return;
         }
@@ -178,12 +191,13 @@ fn unroll_into(value: Value, out: &mut Vec<Value>, depth: usize) {
         let item_kind = kind.strip_suffix("List").filter(|kind| !kind.is_empty()).map(str::to_owned);
         let item_version = object.get("apiVersion").cloned();
         if let Some(Value::Array(items)) = object.remove("items") {
-            for mut item in items {
+            for (at, mut item) in items.into_iter().enumerate() {
                 if let (Value::Object(item), Some(kind)) = (&mut item, &item_kind) {
                     fill(item, "kind", Some(Value::String(kind.clone())));
                     fill(item, "apiVersion", item_version.clone());
                 }
-                unroll_into(item, out, depth + 1);
+                let list = if place.is_empty() { "items".to_owned() } else { format!("{place}.items") };
+                unroll_into(item, out, places, (format!("{list}[{at}]"), depth + 1));
             }
         }
         return;
@@ -192,6 +206,7 @@ fn unroll_into(value: Value, out: &mut Vec<Value>, depth: usize) {
         let mut value = Value::Object(object);
         strip_secret(&mut value);
         out.push(value);
+        places.push(place);
     }
 }
 
@@ -252,7 +267,8 @@ mod tests {
     fn objects(text: &str) -> Vec<Value> {
         let mut out = vec![];
         for value in parse(text.as_bytes()).values {
-            unroll(value, &mut out);
+            let before = out.len();
+            assert_eq!(unroll(value, &mut out).len(), out.len() - before);
         }
         out
     }

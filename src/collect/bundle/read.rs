@@ -5,15 +5,18 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::entries::{self, Sink, read_error};
 use super::objects::{self, Fault};
 use super::place::{Place, is_document, place};
-use super::{BundleError, MAX_ENTRY_BYTES, MAX_GAPS, MAX_OBJECTS, STDIN};
+use super::{BundleError, MAX_ENTRY_BYTES, MAX_GAPS, MAX_OBJECTS, MAX_SOURCE_BYTES, STDIN};
 use crate::collect::material::{ControlPlaneFile, LogFile, Manifest, Material, MetricFile, ProxyFile};
 use crate::collect::redact::{redact_all, redact_bytes, redact_object, redact_proxy_file};
 use crate::model::fields::Fields;
 use crate::model::gap::{Gap, GapReason};
+use crate::model::object::ObjectRef;
+use crate::model::source::{Document, Source};
 
 /// Reads one or several paths as one bundle. A path is a folder, an archive, a YAML or JSON file, or `-` for standard
 /// input. An object that stands in several files (same kind, uid and name) is kept once, in its newest version.
@@ -60,6 +63,8 @@ struct Reader {
     /// Faults beyond those that became gaps.
     more_faults: usize,
     first_fault: Option<String>,
+    /// Bytes of YAML that are kept for the places of objects in them.
+    source_bytes: usize,
     /// Where the object of this kind, uid and name stands.
     seen: HashMap<(String, String, String), usize>,
 }
@@ -221,29 +226,55 @@ impl Reader {
         // A file of comments is read too: there was nothing wrong with it.
         self.documents += documents.values.len() + usize::from(documents.faults.is_empty());
         let before = self.material.objects.len();
-        let mut found = 0;
-        for value in documents.values {
-            found += objects::unroll(value, &mut self.material.objects);
+        let mut sources = vec![];
+        let file: Arc<str> = self.name(path).into();
+        for (value, text) in documents.values.into_iter().zip(documents.texts) {
+            let first = self.material.objects.len();
+            let places = objects::unroll(value, &mut self.material.objects);
+            let document = self.keep(&file, first, text);
+            sources.extend(places.into_iter().map(|path| {
+                let document = document.clone()?;
+                Some(Source { document, path })
+            }));
         }
-        if found == 0 && is_document(path) {
+        if sources.is_empty() && is_document(path) {
             self.material.ignored += 1;
         }
         if self.material.objects.len() >= MAX_OBJECTS {
             let what = format!("{}: more than {MAX_OBJECTS} objects, the rest left out", self.name(path));
             self.gap(what, GapReason::Truncated, "capture fewer namespaces");
         }
-        self.merge(before);
+        self.merge(before, sources);
+    }
+
+    /// Keeps the text of a document for the places of the objects from `first` on. Not where there is a Secret among them, whose
+    /// values are no part of a bundle.
+    fn keep(&mut self, file: &Arc<str>, first: usize, text: Option<(usize, &str)>) -> Option<Arc<Document>> {
+        let (line, text) = text?;
+        let objects = self.material.objects.get(first..).unwrap_or_default();
+        let secret = objects.iter().any(|object| object.text("kind") == Some("Secret"));
+        if secret || objects.is_empty() || self.source_bytes + text.len() > MAX_SOURCE_BYTES {
+            return None;
+        }
+        self.source_bytes += text.len();
+        Some(Arc::new(Document { file: file.clone(), line, text: text.to_owned() }))
     }
 
     /// Of objects from `from` on, those that are there already replace the older version.
-    fn merge(&mut self, from: usize) {
-        let Material { objects, redacted, .. } = &mut self.material;
+    fn merge(&mut self, from: usize, places: Vec<Option<Source>>) {
+        let Material { objects, redacted, sources, .. } = &mut self.material;
+        let mut place = |object: &Value, source: Option<Source>| {
+            if let Some(source) = source {
+                sources.insert(&ObjectRef::of(object), source);
+            }
+        };
         let version = |object: &Value| object.int("metadata.resourceVersion").unwrap_or_default();
         let fresh = objects.split_off(from);
-        for mut object in fresh {
+        for (mut object, source) in fresh.into_iter().zip(places) {
             redact_object(&mut object, redacted);
             let uid = object.string("metadata.uid");
             if uid.is_empty() {
+                place(&object, source);
                 objects.push(object);
                 continue;
             }
@@ -252,12 +283,14 @@ impl Reader {
             match self.seen.entry((object.string("kind"), uid, name)) {
                 std::collections::hash_map::Entry::Vacant(slot) => {
                     slot.insert(objects.len());
+                    place(&object, source);
                     objects.push(object);
                 }
                 std::collections::hash_map::Entry::Occupied(slot) => {
                     if let Some(known) = objects.get_mut(*slot.get())
                         && version(known) < version(&object)
                     {
+                        place(&object, source);
                         *known = object;
                     }
                 }

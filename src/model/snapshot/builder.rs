@@ -17,6 +17,7 @@ use crate::model::object::{Object, ObjectRef};
 use crate::model::proxy::Proxy;
 use crate::model::proxy::sync;
 use crate::model::series::Series;
+use crate::model::source::Sources;
 use crate::model::time::{self, Window};
 use crate::model::workload::{Pod, Workload};
 
@@ -110,6 +111,11 @@ impl Builder {
         if file == "syncz.json" {
             self.snapshot.proxy_syncs.extend(sync::read(pod, body));
         }
+    }
+
+    /// Where objects stand in the files that they were read from.
+    pub fn sources(&mut self, sources: Sources) {
+        self.snapshot.sources.extend(sources);
     }
 
     /// Something that could not be seen.

@@ -204,3 +204,28 @@ proptest! {
         let _ = stream(&tar_of(&[(&name, &content)]));
     }
 }
+
+#[test]
+fn objects_know_where_they_stand_and_secrets_are_not_kept() {
+    use crate::model::object::ObjectRef;
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!(
+        "# head\n{POD}---\nkind: List\nitems:\n- kind: Role\n  metadata: {{name: r}}\n---\nkind: Secret\nmetadata: {{name: s}}\n"
+    );
+    let file = folder.path().join("a.yaml");
+    fs::write(&file, text).unwrap();
+    let sources = read(std::slice::from_ref(&file)).unwrap().sources;
+    let asked = [
+        ObjectRef { api_version: "v1".into(), ..ObjectRef::new("Pod", "shop", "a") }
+            .field("metadata.namespace"),
+        ObjectRef::new("Role", "", "r").field("rules[0].verbs"),
+        ObjectRef::new("Secret", "", "s"),
+    ];
+    let asked: Vec<&ObjectRef> = asked.iter().collect();
+    let found: Vec<Option<(usize, usize)>> =
+        sources.locate(&asked, |_| None).into_iter().map(|at| at.map(|at| (at.line, at.column))).collect();
+    assert_eq!(found, [Some((4, 21)), Some((8, 3)), None]);
+    let json = folder.path().join("b.json");
+    fs::write(&json, r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "b"}}"#).unwrap();
+    assert!(read(&[json]).unwrap().sources.is_empty());
+}
