@@ -182,5 +182,9 @@ func (c *storeClient) talk(ctx context.Context, connection net.Conn, line string
 	if reason, bad := strings.CutPrefix(answer, "ERR "); bad {
 		return "", &failure{kind: other, method: verb, target: c.address, err: errors.New(reason)}
 	}
-	return strings.TrimSpace(strings.TrimPrefix(answer, "OK")), nil
+	value, good := strings.CutPrefix(answer, "OK")
+	if !good { // something in between that speaks another protocol
+		return "", &failure{kind: other, method: verb, target: c.address, err: fmt.Errorf("unexpected answer %q", answer)}
+	}
+	return strings.TrimSpace(value), nil
 }

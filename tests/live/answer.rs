@@ -49,6 +49,12 @@ fn object(subject: &Value) -> String {
 }
 
 impl Answer {
+    /// What the run cost: requests to the API server, and milliseconds of processor time.
+    pub(crate) fn cost(&self) -> (Option<i64>, Option<i64>) {
+        let cost = &self.status["run"]["cost"];
+        (cost["apiRequests"].as_i64(), cost["cpuMillis"].as_i64())
+    }
+
     /// Candidates for the root cause, the most probable first.
     pub(crate) fn root_causes(&self) -> &[Value] {
         self.status["rootCauses"].as_array().map_or(&[], Vec::as_slice)

@@ -24,6 +24,8 @@ pub(crate) fn run(kubectl: &Kubectl, mesh: bool) -> Row {
             let answer =
                 answer::ask(kubectl, &shop.namespace, &format!("why-{time}"), &serde_json::Value::Null)?;
             slowest = slowest.max(answer.took.as_secs_f64());
+            let (requests, cpu) = answer.cost();
+            (row.requests, row.cpu) = (row.requests.max(requests), row.cpu.max(cpu));
             let counts = &answer.status["summary"]["counts"];
             let loud: i64 =
                 ["critical", "error", "warning"].iter().filter_map(|of| counts[of].as_i64()).sum();

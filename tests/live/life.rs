@@ -47,6 +47,7 @@ fn suffer(shop: &Shop<'_>, fault: &Fault, row: &mut Row) -> Result<(), String> {
     }
     let answer = answer::ask(shop.kubectl, &shop.namespace, "why", &fault.ask)?;
     row.seconds = Some(answer.took.as_secs_f64());
+    (row.requests, row.cpu) = answer.cost();
     let ranks = judge(&answer, &fault.causes, row);
     let ranks = ranks.map_err(|message| format!("{message}; it said: {}", answer.short()))?;
     heal(shop, &answer, &fault.causes, &ranks, row)?;

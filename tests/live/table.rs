@@ -17,6 +17,10 @@ pub(crate) struct Row {
     pub(crate) second: Option<usize>,
     /// From `kubectl apply` until the session is finished.
     pub(crate) seconds: Option<f64>,
+    /// Requests to the API server that the run made.
+    pub(crate) requests: Option<i64>,
+    /// Milliseconds of processor time that it took.
+    pub(crate) cpu: Option<i64>,
     /// Whether the suggested fix, as given, made users well.
     pub(crate) healed: bool,
     /// Whether the suggested rollback brought back what was there.
@@ -46,9 +50,11 @@ impl Row {
     fn markdown(&self) -> String {
         let mesh = if self.mesh { "mesh" } else { "plain" };
         let seconds = self.seconds.map_or_else(|| "–".to_owned(), |seconds| format!("{seconds:.1}"));
+        let number = |of: Option<i64>| of.map_or_else(|| "–".to_owned(), |of| of.to_string());
+        let (requests, cpu) = (number(self.requests), number(self.cpu));
         if self.is_healthy_run() {
             let rank = if self.wrong.is_none() { "silent, ten times" } else { "not silent" };
-            return format!("| {} | {mesh} | {rank} | {seconds} | – | – |", self.fault);
+            return format!("| {} | {mesh} | {rank} | {seconds} | – | – | {requests} | {cpu} |", self.fault);
         }
         let place = |rank: Option<usize>| rank.map_or_else(|| "–".to_owned(), |rank| rank.to_string());
         let rank = if self.double {
@@ -57,7 +63,7 @@ impl Row {
             place(self.rank)
         };
         format!(
-            "| {} | {mesh} | {rank} | {seconds} | {} | {} |",
+            "| {} | {mesh} | {rank} | {seconds} | {} | {} | {requests} | {cpu} |",
             self.fault,
             yes(self.healed),
             yes(self.restored)
@@ -72,7 +78,8 @@ Each row is a fault of `tests/live/faults/`, put into the shop (`examples/shop`)
 sidecars on real Envoy. The shop is under load, its users feel the fault, and then a `DebugSession` is asked why the namespace fails. *Rank* is where the
 truth stands among the answers: the right object, of which the field and the mechanism are checked as well. *Seconds* are from `kubectl apply` until the
 session is finished. *Healed*: the first fix of the answer, pasted as it stands, made the users well. *Taken back*: its rollback brought back what was
-there before. The last runs are of shops that are well: there, anything at Warning or above is a false alarm.
+there before. *Requests* to the API server and milliseconds of *CPU* for its analysis are what the run cost. The last rows are of shops that are well: there, anything at
+Warning or above is a false alarm, and the figures are the highest of ten.
 
 `UPDATE=1 ./test --live` makes this page; a run of some faults only changes their rows.
 
@@ -98,20 +105,33 @@ pub(crate) fn write(rows: &[Row]) {
     let count = |good: &dyn Fn(&str) -> bool| faults.iter().filter(|line| good(line)).count();
     let first = count(&|line| cells(line, 3).starts_with('1'));
     let healed = count(&|line| cells(line, 5) == "yes");
-    let mut seconds: Vec<f64> = faults.iter().filter_map(|line| cells(line, 4).parse().ok()).collect();
-    seconds.sort_by(f64::total_cmp);
-    let median = seconds.get(seconds.len() / 2).copied().unwrap_or_default();
-    let worst = seconds.last().copied().unwrap_or_default();
+    let sorted = |at: usize| {
+        let mut values: Vec<f64> = faults.iter().filter_map(|line| cells(line, at).parse().ok()).collect();
+        values.sort_by(f64::total_cmp);
+        values
+    };
+    let rank = |values: &[f64], share: f64| {
+        let last = values.len().saturating_sub(1) as f64;
+        values.get((last * share).round() as usize).copied().unwrap_or_default()
+    };
+    let (seconds, requests, cpu) = (sorted(4), sorted(7), sorted(8));
     let mut text = HEAD.to_owned();
     let _ = writeln!(
         text,
         "Of the {} faults {} have run to an answer. Of these the truth came first in {first}, and the suggested fix healed {healed}. From apply to the \
-         answer: median {median:.1} s, at worst {worst:.1} s, with several shops at a time on two cores.\n",
+         answer: median {:.1} s, 99th percentile {:.1} s, with several shops at a time on two cores. A run took {:.0} requests and {:.0} ms of CPU (median), \
+         {:.0} and {:.0} at most.\n",
         known.len(),
-        faults.len()
+        faults.len(),
+        rank(&seconds, 0.5),
+        rank(&seconds, 0.99),
+        rank(&requests, 0.5),
+        rank(&cpu, 0.5),
+        rank(&requests, 1.0),
+        rank(&cpu, 1.0)
     );
     text.push_str(
-        "| fault | shop | rank | seconds | healed | taken back |\n| --- | --- | --- | --- | --- | --- |\n",
+        "| fault | shop | rank | seconds | healed | taken back | requests | CPU |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n",
     );
     for line in table.values() {
         let _ = writeln!(text, "{line}");

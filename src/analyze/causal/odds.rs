@@ -94,7 +94,14 @@ pub fn felt_since(
 pub fn changed(snapshot: &Snapshot, finding: &Finding, onsets: &[Timestamp]) -> (Test, Option<Change>) {
     let own = finding.onset.filter(|_| finding.role == Role::Cause);
     let Some(onset) = own.or(onsets.first().copied()) else {
-        return (test(TestVerdict::NotEvaluated, 0.0, "when it began is not known"), None);
+        // What nobody was seen to suffer from has no beginning; that it was changed of late is told all the same.
+        let lately = match timing::history(snapshot, finding, snapshot.now) {
+            History::Before(change, _) if snapshot.window.is_none_or(|w| w.start <= change.time) => {
+                Some(change.clone())
+            }
+            _ => None,
+        };
+        return (test(TestVerdict::NotEvaluated, 0.0, "when it began is not known"), lately);
     };
     match timing::history(snapshot, finding, onset) {
         History::Before(change, seconds) if seconds <= RECENT => {

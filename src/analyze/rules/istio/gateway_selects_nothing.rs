@@ -123,14 +123,14 @@ impl Check for GatewaySelectsNothing {
                 reselect(fact.gateway, *near),
             ),
             Wrong::Port(path, port, offered) => {
-                let offered = offered.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                let listed = offered.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                 (
                     reference.field(path),
                     format!("{reference} listens on port {port}, which no Service of its gateway offers"),
                     format!(
-                        "{path} is {port}; the Services in front of the pods with {selector} have {offered}. Nobody outside the pods reaches that port."
+                        "{path} is {port}; the Services in front of the pods with {selector} have {listed}. Nobody outside the pods reaches that port."
                     ),
-                    port_before(fact.gateway, path),
+                    port_before(fact.gateway, path).or_else(|| usual_port(fact.gateway, path, offered)),
                 )
             }
         };
@@ -215,5 +215,26 @@ fn port_before(gateway: &Gateway, path: &str) -> Option<Remedy> {
         &gateway.object,
         &json!([{"op": "replace", "path": at, "value": before}]),
         format!("Set the port of {} back to {before}", gateway.object.reference),
+    )
+}
+
+/// The port that clients of the server's protocol use by themselves, where it is offered.
+fn usual_port(gateway: &Gateway, path: &str, offered: &BTreeSet<i64>) -> Option<Remedy> {
+    let server = gateway.servers.iter().find(|server| path.starts_with(&server.path))?;
+    let usual = match server.protocol.to_ascii_uppercase().as_str() {
+        "HTTP" | "HTTP2" | "GRPC" => 80,
+        "HTTPS" | "TLS" => 443,
+        _ => return None,
+    };
+    if !offered.contains(&usual) || gateway.servers.iter().any(|server| server.port == usual) {
+        return None;
+    }
+    Remedy::patch(
+        &gateway.object,
+        &json!([{"op": "replace", "path": pointer(path), "value": usual}]),
+        format!(
+            "Set the port of {} to {usual}, which its Service offers for {}",
+            gateway.object.reference, server.protocol
+        ),
     )
 }
