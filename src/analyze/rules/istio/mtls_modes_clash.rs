@@ -8,6 +8,8 @@ use crate::analyze::remedy::{Prevention, Remedy, Risk, pointer, pointer_segment}
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::traffic::way::Way;
 use crate::analyze::traffic::{Failures, all, blame, text};
+use crate::analyze::twin::policy::ClientTls;
+use crate::analyze::twin::policy::istio::handshake::{Handshake, Server, shake};
 use crate::model::fields::Fields;
 use crate::model::mesh::istio::{DestinationRule, full_host};
 use crate::model::network::{Service, ServiceName};
@@ -271,6 +273,11 @@ fn proxied(snapshot: &Snapshot, service: &Service) -> Option<bool> {
     }
 }
 
+/// Whether a client that was told to speak so cannot connect.
+fn fails(client: &ClientTls, server: Server) -> bool {
+    matches!(shake(client, server, true), Handshake::Failed { .. })
+}
+
 /// A DestinationRule that does not fit.
 fn told<'a>(
     snapshot: &'a Snapshot,
@@ -300,13 +307,16 @@ fn told<'a>(
                         && matches!(group.way, Way::TlsToPlaintext | Way::Certificate | Way::ConnectionFailed)
                 };
                 let failed = mine.iter().any(|group| tls_failed(&group));
-                let clashes = match (mode, accepts.as_str(), proxied) {
-                    ("DISABLE", "STRICT", Some(true) | None) => true,
-                    ("ISTIO_MUTUAL", _, Some(false)) => true,
-                    ("ISTIO_MUTUAL", "DISABLE", _) => true,
-                    ("SIMPLE", "STRICT", Some(true)) => true,
+                let server = match proxied {
+                    Some(false) => Server::Application,
+                    _ => Server::of_mode(&accepts),
+                };
+                let clashes = match mode {
+                    "DISABLE" => fails(&ClientTls::Disable, server),
+                    "ISTIO_MUTUAL" => fails(&ClientTls::IstioMutual, server),
+                    "SIMPLE" if proxied == Some(true) && fails(&ClientTls::Originate, server) => true,
                     // The application may serve TLS itself: only a failure decides.
-                    ("SIMPLE" | "MUTUAL", _, _) => failed,
+                    "SIMPLE" | "MUTUAL" => failed,
                     _ => false,
                 };
                 if !clashes || out.iter().any(|f| matches!(&f.clash, Clash::Told { rule: known, .. } if known.reference() == rule.reference())) {

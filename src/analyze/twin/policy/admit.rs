@@ -210,6 +210,17 @@ fn greet(
     let carried = passage.from.party().is_some_and(|party| ambient::captured(snapshot, party));
     let client = if carried { &ClientTls::Auto } else { &passage.tls };
     let handshake = shake(client, server, auto || carried);
+    // TLS that somebody configured towards a port that is declared to serve it.
+    let serves_tls = || {
+        let party = passage.to.party();
+        party.is_some_and(|party| {
+            reading::port_protocol(snapshot, party, passage.port) == crate::model::network::Protocol::Tls
+        })
+    };
+    let handshake = match handshake {
+        Handshake::Unknown(_) if serves_tls() => Handshake::Opaque,
+        other => other,
+    };
     let proxy_at_source = !matches!(client, ClientTls::AsSent(_)) && !carried;
     match &handshake {
         Handshake::Mutual => steps.push(Step::plain("both sides speak mutual TLS")),

@@ -1,5 +1,8 @@
 //! AuthorizationPolicies: CUSTOM is asked first, then DENY, then ALLOW; AUDIT only logs.
 
+#[cfg(test)]
+mod tests;
+
 use super::facts::Facts;
 use super::rule::{Purpose, Verdict, judge};
 use crate::analyze::twin::answer::Step;

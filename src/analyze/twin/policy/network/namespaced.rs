@@ -2,7 +2,7 @@
 //! allows.
 
 use super::matching::{Block, Fit, Pods, PortMatch, ports_fit};
-use super::{Asked, Cause, Decision, Direction, NetworkPolicies, Verdict};
+use super::{Asked, Cause, Decision, Direction, End, NetworkPolicies, Verdict};
 use crate::model::object::ObjectRef;
 use crate::model::selector::Selector;
 
@@ -96,9 +96,14 @@ impl NetworkPolicies {
             rule.peers.is_empty()
                 || Fit::any(rule.peers.iter().map(|peer| self.peer(peer, asked))).0 == Fit::Yes
         });
+        let ranges = || rules.iter().flat_map(|rule| &rule.peers).any(|peer| matches!(peer, Peer::Block(_)));
+        let unseen = matches!(asked.other, End::Pod(pod) if pod.ips.is_some_and(<[_]>::is_empty));
         let why = match (rules.len(), peers) {
             (0, _) => "has no rule",
             (_, true) => "has no rule for this port",
+            (_, false) if unseen && ranges() => {
+                "has no rule for this peer (its address was not seen: it is taken to lie in no ipBlock)"
+            }
             (_, false) => "has no rule for this peer",
         };
         let said = format!("isolates the pod in {} and {why}: dropped", asked.direction.field());

@@ -457,4 +457,21 @@ proptest! {
         let deny = json!([{"action": "Deny", "from": [{"namespaces": {}}]}]);
         prop_assert_eq!(verdict(vec![isolating.clone(), policy.clone(), banp(deny, none())]), verdict(vec![isolating, policy]));
     }
+
+    /// What is said of a pod whose address was not seen is true whatever its address.
+    #[test]
+    fn what_is_certain_does_not_hang_on_an_address(
+        policy in any_policy(), rules in any_admin(&["Allow", "Deny", "Pass"]), app in "[abc]", port in 1i64..6, ip: u32,
+    ) {
+        let policies = policies(vec![policy, anp("a", 1, rules, json!([]))]);
+        let (own, other) = (labels(&[("app", "api")]), labels(&[("app", &app)]));
+        let called = PodEnd { namespace: "shop", labels: &own, template: None, ips: None, node_ips: &[] };
+        let ips = [core::net::Ipv4Addr::from(ip).to_string()];
+        let verdict = |ips| {
+            let caller = End::Pod(PodEnd { namespace: "shop", labels: &other, template: None, ips, node_ips: &[] });
+            policies.decide(Direction::Ingress, &called, &caller, Port { number: port, transport: "TCP" }).verdict
+        };
+        let unseen = verdict(None);
+        prop_assert!(matches!(unseen, Verdict::Unknown(_)) || unseen == verdict(Some(&ips)));
+    }
 }
