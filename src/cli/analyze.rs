@@ -5,13 +5,16 @@ use clap::ValueEnum;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use super::request;
 use crate::analyze::diagnosis::{Diagnosis, Options, StrictAliases, analyze};
 use crate::analyze::finding::Severity;
 use crate::analyze::registry::RULES;
+use crate::analyze::twin::Twin;
+use crate::analyze::twin::answer::Answer;
 use crate::collect::assemble::assemble;
 use crate::collect::bundle;
 use crate::collect::material::{ManifestTarget, Material};
-use crate::report::{json, markdown, terminal};
+use crate::report::{json, markdown, terminal, walk};
 
 /// Say why a service fails, from a bundle or from plain Kubernetes YAML
 #[derive(Debug, clap::Args)]
@@ -31,6 +34,15 @@ pub struct Args {
     /// Ask what this DebugSession asks (its target), from its YAML
     #[arg(long, value_name = "FILE", conflicts_with_all = ["namespace", "service"])]
     session: Option<PathBuf>,
+    /// Say too what the mesh does with this request ('GET http://checkout.shop/pay')
+    #[arg(long, value_name = "REQUEST", requires = "from")]
+    request: Option<String>,
+    /// Where that request comes from: NS/WORKLOAD, gateway:NS/NAME (a client outside) or an IP address
+    #[arg(long, value_name = "SOURCE", requires = "request")]
+    from: Option<String>,
+    /// A header of that request; may be given several times
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", requires = "request")]
+    headers: Vec<String>,
     /// How to print the diagnosis
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -113,11 +125,17 @@ impl Args {
                 .any(|rule| rule.meta().code.eq_ignore_ascii_case(code) || rule.meta().name == code);
             anyhow::ensure!(known, "there is no rule {code:?}: `meshscope rules` lists them");
         }
+        let ask = match (&self.request, &self.from) {
+            (Some(line), Some(from)) => Some(request::read_one(line, from, &self.headers)?),
+            _ => None,
+        };
         let mut material = bundle::read(&paths)?;
         self.aim(&mut material)?;
         let name = name(&material, &paths);
+        let snapshot = assemble(material);
+        let asked = ask.map(|ask| (request::title(&ask), Twin::new(&snapshot).answer(&ask)));
         let diagnosis = analyze(
-            &assemble(material),
+            &snapshot,
             &Options {
                 rules: self.rules.clone(),
                 skip: self.skip_rules.clone(),
@@ -127,7 +145,7 @@ impl Args {
         let reached =
             |level: Level| diagnosis.findings.iter().any(|finding| finding.severity >= level.into());
         let failed = self.fail_on.is_some_and(reached);
-        super::print(&self.render(&diagnosis, &name)?)?;
+        super::print(&self.render(&diagnosis, &name, asked)?)?;
         Ok(if failed { ExitCode::from(super::FOUND) } else { ExitCode::SUCCESS })
     }
 
@@ -155,8 +173,16 @@ impl Args {
         Ok(())
     }
 
-    fn render(&self, diagnosis: &Diagnosis, name: &str) -> anyhow::Result<String> {
+    /// The diagnosis, and what becomes of the request that was asked about.
+    fn render(
+        &self,
+        diagnosis: &Diagnosis,
+        name: &str,
+        asked: Option<(String, Answer)>,
+    ) -> anyhow::Result<String> {
         let mut document = json::document(diagnosis);
+        document.request = asked.as_ref().map(|(_, answer)| serde_json::to_value(answer)).transpose()?;
+        let walk = |colour| asked.as_ref().map(|(title, answer)| walk::render(title, answer, colour));
         if let Some(level) = self.min_severity {
             let kept: Vec<String> = diagnosis
                 .findings
@@ -167,8 +193,16 @@ impl Args {
             document.findings.retain(|finding| kept.contains(&finding.id));
         }
         Ok(match self.output {
-            Output::Text => terminal::render(diagnosis, name, super::colour()),
-            Output::Markdown => markdown::render(diagnosis, name),
+            Output::Text => {
+                let walk = walk(super::colour()).map(|walk| format!("\n{walk}")).unwrap_or_default();
+                terminal::render(diagnosis, name, super::colour()) + &walk
+            }
+            Output::Markdown => {
+                // A fence longer than any in the text holds it as it is.
+                let walk =
+                    walk(false).map(|walk| format!("\n~~~~~~text\n{walk}~~~~~~\n")).unwrap_or_default();
+                markdown::render(diagnosis, name) + &walk
+            }
             Output::Json => format!("{}\n", serde_json::to_string_pretty(&document)?),
             Output::Yaml => serde_saphyr::to_string(&document)?,
         })

@@ -134,7 +134,7 @@ fn read_requests(path: &Path) -> anyhow::Result<Vec<Ask>> {
 }
 
 /// The request of the command line.
-fn read_one(line: &str, from: &str, headers: &[String]) -> anyhow::Result<Ask> {
+pub(super) fn read_one(line: &str, from: &str, headers: &[String]) -> anyhow::Result<Ask> {
     let mut request = read_line(line)?;
     for header in headers {
         let (name, value) = header
@@ -221,7 +221,7 @@ fn read_source(from: &str) -> anyhow::Result<Origin> {
 }
 
 /// What was asked, for the first line of the walk.
-fn title(ask: &Ask) -> String {
+pub(super) fn title(ask: &Ask) -> String {
     let from = match &ask.from {
         Origin::Workload(named) => format!("{}/{}", named.namespace, named.name),
         Origin::Gateway(named) => format!("outside, at gateway {}/{}", named.namespace, named.name),

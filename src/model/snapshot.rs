@@ -246,6 +246,12 @@ impl Snapshot {
         Some((pods.iter().filter(|pod| pod.ready()).count(), pods.len()))
     }
 
+    /// The EndpointSlices of a Service.
+    pub fn slices_of<'a>(&'a self, service: &Service) -> impl Iterator<Item = &'a EndpointSlice> {
+        let own = self.index.slices_of(service.object.namespace(), service.object.name());
+        own.iter().filter_map(|at| self.slices.get(*at))
+    }
+
     /// Whether this was taken from something that runs: some pod has a status. Plain manifests have none, and a missing
     /// status, pod or endpoint in them is no failure.
     pub fn runs(&self) -> bool {

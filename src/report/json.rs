@@ -49,6 +49,9 @@ pub struct Document {
     pub gaps: Vec<GapView>,
     /// Which rules were evaluated.
     pub rules: RulesView,
+    /// What becomes of the request that was asked about: an answer as `meshscope request` gives it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<Value>,
 }
 
 /// A span of time.
@@ -456,6 +459,7 @@ pub fn document(diagnosis: &Diagnosis) -> Document {
                 .map(|rule| NotEvaluatedView { code: rule.code.clone(), reason: rule.reason.clone() })
                 .collect(),
         },
+        request: None,
     }
 }
 

@@ -1,24 +1,32 @@
-//! Who stands behind a destination: the Service and its pods.
+//! Who stands behind a destination: the Service, or a host outside.
 
 use super::Twin;
 use super::answer::Backend;
 use super::http::table::{Destination, Weighted};
+use super::party::Party;
 use super::registry::{Host, Origin};
+use crate::model::mesh::istio::{CLUSTER_DOMAIN, service_of_host};
+use crate::model::network::Service;
 
 /// The backends of weighted destinations; those of one Service, subset and port are added up.
 pub(super) fn backends(twin: &Twin<'_>, to: &[Weighted], client: &str) -> Vec<Backend> {
+    let named = to.iter().filter(|weighted| weighted.weight > 0).filter_map(|weighted| {
+        of(twin, &weighted.to, client).map(|backend| Backend { weight: weighted.weight, ..backend })
+    });
+    added_up(named.collect())
+}
+
+/// Those of one Service, subset and port added up.
+pub(super) fn added_up(all: Vec<Backend>) -> Vec<Backend> {
     let mut out: Vec<Backend> = vec![];
-    for weighted in to.iter().filter(|weighted| weighted.weight > 0) {
-        let Some(backend) = of(twin, &weighted.to, client) else { continue };
+    for backend in all {
         let same = |known: &&mut Backend| {
-            known.namespace == backend.namespace
-                && known.service == backend.service
-                && known.port == backend.port
-                && known.subset == backend.subset
+            (&known.namespace, &known.service, known.port, &known.subset)
+                == (&backend.namespace, &backend.service, backend.port, &backend.subset)
         };
         match out.iter_mut().find(same) {
-            Some(known) => known.weight = known.weight.saturating_add(weighted.weight),
-            None => out.push(Backend { weight: weighted.weight, ..backend }),
+            Some(known) => known.weight = known.weight.saturating_add(backend.weight),
+            None => out.push(backend),
         }
     }
     out
@@ -27,19 +35,46 @@ pub(super) fn backends(twin: &Twin<'_>, to: &[Weighted], client: &str) -> Vec<Ba
 /// Who stands behind one destination; none where it is no host of the mesh's.
 pub(super) fn of(twin: &Twin<'_>, to: &Destination, client: &str) -> Option<Backend> {
     let Destination::Host { host, subset, port } = to else { return None };
-    let known = find(twin, host, client);
-    let (namespace, service) = match known.map(|known| known.origin) {
+    let (namespace, service) = match find(twin, host, client).map(|known| known.origin) {
         Some(Origin::Service(service)) => {
             (service.object.namespace().to_owned(), service.object.name().to_owned())
         }
-        _ => match crate::model::mesh::istio::service_of_host(host)
-            .filter(|_| host.ends_with(".svc.cluster.local"))
-        {
+        _ => match service_of_host(host).filter(|_| host.ends_with(&format!(".svc.{CLUSTER_DOMAIN}"))) {
             Some((namespace, name)) => (namespace, name),
             None => (String::new(), host.clone()),
         },
     };
     Some(Backend { namespace, service, port: *port, subset: subset.clone(), weight: 1, pods: vec![] })
+}
+
+/// A Service as a backend.
+pub(super) fn of_service(service: &Service, port: u16) -> Backend {
+    Backend {
+        namespace: service.object.namespace().to_owned(),
+        service: service.object.name().to_owned(),
+        port,
+        weight: 1,
+        ..Backend::default()
+    }
+}
+
+/// A pod that is called at its own address as a backend.
+pub(super) fn of_party(party: &Party<'_>, port: u16) -> Backend {
+    Backend {
+        namespace: party.namespace().to_owned(),
+        service: party.reference.name.clone(),
+        port,
+        weight: 1,
+        ..Backend::default()
+    }
+}
+
+/// A backend in words: `shop/checkout:80 subset v2`.
+pub(super) fn name(backend: &Backend) -> String {
+    let place = if backend.namespace.is_empty() { String::new() } else { format!("{}/", backend.namespace) };
+    let subset =
+        if backend.subset.is_empty() { String::new() } else { format!(" subset {}", backend.subset) };
+    format!("{place}{}:{}{subset}", backend.service, backend.port)
 }
 
 /// The registry's host of a destination.

@@ -11,6 +11,8 @@ pub mod address;
 pub mod answer;
 pub mod ask;
 mod backend;
+pub mod deliver;
+pub mod endpoints;
 pub mod gateway_api;
 pub mod http;
 pub mod istio;
@@ -18,20 +20,27 @@ pub mod listener;
 pub mod party;
 pub mod policy;
 pub mod registry;
+pub mod resolve;
 mod respond;
 pub mod simulate;
+mod source;
 mod walk;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::model::network::{Service, ServicePort};
+use crate::model::selector::Labels;
 use crate::model::snapshot::Snapshot;
+use crate::model::workload::PodTemplate;
 use answer::Answer;
 use ask::Ask;
+use endpoints::Behind;
 use istio::destination_rule::DestinationRules;
 use istio::gateway::Declaration;
 use istio::proxy::{Proxy, ProxyKey};
 use istio::virtual_services::VirtualServices;
+use party::Party;
 use registry::Registry;
 
 /// Configurations of proxies that are kept. More sources than this in one reading are made again when they come back.
@@ -51,7 +60,13 @@ pub struct Twin<'a> {
     pub destination_rules: DestinationRules<'a>,
     /// Gateways, with what Ingresses stand for, in the order in which they count.
     pub gateways: Vec<Declaration>,
+    /// What a pod is made of of which nothing was seen.
+    blank: PodTemplate,
     proxies: Mutex<BTreeMap<ProxyKey, Arc<Proxy<'a>>>>,
+    /// What stands behind ports of Services, by namespace, name, port and labels.
+    endpoints: Mutex<HashMap<(String, String, i64, Labels), Arc<Behind<'a>>>>,
+    /// What serves Gateways of Istio's, by name.
+    serving: Mutex<HashMap<String, Option<Party<'a>>>>,
 }
 
 impl<'a> Twin<'a> {
@@ -64,13 +79,43 @@ impl<'a> Twin<'a> {
             virtual_services: VirtualServices::new(snapshot, ingress_routes),
             destination_rules: DestinationRules::new(snapshot),
             gateways: istio::gateway::declarations(snapshot, ingress_gateways),
+            blank: PodTemplate::read(&serde_json::Value::Null),
             proxies: Mutex::default(),
+            endpoints: Mutex::default(),
+            serving: Mutex::default(),
         }
     }
 
     /// What becomes of a request.
     pub fn answer(&self, ask: &Ask) -> Answer {
         walk::answer(self, ask)
+    }
+
+    /// What stands behind a port of a Service, of the pods that carry labels.
+    pub fn behind(&self, service: &'a Service, port: &ServicePort, labels: &Labels) -> Arc<Behind<'a>> {
+        let name = service.service_name();
+        let key = (name.namespace, name.name, port.number, labels.clone());
+        let known = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        if let Some(known) = known {
+            return known;
+        }
+        let found = Arc::new(endpoints::behind(self, service, port, labels));
+        let mut all = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry(key).or_insert(found).clone()
+    }
+
+    /// What serves a Gateway of Istio's: a pod that its selector picks, or what would make one.
+    pub fn serving(&self, gateway: &Declaration) -> Option<Party<'a>> {
+        let known = self.serving.lock().unwrap_or_else(PoisonError::into_inner).get(&gateway.name).cloned();
+        if let Some(known) = known {
+            return known;
+        }
+        let found = source::serving(self, gateway);
+        self.serving
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(gateway.name.clone(), found.clone());
+        found
     }
 
     /// The configuration of a proxy.

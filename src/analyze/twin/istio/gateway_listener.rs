@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use super::byte_chains::{l4_meant_for, weighted};
 use super::gateway::{Group, Merged, Server};
-use super::outbound::{l4_meant_for, weighted, wildcard_of};
+use super::outbound::wildcard_of;
 use super::route::Audience;
 use super::subset_of;
 use super::virtual_services::Effective;

@@ -1,7 +1,9 @@
 //! Istio's configuration, translated into listeners and route tables as its control plane does it.
 
+pub mod byte_chains;
 pub mod delegate;
 pub mod destination_rule;
+pub mod envoy_filter;
 pub mod gateway;
 pub mod gateway_listener;
 pub mod gateway_table;

@@ -1,0 +1,299 @@
+//! The last part of a request's way: from the destinations that a proxy chose to the pods that take it.
+
+mod direct;
+mod entry;
+mod outside;
+
+use core::net::IpAddr;
+
+use super::Twin;
+use super::answer::{Answer, Backend, Outcome, Step};
+use super::ask::Request;
+use super::backend;
+use super::endpoints::{Behind, Endpoint};
+use super::http::table::{Destination, Weighted};
+use super::istio::destination_rule::Applying;
+use super::party::Peer;
+use super::policy::{self, Arriving, ClientTls, Passage, Ruling};
+use super::registry::Origin;
+use super::resolve::Place;
+use super::respond::Routing;
+use super::simulate::Onward;
+use crate::model::fields::Fields;
+use crate::model::network::Service;
+use crate::model::object::ObjectRef;
+use crate::model::selector::Labels;
+
+/// A request on its last hop: who sends it, and where it was going before a proxy took it.
+#[derive(Debug, Clone, Copy)]
+pub struct Leg<'l, 'a, 'p> {
+    /// What the request is asked of.
+    pub twin: &'l Twin<'a>,
+    /// The pod that opens the connection.
+    pub from: &'l Peer<'p>,
+    /// Its namespace.
+    pub namespace: &'l str,
+    /// Its labels.
+    pub labels: &'l Labels,
+    /// Where the connection was going.
+    pub place: &'l Place<'a>,
+    /// The address of that, as far as it is known.
+    pub ip: Option<IpAddr>,
+    /// The port that it was going to.
+    pub port: u16,
+    /// The request as the client sent it.
+    pub request: &'l Request,
+    /// The HTTP side of what a proxy does with it; none for bytes.
+    pub routing: Option<&'l Routing>,
+}
+
+/// What becomes of one destination's share.
+enum Share {
+    /// These take it.
+    Taken(Backend),
+    /// The proxy answers, or closes the connection.
+    Failed { status: Option<u16>, flag: &'static str, why: String },
+    /// Nobody here can say.
+    Unknown(String),
+}
+
+impl Leg<'_, '_, '_> {
+    /// Sends the request to the destinations that a proxy chose.
+    pub fn deliver(&self, onward: &Onward, answer: &mut Answer) {
+        let leg = Leg { routing: onward.http.as_ref(), ..*self };
+        answer.cluster = onward.to.first().map(|to| to.to.cluster()).unwrap_or_default();
+        let whole: u64 = onward.to.iter().map(|to| u64::from(to.weight)).sum();
+        let (mut taken, mut failed) = (vec![], vec![]);
+        for to in onward.to.iter().filter(|to| to.weight > 0 || onward.to.len() == 1) {
+            match leg.share(to, answer) {
+                Share::Taken(found) => taken.push(Backend { weight: to.weight, ..found }),
+                Share::Failed { status, flag, why } => failed.push((to.weight, status, flag, why)),
+                Share::Unknown(why) => return answer.give_up(why),
+            }
+        }
+        if taken.is_empty() {
+            return match failed.into_iter().next() {
+                Some((_, Some(status), flag, why)) if onward.http.is_some() => {
+                    answer.respond(status, flag, why)
+                }
+                Some((_, _, flag, why)) => answer.refuse(flag, why),
+                None => answer.refuse("", "the rule names no destination"),
+            };
+        }
+        for (weight, status, flag, why) in failed {
+            let what =
+                status.map_or_else(|| "fail".to_owned(), |status| format!("are answered {status} {flag}"));
+            answer
+                .steps
+                .push(Step::plain(format!("{weight} of {whole} requests {}: {why}", what.trim_end())));
+        }
+        answer.backends = backend::added_up(taken);
+        let names: Vec<String> = answer.backends.iter().map(backend::name).collect();
+        answer.outcome = Outcome::Forwarded;
+        answer.detail = format!("it reaches {}", names.join(" or "));
+        if let Some(routing) = &onward.http {
+            answer.sent = routing.sent.clone();
+            answer.mirrors =
+                routing.mirrors.iter().filter_map(|to| backend::of(self.twin, to, self.namespace)).collect();
+            let mut headers = self.request.backend_response.headers.clone();
+            headers.extend(routing.cors_headers.clone());
+            routing.response_headers.iter().for_each(|change| change.apply(&mut headers));
+            answer.response_headers = headers;
+        }
+        if self.request.protocol.is_http() {
+            answer.status = Some(self.request.backend_response.status);
+        }
+    }
+
+    fn share(&self, to: &Weighted, answer: &mut Answer) -> Share {
+        match &to.to {
+            Destination::Host { host, subset, port } => self.host_share(to, (host, subset, *port), answer),
+            Destination::Original(name) => self.original(name, answer),
+            Destination::BlackHole => {
+                let why = "nothing that the mesh knows is there, and outboundTrafficPolicy is REGISTRY_ONLY"
+                    .to_owned();
+                Share::Failed { status: None, flag: "UH", why }
+            }
+            Destination::Broken(status, why) => {
+                answer.steps.push(Step::by(&to.source, why.clone()));
+                Share::Failed { status: Some(*status), flag: "", why: why.clone() }
+            }
+            Destination::Local { port } => {
+                Share::Unknown(format!("port {port} of the application beside the proxy is not looked into"))
+            }
+        }
+    }
+
+    fn host_share(
+        &self,
+        to: &Weighted,
+        (name, subset, port): (&str, &str, u16),
+        answer: &mut Answer,
+    ) -> Share {
+        let missing = |why: String| Share::Failed { status: Some(503), flag: "NC", why };
+        let Some(host) = backend::find(self.twin, name, self.namespace) else {
+            let why = format!("the mesh knows no host {name}, so there is no cluster {}", to.to.cluster());
+            answer.steps.push(Step::by(&to.source, why.clone()));
+            return missing(why);
+        };
+        let rules = self.twin.destination_rules.find(name, host.namespace, self.namespace, self.labels);
+        if host.port(port).is_none() {
+            let why = format!(
+                "{} has no port {port}, so there is no cluster {}",
+                host.reference(),
+                to.to.cluster()
+            );
+            answer.steps.push(Step::by(&to.source, why.clone()));
+            return missing(why);
+        }
+        let labels = match chosen_subset(rules.as_ref(), subset) {
+            Ok(None) => Labels::new(),
+            Ok(Some((at, labels))) => {
+                answer.steps.push(Step::by(&at, format!("subset {subset} is {}", selector_text(&labels))));
+                labels
+            }
+            Err(()) => {
+                let why = format!(
+                    "no DestinationRule for {name} defines subset {subset}: there is no cluster {}",
+                    to.to.cluster()
+                );
+                answer.steps.push(Step::by(&to.source, why.clone()));
+                return missing(why);
+            }
+        };
+        let tls = client_tls(rules.as_ref(), subset, port, answer);
+        let backend = backend::of(self.twin, &to.to, self.namespace).unwrap_or_default();
+        match host.origin {
+            Origin::Service(service) => self.service_share(service, (port, &labels), (&tls, backend), answer),
+            Origin::Entry(_) => self.entry_share(host, (&labels, backend), (&tls, port), answer),
+        }
+    }
+
+    /// The pods of a Service.
+    fn service_share(
+        &self,
+        service: &Service,
+        (port, labels): (u16, &Labels),
+        (tls, backend): (&ClientTls, Backend),
+        answer: &mut Answer,
+    ) -> Share {
+        let Some(own) = service.port(i64::from(port)) else {
+            return Share::Failed {
+                status: Some(503),
+                flag: "NC",
+                why: format!("{} has no port {port}", service.reference()),
+            };
+        };
+        // A Service that is read through a shorter borrow than the snapshot's is looked up again.
+        let Some(service) = self.twin.snapshot.service(&service.service_name()) else {
+            return Share::Unknown(format!("{} is not among what was read", service.reference()));
+        };
+        match &*self.twin.behind(service, own, labels) {
+            Behind::Pods(pods) => self.admitted(pods, (tls, backend), answer),
+            Behind::Nobody(why) => {
+                answer.steps.push(Step::by(service.reference(), why.clone()));
+                Share::Failed { status: Some(503), flag: "UH", why: why.clone() }
+            }
+            Behind::Unknown => {
+                answer.steps.push(Step::by(
+                    service.reference(),
+                    "nothing that was read stands behind it; it is taken to answer",
+                ));
+                Share::Taken(backend)
+            }
+        }
+    }
+
+    /// Whether the pods take the request; those that do are its backends.
+    fn admitted(
+        &self,
+        pods: &[Endpoint<'_>],
+        (tls, mut backend): (&ClientTls, Backend),
+        answer: &mut Answer,
+    ) -> Share {
+        let sni = self.request.server_name();
+        // HTTP that a proxy at the source passes on as bytes is none to the one at the destination either.
+        let readable = self.request.protocol.is_http()
+            && (self.routing.is_some() || matches!(tls, ClientTls::AsSent(_)));
+        let mut first: Option<Ruling> = None;
+        let (mut told, mut refused) = (false, 0_usize);
+        for endpoint in pods {
+            let to = Peer::Pod(endpoint.party.clone());
+            let passage = Passage {
+                from: self.from,
+                to: &to,
+                protocol: self.request.protocol,
+                port: endpoint.port,
+                tls: tls.clone(),
+                sni: sni.as_deref(),
+                request: readable.then(|| self.arriving()),
+                remote_ip: None,
+            };
+            let verdict = policy::admit(self.twin, &passage);
+            if verdict.ruling == Ruling::Allowed {
+                backend.pods.extend(endpoint.party.pod.map(|pod| pod.object.name().to_owned()));
+                if !told {
+                    answer.steps.extend(verdict.steps);
+                    told = true;
+                }
+                continue;
+            }
+            refused += 1;
+            if first.is_none() {
+                answer.steps.extend(verdict.steps);
+                first = Some(verdict.ruling);
+            }
+        }
+        let all = refused == pods.len();
+        match first {
+            None => Share::Taken(backend),
+            Some(Ruling::NotModelled(why)) => Share::Unknown(why),
+            Some(Ruling::Refused { detail, .. }) if !all => {
+                let count = pods.len();
+                answer.steps.push(Step::plain(format!("{refused} of {count} pods refuse it: {detail}")));
+                Share::Taken(backend)
+            }
+            Some(Ruling::Refused { status, flag, detail }) => Share::Failed { status, flag, why: detail },
+            Some(Ruling::Allowed) => Share::Taken(backend),
+        }
+    }
+
+    /// The request as the destination receives it.
+    fn arriving(&self) -> Arriving<'_> {
+        let sent = self.routing.map(|routing| &routing.sent);
+        Arriving {
+            method: &self.request.method,
+            host: sent.and_then(|sent| sent.host.as_deref()).unwrap_or(&self.request.host),
+            path: sent.and_then(|sent| sent.path.as_deref()).unwrap_or(&self.request.path),
+            headers: Some(sent.and_then(|sent| sent.headers.as_ref()).unwrap_or(&self.request.headers)),
+        }
+    }
+}
+
+/// The labels of a subset and where it stands; none where no subset is asked for.
+fn chosen_subset(rules: Option<&Applying<'_>>, subset: &str) -> Result<Option<(ObjectRef, Labels)>, ()> {
+    if subset.is_empty() {
+        return Ok(None);
+    }
+    let (rule, found) = rules.and_then(|rules| rules.subset(subset)).ok_or(())?;
+    Ok(Some((rule.reference().field(found.path.clone()), found.labels.clone())))
+}
+
+fn selector_text(labels: &Labels) -> String {
+    let list: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    if list.is_empty() { "all pods of the host".to_owned() } else { list.join(", ") }
+}
+
+/// What the proxy wraps the connection in, by the DestinationRule.
+fn client_tls(rules: Option<&Applying<'_>>, subset: &str, port: u16, answer: &mut Answer) -> ClientTls {
+    let Some((at, tls)) = rules.and_then(|rules| rules.policy(subset, port, "tls")) else {
+        return ClientTls::Auto;
+    };
+    let mode = tls.text("mode").unwrap_or("DISABLE");
+    answer.steps.push(Step::by(&at, format!("the proxy's TLS mode to it is {mode}")));
+    match mode {
+        "ISTIO_MUTUAL" => ClientTls::IstioMutual,
+        "SIMPLE" | "MUTUAL" => ClientTls::Originate,
+        _ => ClientTls::Disable,
+    }
+}
