@@ -136,10 +136,12 @@ fn suite(name: &str, least: usize) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/twin").join(name);
     let (mut wrong, mut asked) = (vec![], 0);
     for case in folders(&root) {
-        let material = bundle::read(&[case.join("bundle")]).unwrap_or_else(|e| panic!("{}: {e}", case.display()));
+        let material =
+            bundle::read(&[case.join("bundle")]).unwrap_or_else(|e| panic!("{}: {e}", case.display()));
         let snapshot = assemble(material);
         let twin = Twin::new(&snapshot);
-        let requests: Vec<Ask> = serde_json::from_value(read(&case.join("requests.json"))["requests"].take()).unwrap();
+        let requests: Vec<Ask> =
+            serde_json::from_value(read(&case.join("requests.json"))["requests"].take()).unwrap();
         let expected = read(&case.join("expect.json"));
         let name = case.strip_prefix(&root).unwrap().display().to_string();
         for want in expected["expect"].as_array().unwrap() {
@@ -179,7 +181,8 @@ fn the_same_question_has_the_same_answer() {
     for case in folders(&root.join("walk")) {
         let snapshot = assemble(bundle::read(&[case.join("bundle")]).unwrap());
         let twin = Twin::new(&snapshot);
-        let requests: Vec<Ask> = serde_json::from_value(read(&case.join("requests.json"))["requests"].take()).unwrap();
+        let requests: Vec<Ask> =
+            serde_json::from_value(read(&case.join("requests.json"))["requests"].take()).unwrap();
         for ask in &requests {
             assert_eq!(twin.answer(ask), twin.answer(ask), "{}", ask.name);
             assert_eq!(twin.answer(ask), Twin::new(&snapshot).answer(ask), "{}", ask.name);
