@@ -226,6 +226,7 @@ pub const RULES: &[&dyn Rule] = &[
     &pods::disrupted::Disrupted,
     &pods::one_place::OnePlace,
     &pods::readiness_flaps::ReadinessFlaps,
+    &pods::volume_full::VolumeFull,
 
     // What proxies say of themselves.
     &proxy::configuration_refused::ConfigurationRefused,
@@ -258,6 +259,7 @@ pub const RULES: &[&dyn Rule] = &[
     &runtime::goroutines_leak::GoroutinesLeak,
     &runtime::shared_map::SharedMap,
     &runtime::pool_counted::PoolCounted,
+    &runtime::limits_counted::LimitsCounted,
 
     // Services and endpoints.
     &service::selector_matches_nothing::SelectorMatchesNothing,

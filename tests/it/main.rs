@@ -23,4 +23,5 @@ mod replay;
 mod rules;
 mod scenarios;
 mod traffic;
+mod traps;
 mod twin;

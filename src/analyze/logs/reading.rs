@@ -178,6 +178,7 @@ impl Builder {
             (Some(level), _) => level,
             (None, Some(_)) => Level::Error,
             (None, None) if is_call => Level::Error,
+            (None, None) if of_the_system(entry.head()) => Level::Error,
             (None, None) => return,
         };
         let shape = match &thrown {
@@ -267,6 +268,21 @@ impl Builder {
         self.log.loads.sort_by_key(|(at, _)| *at);
         self.log
     }
+}
+
+/// Whether a line without a level carries the operating system's own words for a failure: no program says so in passing.
+fn of_the_system(line: &str) -> bool {
+    // Without their first letters, which some write large.
+    const WORDS: &[&str] = &[
+        "oo many open files",
+        "o space left on device",
+        "annot allocate memory",
+        "esource temporarily unavailable",
+        "annot assign requested address",
+        "ddress already in use",
+        "ead-only file system",
+    ];
+    WORDS.iter().any(|words| line.contains(words))
 }
 
 /// The head of an entry and what was thrown at its root: what somebody would quote.

@@ -336,7 +336,7 @@ pub const CATALOGUE: &[Entry] = &[
     ]),
     row("coredns", Cheap, CoreDns, Platform, "the cluster's DNS: answers by code, forwarding that failed, duration (s)", &[
         "coredns_dns_responses_total", "coredns_dns_request_duration_seconds_sum", "coredns_dns_request_duration_seconds_count",
-        "coredns_panics_total", "coredns_forward_healthcheck_broken_total", "coredns_forward_max_concurrent_rejects_total",
+        "coredns_panics_total", "coredns_forward_responses_total", "coredns_forward_healthcheck_broken_total", "coredns_forward_max_concurrent_rejects_total",
         "coredns_proxy_healthcheck_failures_total", "coredns_proxy_request_duration_seconds_count",
     ]),
     row("nodes", Deep, Node, Platform, "nodes: waiting for processors (s), connection tracking, files, clock", &[

@@ -22,3 +22,4 @@ pub mod sandbox;
 pub mod stuck_terminating;
 pub mod unschedulable;
 pub mod volume;
+pub mod volume_full;

@@ -4,6 +4,7 @@ pub mod collections;
 pub mod deadlock;
 pub mod event_loop_blocked;
 pub mod goroutines_leak;
+pub mod limits_counted;
 pub mod pool_counted;
 pub mod requests_panic;
 pub mod shared_map;

@@ -1,0 +1,158 @@
+//! What looks like a fault and is none, or like one and is another: each of these has misled somebody before.
+
+use meshscope::analyze::diagnosis::{Diagnosis, Options, analyze};
+use meshscope::analyze::finding::{Role, Severity};
+use meshscope::collect::assemble::assemble;
+use meshscope::collect::bundle;
+use meshscope::collect::prometheus::catalogue::CATALOGUE;
+use std::path::Path;
+
+/// The answer to a fixture of the rules.
+fn asked(fixture: &str) -> Diagnosis {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rules").join(fixture);
+    let material = bundle::read(std::slice::from_ref(&path)).unwrap_or_else(|e| panic!("{fixture}: {e}"));
+    analyze(&assemble(material), &Options::default())
+}
+
+fn codes(diagnosis: &Diagnosis) -> Vec<&'static str> {
+    diagnosis.findings.iter().map(|finding| finding.meta.code).collect()
+}
+
+/// Whether anything that was said speaks of this.
+fn speaks_of(diagnosis: &Diagnosis, words: &str) -> bool {
+    diagnosis.findings.iter().any(|f| f.mechanism.contains(words) || f.title.contains(words))
+}
+
+fn read(metric: &str) -> bool {
+    CATALOGUE.iter().any(|entry| entry.metrics.contains(&metric))
+}
+
+#[test]
+fn core_dns_counts_under_two_generations_of_names() {
+    for fixture in ["fires-counted", "fires-counted-by-an-older-version"] {
+        let diagnosis = asked(&format!("DNS103-name-server-upstream-failing/{fixture}"));
+        assert!(codes(&diagnosis).contains(&"DNS103"), "{fixture}: {:?}", codes(&diagnosis));
+    }
+    // Both are asked for, so that silence of one proves nothing.
+    for metric in ["coredns_proxy_request_duration_seconds_count", "coredns_forward_responses_total"] {
+        assert!(read(metric), "{metric}");
+    }
+}
+
+#[test]
+fn pools_of_connections_have_two_families_of_names() {
+    for fixture in ["fires", "fires-own-tracker", "fires-go"] {
+        let diagnosis = asked(&format!("RUN109-connection-pool-full/{fixture}"));
+        assert!(codes(&diagnosis).contains(&"RUN109"), "{fixture}: {:?}", codes(&diagnosis));
+    }
+    for metric in ["hikaricp_connections_pending", "hikaricp_pending_threads", "go_sql_wait_count_total"] {
+        assert!(read(metric), "{metric}");
+    }
+}
+
+#[test]
+fn a_limit_of_zero_is_no_limit() {
+    for fixture in [
+        "RUN109-connection-pool-full/silent-no-limit",
+        "RUN110-descriptors-or-threads-run-out/silent-no-limit",
+    ] {
+        let diagnosis = asked(fixture);
+        assert!(diagnosis.root_causes.is_empty(), "{fixture}: {:?}", codes(&diagnosis));
+    }
+}
+
+#[test]
+fn leases_are_read_as_objects_and_not_from_a_metric_that_watches_some_namespaces() {
+    assert!(codes(&asked("PLAT118-leader-does-not-renew/fires.yaml")).contains(&"PLAT118"));
+    assert!(!read("kube_lease_renew_time"));
+}
+
+#[test]
+fn exit_code_137_is_no_proof_of_a_lack_of_memory() {
+    let diagnosis = asked("POD102-out-of-memory/silent-killed-otherwise.yaml");
+    assert!(!speaks_of(&diagnosis, "memory"), "{:?}", codes(&diagnosis));
+    // And where the node ran out of it, the container's own limit is not the reason.
+    let victim = asked("POD102-out-of-memory/silent-node-out-of-memory.yaml");
+    assert!(!codes(&victim).contains(&"POD102"), "{:?}", codes(&victim));
+}
+
+#[test]
+fn an_autoscaler_at_its_minimum_is_where_it_should_be() {
+    for fixture in [
+        "PLAT104-autoscaler-cannot-scale/silent-at-minimum.yaml",
+        "PLAT105-autoscaler-at-max/silent-at-minimum.yaml",
+    ] {
+        let diagnosis = asked(fixture);
+        let loud = diagnosis
+            .findings
+            .iter()
+            .any(|f| f.severity >= Severity::Warning && f.meta.code.starts_with("PLAT10"));
+        assert!(!loud, "{fixture}: {:?}", codes(&diagnosis));
+    }
+}
+
+#[test]
+fn a_claim_that_waits_for_its_first_consumer_is_well() {
+    let diagnosis = asked("POD110-volume-not-mounted/silent-first-consumer.yaml");
+    assert!(!speaks_of(&diagnosis, "volume"), "{:?}", codes(&diagnosis));
+}
+
+#[test]
+fn names_that_are_tried_with_search_domains_first_cost_and_do_not_fail() {
+    let diagnosis = asked("DNS107-look-ups-multiplied/fires");
+    let told = diagnosis.findings.iter().find(|f| f.meta.code == "DNS107").expect("it is told");
+    assert!(told.severity <= Severity::Warning);
+    assert!(
+        !codes(&diagnosis).iter().any(|code| ["APP112", "DNS108"].contains(code)),
+        "{:?}",
+        codes(&diagnosis)
+    );
+    assert!(diagnosis.root_causes.iter().all(|cause| diagnosis.findings[cause.finding].role != Role::Cause));
+}
+
+#[test]
+fn containers_that_their_own_limit_holds_back_do_not_accuse_the_node() {
+    let diagnosis = asked("PLAT121-node-without-processor-time/silent-own-limits");
+    assert!(
+        codes(&diagnosis).contains(&"POD111") && !codes(&diagnosis).contains(&"PLAT121"),
+        "{:?}",
+        codes(&diagnosis)
+    );
+}
+
+#[test]
+fn probes_that_share_a_dependency_do_not_accuse_the_node() {
+    let diagnosis = asked("PLAT121-node-without-processor-time/silent-one-dependency");
+    assert!(!codes(&diagnosis).contains(&"PLAT121"), "{:?}", codes(&diagnosis));
+}
+
+#[test]
+fn a_counter_that_starts_again_has_not_grown_by_what_it_lost() {
+    use meshscope::model::series::Series;
+    let series = |points: &[f64]| Series {
+        name: "restarts".to_owned(),
+        labels: Default::default(),
+        points: points.iter().enumerate().map(|(at, value)| (at as f64, *value)).collect(),
+    };
+    assert_eq!(series(&[500.0, 0.0, 2.0]).total_increase(), Some(2.0));
+    // One sample is no growth: after a restart of the exporter it takes two.
+    assert_eq!(series(&[500.0]).total_increase(), None);
+}
+
+#[test]
+fn nothing_is_concluded_from_what_was_not_seen() {
+    // The same failing look-ups, without figures of the name server: what is missing is said, and nobody is accused.
+    let diagnosis = analyze(
+        &assemble(
+            bundle::read(&[Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("tests/rules/POD111-cpu-throttled/fires/resources/shop.yaml")])
+            .unwrap(),
+        ),
+        &Options::default(),
+    );
+    assert!(!codes(&diagnosis).contains(&"POD111"));
+    assert!(
+        diagnosis.not_evaluated.iter().any(|rule| rule.code == "POD111"),
+        "a rule without its signal is not silent"
+    );
+}
