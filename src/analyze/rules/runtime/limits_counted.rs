@@ -118,6 +118,6 @@ impl Check for LimitsCounted {
 }
 
 /// What tells one process' series from another's.
-fn target<'a>(series: &'a Series) -> (&'a str, &'a str, &'a str) {
+fn target(series: &Series) -> (&str, &str, &str) {
     (series.label("pod"), series.label("container"), series.label("instance"))
 }
