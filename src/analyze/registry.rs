@@ -49,6 +49,7 @@ pub const RULES: &[&dyn Rule] = &[
 
     // Consul.
     &consul::config_entry_not_synced::ConfigEntryNotSynced,
+    &consul::intention_denies::IntentionDenies,
 
     // Name servers and registries.
     &dns::server_down::ServerDown,
@@ -170,10 +171,14 @@ pub const RULES: &[&dyn Rule] = &[
     &istio::retries_multiply::RetriesMultiply,
     &istio::proxy_throttled::ProxyThrottled,
     &istio::pool_nearly_full::PoolNearlyFull,
+    &istio::failover_without_ejection::FailoverWithoutEjection,
+    &istio::configuration_arrives_late::ConfigurationArrivesLate,
 
     // Linkerd.
     &linkerd::failfast::LinkerdFailfast,
     &linkerd::policy_denies::LinkerdPolicyDenies,
+    &linkerd::protocol_not_detected::ProtocolNotDetected,
+    &linkerd::mirror_without_endpoints::MirrorWithoutEndpoints,
 
     // Network policies and DNS.
     &network::network_policy_blocks::NetworkPolicyBlocks,

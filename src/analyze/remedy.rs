@@ -215,6 +215,8 @@ pub fn resource(reference: &ObjectRef) -> String {
     match (reference.kind.as_str(), reference.group()) {
         ("Gateway", group) if !group.is_empty() => format!("gateways.{group}"),
         ("Service", group) if !group.is_empty() => format!("services.{group}"),
+        ("AuthorizationPolicy", "policy.linkerd.io") => "authorizationpolicies.policy.linkerd.io".to_owned(),
+        ("HTTPRoute", "policy.linkerd.io") => "httproutes.policy.linkerd.io".to_owned(),
         _ => kind,
     }
 }

@@ -19,6 +19,7 @@ mod crd;
 mod generated;
 mod locked;
 mod random;
+mod remedies;
 mod replay;
 mod rules;
 mod scenarios;

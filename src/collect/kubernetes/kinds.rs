@@ -50,6 +50,7 @@ impl Kind {
 const ISTIO_NETWORKING: &str = "networking.istio.io";
 const ISTIO_SECURITY: &str = "security.istio.io";
 const GATEWAY_API: &str = "gateway.networking.k8s.io";
+const LINKERD_POLICY: &str = "policy.linkerd.io";
 
 const fn own(
     group: &'static str,
@@ -68,6 +69,27 @@ const fn istio(group: &'static str, resource: &'static str, kind: &'static str) 
 const fn gateway_api(resource: &'static str, kind: &'static str) -> Kind {
     let source = Some(Source::Mesh);
     Kind { group: GATEWAY_API, resource, kind, place: Place::Namespace, collector: "GatewayAPI", source }
+}
+
+/// A kind of a mesh that most clusters do not have.
+const fn mesh(
+    group: &'static str,
+    resource: &'static str,
+    kind: &'static str,
+    collector: &'static str,
+) -> Kind {
+    Kind { source: Some(Source::Mesh), ..own(group, resource, kind, collector) }
+}
+
+/// The collectors of meshes that most clusters do not have: where none of their kinds is served, nothing is said of them.
+pub const OTHER_MESHES: &[&str] = &["Linkerd", "Consul"];
+
+const fn linkerd(group: &'static str, resource: &'static str, kind: &'static str) -> Kind {
+    mesh(group, resource, kind, "Linkerd")
+}
+
+const fn consul(resource: &'static str, kind: &'static str) -> Kind {
+    mesh("consul.hashicorp.com", resource, kind, "Consul")
 }
 
 const fn cluster(group: &'static str, resource: &'static str, kind: &'static str) -> Kind {
@@ -125,6 +147,27 @@ pub const KINDS: &[Kind] = &[
     gateway_api("listenersets", "ListenerSet"),
     gateway_api("referencegrants", "ReferenceGrant"),
     gateway_api("backendtlspolicies", "BackendTLSPolicy"),
+    linkerd(LINKERD_POLICY, "servers", "Server"),
+    linkerd(LINKERD_POLICY, "serverauthorizations", "ServerAuthorization"),
+    linkerd(LINKERD_POLICY, "authorizationpolicies", "AuthorizationPolicy"),
+    linkerd(LINKERD_POLICY, "meshtlsauthentications", "MeshTLSAuthentication"),
+    linkerd(LINKERD_POLICY, "networkauthentications", "NetworkAuthentication"),
+    linkerd(LINKERD_POLICY, "httproutes", "HTTPRoute"),
+    linkerd(LINKERD_POLICY, "egressnetworks", "EgressNetwork"),
+    linkerd(LINKERD_POLICY, "httplocalratelimitpolicies", "HTTPLocalRateLimitPolicy"),
+    linkerd("linkerd.io", "serviceprofiles", "ServiceProfile"),
+    linkerd("workload.linkerd.io", "externalworkloads", "ExternalWorkload"),
+    linkerd("multicluster.linkerd.io", "links", "Link"),
+    consul("servicedefaults", "ServiceDefaults"),
+    consul("serviceintentions", "ServiceIntentions"),
+    consul("serviceresolvers", "ServiceResolver"),
+    consul("servicerouters", "ServiceRouter"),
+    consul("servicesplitters", "ServiceSplitter"),
+    consul("proxydefaults", "ProxyDefaults"),
+    consul("meshes", "Mesh"),
+    consul("exportedservices", "ExportedServices"),
+    consul("ingressgateways", "IngressGateway"),
+    consul("terminatinggateways", "TerminatingGateway"),
     cluster("", "nodes", "Node"),
     cluster("", "namespaces", "Namespace"),
     cluster("", "persistentvolumes", "PersistentVolume"),

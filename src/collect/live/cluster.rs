@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::LiveRun;
 use crate::collect::kubernetes::gather::{Job, kinds};
-use crate::collect::kubernetes::kinds::{KINDS, Place, find};
+use crate::collect::kubernetes::kinds::{KINDS, OTHER_MESHES, Place, find};
 use crate::collect::kubernetes::mesh;
 use crate::collect::kubernetes::reader::ListQuery;
 use crate::collect::material::ManifestIstio;
@@ -16,7 +16,7 @@ use crate::model::gap::{Gap, GapReason};
 /// Kinds without a namespace that are not listed as a whole.
 const BY_NAME: &[&str] = &["nodes", "namespaces", "persistentvolumes"];
 /// The namespace and the selector of the cluster's DNS, as all distributions keep them.
-const DNS: (&str, &str) = ("kube-system", "k8s-app=kube-dns");
+pub(super) const DNS: (&str, &str) = ("kube-system", "k8s-app=kube-dns");
 /// The selector of Istio's control plane, in all its revisions.
 const ISTIOD: &str = "app=istiod";
 /// What is read of the workloads of the platform: enough to see whether they run.
@@ -69,6 +69,12 @@ impl LiveRun {
         } else {
             self.ledger.skip("Istio", "not asked for");
             self.ledger.skip("GatewayAPI", "not asked for");
+            for collector in OTHER_MESHES {
+                let mut own = kinds(|kind| kind.collector == *collector);
+                if own.any(|kind| self.catalogue.served(kind).is_some()) {
+                    self.ledger.skip(collector, "not asked for");
+                }
+            }
         }
         let (namespace, selector) = DNS;
         self.read_platform(namespace, selector).await;

@@ -178,6 +178,23 @@ impl LiveRun {
         for (namespace, scope) in scopes(&snapshot, &elsewhere) {
             self.fetch_metrics(Pass::Cheap, &namespace, &scope).await;
         }
+        self.read_name_server_metrics().await;
+    }
+
+    /// What the pods of the cluster's DNS take, wherever the session looks: look-ups are slow for everybody at once.
+    async fn read_name_server_metrics(&mut self) {
+        let (namespace, _) = super::cluster::DNS;
+        if namespace == self.plan.namespace {
+            return;
+        }
+        let pods = self.objects.iter().filter(|((group, kind, of, _), object)| {
+            let label = object.text("metadata.labels.k8s-app");
+            group.is_empty() && kind == "Pod" && of == namespace && label == Some("kube-dns")
+        });
+        let pods: Vec<String> = pods.map(|((_, _, _, name), _)| name.clone()).collect();
+        if !pods.is_empty() {
+            self.fetch_metrics(Pass::Cheap, namespace, &Scope::NameServer { pods }).await;
+        }
     }
 
     /// The deep pass over metrics.

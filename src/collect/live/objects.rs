@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::LiveRun;
 use crate::collect::kubernetes::gather::{Job, kinds};
-use crate::collect::kubernetes::kinds::{Kind, Place};
+use crate::collect::kubernetes::kinds::{Kind, OTHER_MESHES, Place};
 use crate::collect::kubernetes::neighbours::{label_query, retain_related, selectors};
 use crate::collect::plan::is_label;
 use crate::model::fields::Fields;
@@ -67,7 +67,10 @@ impl LiveRun {
             kind.collector == "Workloads"
                 && !matches!(kind.resource, "pods" | "jobs" | "cronjobs" | "controllerrevisions")
         };
-        let whole = |kind: &Kind| matches!(kind.collector, "Networking" | "Istio" | "GatewayAPI");
+        let whole = |kind: &Kind| {
+            matches!(kind.collector, "Networking" | "Istio" | "GatewayAPI")
+                || OTHER_MESHES.contains(&kind.collector)
+        };
         let wanted = self.wanted(|kind| whole(kind) || (related(kind) && !services.is_empty()));
         let jobs = wanted.into_iter().map(|kind| Job::all(kind, Some(namespace), cap)).collect();
         let mut objects = self.batch(Some(namespace), jobs).await;
@@ -116,6 +119,7 @@ impl LiveRun {
                 && kind.source.is_none_or(|source| self.plan.reads(source))
                 && test(kind)
         })
+        .filter(|kind| !OTHER_MESHES.contains(&kind.collector) || self.catalogue.served(kind).is_some())
         .collect()
     }
 }

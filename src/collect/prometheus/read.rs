@@ -27,7 +27,17 @@ pub enum Scope {
         /// Names of the workloads that they belong to.
         workloads: Vec<String>,
     },
+    /// What these pods of the cluster's DNS take of their nodes, and nothing else of their namespace.
+    NameServer {
+        /// Names of pods.
+        pods: Vec<String>,
+    },
 }
+
+/// The one query about the cluster's DNS: processor time, throttling, memory.
+const NAME_SERVER: &str = "container_resources";
+/// As many of its pods at most: a cluster of thousands of nodes has more, all alike.
+const MAX_NAME_SERVERS: usize = 8;
 
 /// What one namespace gave.
 #[derive(Debug, Default)]
@@ -86,6 +96,12 @@ pub async fn read(
             Ok(mut answer) => {
                 variants.normalise(query.exporter(), &mut answer.body);
                 keep(&mut gathered, reader, answer, &query, &suffix, namespace);
+            }
+            // A backend that lets its users see their own namespaces alone refuses figures of the platform, and only those.
+            Err(Failure::Source(MetricsError::Forbidden)) if of_the_platform(query.name()) => {
+                let text = format!("series {} of the platform", query.name());
+                let hint = "let the metrics source's credentials query series without a namespace, or do without these figures";
+                gathered.gaps.push(Gap::new("Metrics", text, GapReason::Forbidden).hint(hint));
             }
             Err(Failure::Source(error)) if error.of_the_source() => {
                 *source_failed.entry(error.gap_reason()).or_insert(0) += 1;
@@ -156,6 +172,12 @@ pub async fn discover(
     }
 }
 
+/// Whether a query of the catalogue is about the platform and carries no namespace.
+fn of_the_platform(name: &str) -> bool {
+    use super::catalogue::Shape;
+    CATALOGUE.iter().any(|entry| entry.name == name && entry.shape == Shape::Platform)
+}
+
 fn source_hint(reason: GapReason) -> &'static str {
     match reason {
         GapReason::Forbidden => "give the metrics source credentials that may query it",
@@ -177,6 +199,12 @@ fn query(entry: &Entry, namespace: &str, scope: &Scope, variants: &Variants) -> 
             Query::new(entry, namespace, variants)
         }
         (Scope::Namespace, _) => Query::new(entry, namespace, variants),
+        // Processor time is what a name server lacks when look-ups are slow for everybody.
+        (Scope::NameServer { pods }, Subject::Pod) if entry.name == NAME_SERVER => {
+            let pods = pods.iter().take(MAX_NAME_SERVERS).map(String::as_str);
+            Query::about(entry, namespace, pods, variants)
+        }
+        (Scope::NameServer { .. }, _) => None,
         (Scope::Of { .. }, Subject::Other) => None,
         (Scope::Of { pods, .. }, Subject::Pod) => {
             if pods.is_empty() {
@@ -409,6 +437,36 @@ mod tests {
         assert!(
             gathered.gaps.iter().all(|gap| gap.reason == GapReason::Truncated) && !gathered.gaps.is_empty()
         );
+    }
+
+    #[tokio::test]
+    async fn figures_of_the_platform_that_are_refused_are_gaps_of_their_own() {
+        let answer = |query: &Query| match query.name() {
+            "coredns" | "kube_nodes" => Err(MetricsError::Forbidden),
+            _ => Ok(series(1)),
+        };
+        let (gathered, _) = gather(answer, Budget::default(), "shop", &Scope::Namespace).await;
+        let gaps: Vec<_> = gathered.gaps.iter().map(|gap| (gap.what.as_str(), gap.reason)).collect();
+        assert_eq!(
+            gaps,
+            [
+                ("series kube_nodes of the platform", GapReason::Forbidden),
+                ("series coredns of the platform", GapReason::Forbidden)
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn of_the_clusters_dns_one_query_is_asked() {
+        let scope = Scope::NameServer { pods: (0..20).map(|i| format!("coredns-{i}")).collect() };
+        let (gathered, asked) = gather(|_| Ok(series(1)), Budget::default(), "kube-system", &scope).await;
+        assert_eq!(asked.len(), 1, "{asked:?}");
+        assert!(
+            asked[0].contains(r#"namespace="kube-system""#) && asked[0].contains(r"coredns\\-7"),
+            "{asked:?}"
+        );
+        assert!(!asked[0].contains(r"coredns\\-8"), "{asked:?}");
+        assert_eq!(gathered.files[0].name, "container_resources.kube-system");
     }
 
     #[tokio::test]

@@ -75,10 +75,11 @@ impl Builder {
             return;
         }
         let mut kind = object.reference.kind.clone();
-        // Several APIs share these names; the core's and Istio's keep them.
+        // Several APIs share these names; the core's, Istio's and the Gateway API's keep them.
         let group = object.reference.group();
-        let shared =
-            (kind == "Gateway" && group != "networking.istio.io") || (kind == "Service" && !group.is_empty());
+        let shared = (kind == "Gateway" && group != "networking.istio.io")
+            || (kind == "Service" && !group.is_empty())
+            || (matches!(kind.as_str(), "AuthorizationPolicy" | "HTTPRoute") && group == "policy.linkerd.io");
         if shared {
             kind = format!("{group}/{kind}");
         }

@@ -1,7 +1,9 @@
 //! CONSUL101.
 
+use serde_json::json;
+
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
-use crate::analyze::remedy::{Prevention, Remedy, quote, scope};
+use crate::analyze::remedy::{Prevention, Remedy, Risk, quote, scope};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::traffic::text;
 use crate::model::fields::Fields;
@@ -67,7 +69,7 @@ impl Check for ConfigEntryNotSynced {
         .collect()
     }
 
-    fn describe(&self, fact: &Fact<'_>, _: &Snapshot) -> Finding {
+    fn describe(&self, fact: &Fact<'_>, snapshot: &Snapshot) -> Finding {
         let object = &fact.object.reference;
         let reason = text::plain(&fact.condition.reason, 60);
         let protocol = fact.condition.message.contains("does not permit advanced routing")
@@ -87,6 +89,7 @@ impl Check for ConfigEntryNotSynced {
             .onset(fact.condition.since)
             .evidence(Evidence::object(object, format!("Synced False, {reason}")).at(fact.condition.since).excerpt(&fact.condition.message))
             .effects(fact.service.iter().map(|service| Effect::requests(service, &["rbac", "NR", "404", "403", "UPE"])))
+            .maybe_remedy(if protocol { speak_http(fact, snapshot) } else { whole_weights(fact) })
             .remedy(Remedy::commands(
                 "Read the servers' reason, and correct the field that it names",
                 vec![format!("kubectl {}get {} {} -o yaml", scope(object), object.kind.to_ascii_lowercase(), quote(&object.name))],
@@ -94,4 +97,62 @@ impl Check for ConfigEntryNotSynced {
             ))
             .prevention(Prevention::of("Test", "Wait for the condition Synced after each apply: kubectl wait --for=condition=Synced"))
     }
+}
+
+/// Lets the Service's protocol be HTTP, which routes and HTTP permissions need.
+fn speak_http(fact: &Fact<'_>, snapshot: &Snapshot) -> Option<Remedy> {
+    let routes = matches!(
+        fact.object.reference.kind.as_str(),
+        "ServiceRouter" | "ServiceSplitter" | "ServiceIntentions"
+    );
+    // Which protocol a Service really speaks is known where its port says so, or where its own name stands alone.
+    let (namespace, name) = (
+        fact.object.namespace(),
+        fact.object.body.text("spec.destination.name").unwrap_or(fact.object.name()),
+    );
+    let known = snapshot.object("ServiceDefaults", namespace, name);
+    let bytes = |protocol: Option<&str>| matches!(protocol, None | Some("tcp"));
+    if !routes || name == "*" || known.is_some_and(|object| !bytes(object.body.text("spec.protocol"))) {
+        return None;
+    }
+    let summary = format!(
+        "Set protocol of ServiceDefaults {namespace}/{name} to http (grpc or http2 where the service speaks that)"
+    );
+    if let Some(defaults) = known {
+        let op = if defaults.body.at("spec.protocol").is_some() { "replace" } else { "add" };
+        let remedy = Remedy::patch(
+            defaults,
+            &json!([{"op": op, "path": "/spec/protocol", "value": "http"}]),
+            summary,
+        )?;
+        return Some(remedy.risk(Risk::Medium));
+    }
+    let body = json!({
+        "apiVersion": "consul.hashicorp.com/v1alpha1", "kind": "ServiceDefaults",
+        "metadata": {"name": name, "namespace": namespace}, "spec": {"protocol": "http"}
+    });
+    let remedy = Remedy::commands(
+        summary,
+        vec![format!("kubectl apply -f - <<'EOF'\n{body}\nEOF")],
+        vec![format!("kubectl {}delete servicedefaults {}", scope(&fact.object.reference), quote(name))],
+    );
+    Some(remedy.risk(Risk::Medium))
+}
+
+/// Lets the weights of a splitter sum up to 100 by its last one.
+fn whole_weights(fact: &Fact<'_>) -> Option<Remedy> {
+    let splits = fact.object.body.list("spec.splits");
+    let weights: Vec<f64> = splits.iter().map(|split| split.number("weight").unwrap_or(0.0)).collect();
+    let (last, others) = weights.split_last()?;
+    let rest = 100.0 - others.iter().sum::<f64>();
+    if fact.object.reference.kind != "ServiceSplitter" || rest < 0.0 || (rest - last).abs() < 0.001 {
+        return None;
+    }
+    let rest = (rest * 100.0).round() / 100.0;
+    let value = if rest.fract() == 0.0 { json!(rest as i64) } else { json!(rest) };
+    Remedy::patch(
+        fact.object,
+        &json!([{"op": "replace", "path": format!("/spec/splits/{}/weight", others.len()), "value": value}]),
+        format!("Set the last weight to {rest}, so that all of them sum up to 100"),
+    )
 }

@@ -1,11 +1,12 @@
 //! ISTIO133.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::support::{parts, since};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
-use crate::analyze::remedy::{Prevention, Remedy, quote};
+use crate::analyze::remedy::{Prevention, Remedy, Risk, quote};
 use crate::analyze::rule::{Check, Declared};
+use crate::analyze::rules::near::nearest;
 use crate::analyze::traffic::way::Way;
 use crate::analyze::traffic::{Failures, failures, text};
 use crate::model::fields::Fields;
@@ -130,6 +131,8 @@ impl Check for AuthorizerUnavailable {
             .evidences(parts(&fact.group))
             .effects(fact.group.callee.service.iter().map(|s| Effect::requests(s, &["UAEX", "ext_authz", "4xx", "5xx"])))
             .related(fact.policy.object.reference.clone())
+            .maybe_remedy(bring_back(fact, snapshot))
+            .maybe_remedy(correct(fact, snapshot))
             .remedy(Remedy::commands("Bring the authorizer back, or correct service and port of the provider", look, vec![]))
             .prevention(Prevention::alert(
                 "Alert when proxies cannot ask their authorizer",
@@ -142,6 +145,73 @@ impl Check for AuthorizerUnavailable {
         }
         finding
     }
+}
+
+/// Starts the authorizer again, where it is scaled to zero.
+fn bring_back(fact: &Fact<'_>, snapshot: &Snapshot) -> Option<Remedy> {
+    let stopped =
+        |reference: &&ObjectRef| snapshot.workload(reference).is_some_and(|w| w.replicas == Some(0));
+    let own = fact.workloads.iter().find(stopped).filter(|_| matches!(fact.why, Why::NoEndpoint(_)))?;
+    Some(Remedy::scale(own, 0, 2, format!("Scale the authorizer {own} to 2 replicas")))
+}
+
+/// Corrects the provider in the mesh's configuration, where one Service or port is what was meant: the text of the
+/// configuration stays as it is but for this.
+fn correct(fact: &Fact<'_>, snapshot: &Snapshot) -> Option<Remedy> {
+    let map = snapshot.object("ConfigMap", &snapshot.istio.root_namespace, "istio")?;
+    let text = map.body.at("data")?.child("mesh")?.as_str()?;
+    let (from, to) = match fact.why {
+        Why::NoPort => match snapshot.service(&fact.service)?.ports.as_slice() {
+            [only] => (format!("port: {}", fact.port), format!("port: {}", only.number)),
+            _ => return None,
+        },
+        Why::NoService => {
+            let beside = snapshot.services.iter().filter(|s| s.object.namespace() == fact.service.namespace);
+            let meant = nearest(&fact.service.name, beside.map(|s| s.object.name()))?;
+            (fact.service.name.clone(), meant.to_owned())
+        }
+        _ => return None,
+    };
+    let corrected = within_entry(text, &fact.provider, &from, &to)?;
+    let remedy = Remedy::patch(
+        map,
+        &json!([{"op": "replace", "path": "/data/mesh", "value": corrected}]),
+        format!(
+            "Write \"{}\" instead of \"{}\" into the provider",
+            text::plain(&to, 80),
+            text::plain(&from, 80)
+        ),
+    )?;
+    Some(remedy.risk(Risk::Medium))
+}
+
+/// Replaces a text in the entry of a YAML list that has this name. `None` where the entry, or the text in it, is not there
+/// exactly once.
+fn within_entry(yaml: &str, name: &str, from: &str, to: &str) -> Option<String> {
+    let bare = |line: &str| line.trim().trim_start_matches("- ").replace(['"', '\''], "");
+    let lines: Vec<&str> = yaml.lines().collect();
+    let wanted = format!("name: {name}");
+    let mut named = lines.iter().enumerate().filter(|(_, line)| bare(line) == wanted).map(|(at, _)| at);
+    let at = named.next().filter(|_| named.next().is_none())?;
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let starts = |line: &str| line.trim_start().starts_with("- ");
+    // The entry begins at its dash and ends before the next one that stands as far left, or before anything further left.
+    let begin = (0..=at).rev().find(|i| lines.get(*i).is_some_and(|line| starts(line)))?;
+    let left = indent(lines.get(begin)?);
+    let end = (begin + 1..lines.len())
+        .find(|i| lines.get(*i).is_some_and(|line| !line.trim().is_empty() && indent(line) <= left))
+        .unwrap_or(lines.len());
+    let hits: Vec<usize> =
+        (begin..end).filter(|i| lines.get(*i).is_some_and(|line| line.matches(from).count() == 1)).collect();
+    let [hit] = hits.as_slice() else { return None };
+    let mut out: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
+    let line = out.get_mut(*hit)?;
+    *line = line.replacen(from, to, 1);
+    let mut joined = out.join("\n");
+    if yaml.ends_with('\n') {
+        joined.push('\n');
+    }
+    Some(joined)
 }
 
 fn unavailable<'a>(snapshot: &'a Snapshot, group: Failures) -> Option<Fact<'a>> {
@@ -186,4 +256,21 @@ fn target(body: &Value, root: &str) -> Option<(ServiceName, i64)> {
     let (namespace, host) = written.split_once('/').unwrap_or((root, written));
     let (namespace, name) = service_of_host(&full_host(host, namespace))?;
     Some((ServiceName::new(namespace, name), body.int("port")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_entry_of_that_name_is_changed() {
+        let yaml = "extensionProviders:\n- name: other\n  envoyExtAuthzGrpc:\n    port: 9000\n- envoyExtAuthzGrpc:\n    service: auth.shop.svc.cluster.local\n    port: 9000\n  name: \"auth\"\nrootNamespace: istio-system\n";
+        let corrected = within_entry(yaml, "auth", "port: 9000", "port: 9001").unwrap();
+        assert_eq!(corrected.matches("port: 9001").count(), 1);
+        assert!(
+            corrected.find("port: 9001") > corrected.find("auth.shop")
+                && corrected.ends_with("istio-system\n")
+        );
+        assert_eq!(within_entry(yaml, "absent", "port", "p"), None);
+    }
 }

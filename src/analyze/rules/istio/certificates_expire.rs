@@ -1,13 +1,15 @@
 //! ISTIO137.
 
 use jiff::Timestamp;
+use serde_json::json;
 
 use super::support::{Said, of_proxy, parts, said, since};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
-use crate::analyze::remedy::{Prevention, Remedy, quote};
+use crate::analyze::remedy::{Prevention, Remedy, Risk, quote, resource};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::traffic::way::Way;
 use crate::analyze::traffic::{Failures, failures, text};
+use crate::model::fields::Fields;
 use crate::model::log::LogStream;
 use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
@@ -40,6 +42,8 @@ crate::rule! {
 
 /// Certificates of the control plane that end within this many days are worth a word.
 const SOON_DAYS: i64 = 14;
+/// How long cert-manager lets a certificate last where nothing is said, in seconds.
+const DEFAULT_CERTIFICATE_S: f64 = 90.0 * 86_400.0;
 /// What agents say whose requests for certificates fail.
 const REFUSED: &[&str] = &[
     "ca request failed",
@@ -165,6 +169,7 @@ impl Check for CertificatesExpire {
             .evidences(fact.groups.iter().take(2).flat_map(parts))
             .effects(fact.groups.iter().filter_map(|group| group.callee.service.as_ref()).map(|service| Effect::requests(service, &["UF", "tls"])))
             .effects(fact.lines.iter().map(|(workload, _)| Effect::calls(workload)))
+            .maybe_remedy(renew(fact, snapshot))
             .remedy(Remedy::commands(
                 "See the dates, renew the signing certificate with the old root kept beside the new one, then restart the control plane and the workloads",
                 vec![format!("kubectl get {plane} -o wide"), "istioctl proxy-config secret POD.NAMESPACE".to_owned()],
@@ -173,4 +178,65 @@ impl Check for CertificatesExpire {
             .prevention(Prevention::alert("Alert 30 days before the root certificate ends", "min(citadel_server_root_cert_expiry_timestamp) - time() < 2592000"))
             .prevention(Prevention::alert("Alert when certificates are refused", "sum(increase(citadel_server_csr_sign_err_count[10m])) + sum(increase(citadel_server_authentication_failure_count[10m])) > 0"))
     }
+}
+
+/// Has cert-manager issue the signing certificate anew, where it is what keeps it; a proxy that gets none asks again when it
+/// starts.
+fn renew(fact: &Fact, snapshot: &Snapshot) -> Option<Remedy> {
+    let root = &snapshot.istio.root_namespace;
+    let restart = |target: &ObjectRef| {
+        format!(
+            "kubectl -n {} rollout restart {}/{}",
+            quote(&target.namespace),
+            resource(target),
+            quote(&target.name)
+        )
+    };
+    let back = |target: &ObjectRef| {
+        format!(
+            "kubectl -n {} rollout undo {}/{}",
+            quote(&target.namespace),
+            resource(target),
+            quote(&target.name)
+        )
+    };
+    if matches!(fact.wrong, Wrong::Refused) {
+        let own: Vec<&ObjectRef> = fact
+            .lines
+            .iter()
+            .map(|(workload, _)| workload)
+            .filter(|w| matches!(w.kind.as_str(), "Deployment" | "StatefulSet" | "DaemonSet"))
+            .take(4)
+            .collect();
+        let plane = snapshot.workloads.iter().find(|w| {
+            w.object.owners.is_empty()
+                && w.object.namespace() == root
+                && w.template.container("discovery").is_some()
+        })?;
+        let all: Vec<&ObjectRef> = std::iter::once(plane.reference()).chain(own).collect();
+        let remedy = Remedy::commands(
+            "Restart the control plane, which reads its signing certificate when it starts, then the workloads whose proxies got none",
+            all.iter().map(|target| restart(target)).collect(),
+            all.iter().map(|target| back(target)).collect(),
+        );
+        return Some(remedy.risk(Risk::Medium));
+    }
+    let secrets = ["cacerts", "istio-ca-secret"];
+    let certificate = snapshot.objects_of("Certificate").find(|object| {
+        let secret = object.body.text("spec.secretName");
+        object.namespace() == root && secret.is_some_and(|name| secrets.contains(&name))
+    })?;
+    // Without the condition the controller compares dates with `renewBefore`: a longer one makes it renew now.
+    let op = if certificate.body.at("spec.renewBefore").is_some() { "replace" } else { "add" };
+    let lasts = certificate.body.seconds("spec.duration").unwrap_or(DEFAULT_CERTIFICATE_S);
+    let early = format!("{}h", ((lasts / 3600.0) * 2.0 / 3.0).floor().max(1.0));
+    let remedy = Remedy::patch(
+        certificate,
+        &json!([{"op": op, "path": "/spec/renewBefore", "value": early}]),
+        format!(
+            "Set renewBefore of {} to {early}, so that cert-manager renews it now; keep the old root beside the new one until all proxies have it",
+            certificate.reference
+        ),
+    )?;
+    Some(remedy.risk(Risk::High))
 }

@@ -3,10 +3,11 @@
 use serde_json::json;
 use std::collections::BTreeSet;
 
+use super::session_affinity_imbalance::hashing;
 use super::skew::{Skew, skews};
 use super::support::annotate;
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
-use crate::analyze::remedy::{Prevention, Remedy, Risk, pointer_segment};
+use crate::analyze::remedy::{Prevention, Remedy, Risk, pointer, pointer_segment};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::traffic::text;
 use crate::model::fields::Fields;
@@ -73,7 +74,7 @@ impl Check for ConnectionsPinToOnePod {
         let facts = skews(snapshot).into_iter().filter_map(|skew| {
             // Where an affinity is configured, that is why.
             let affine = skew.service.object.body.text("spec.sessionAffinity") == Some("ClientIP");
-            if affine || super::session_affinity_imbalance::hashing(snapshot, skew.service).is_some() {
+            if affine || hashing(snapshot, skew.service).is_some() {
                 return None;
             }
             if !skew.counted
@@ -91,7 +92,7 @@ impl Check for ConnectionsPinToOnePod {
         let skew = &fact.skew;
         let (service, name) = (skew.service.reference(), skew.service.service_name());
         let idle = text::several(skew.pods as u64 - 1, "other pod");
-        let share = text::share(skew.top.requests, skew.all.requests, "requests");
+        let share = text::share(skew.top.requests, skew.requests(), "requests");
         let connections = if skew.counted {
             String::new()
         } else {
@@ -211,7 +212,7 @@ fn declare(fact: &Fact<'_>) -> Option<Remedy> {
 fn inject(fact: &Fact<'_>) -> Option<Remedy> {
     let Why::Caller(workload) = &fact.why else { return None };
     let key = "sidecar.istio.io/inject";
-    let path = crate::analyze::remedy::pointer(&workload.template_path("metadata.labels"));
+    let path = pointer(&workload.template_path("metadata.labels"));
     if workload.object.body.pointer(&path).is_none_or(|labels| !labels.is_object()) {
         return annotate(
             workload,

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::model::fields::Fields;
 use crate::model::mesh::istio::{Route, VirtualService, full_host};
 use crate::model::network::ServiceName;
+use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
 
 /// How often a route tries again where it names no number.
@@ -60,7 +61,7 @@ pub fn hops(snapshot: &Snapshot) -> BTreeMap<ServiceName, Hop<'_>> {
 
 /// Which Services the workloads behind each Service call.
 pub fn calls(snapshot: &Snapshot) -> BTreeMap<ServiceName, BTreeSet<ServiceName>> {
-    let mut services: BTreeMap<&crate::model::object::ObjectRef, Vec<&ServiceName>> = BTreeMap::new();
+    let mut services: BTreeMap<&ObjectRef, Vec<&ServiceName>> = BTreeMap::new();
     for (service, workloads) in &snapshot.graph.backing {
         for workload in workloads {
             services.entry(workload).or_default().push(service);

@@ -1,14 +1,16 @@
 //! ISTIO136.
 
+use serde_json::json;
 use std::collections::BTreeMap;
 
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
-use crate::analyze::remedy::{Prevention, Remedy, quote};
+use crate::analyze::remedy::{Prevention, Remedy, Risk, quote};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::traffic::text;
 use crate::model::event::Event;
-use crate::model::network::ServiceName;
-use crate::model::object::ObjectRef;
+use crate::model::fields::Fields;
+use crate::model::network::{Service, ServiceName};
+use crate::model::object::{Object, ObjectRef};
 use crate::model::snapshot::Snapshot;
 
 crate::rule! {
@@ -153,10 +155,13 @@ impl Check for InjectionWebhookFails {
                 Evidence::new("Event", event.about.to_string(), format!("FailedCreate, {} times", event.count)).at(event.last).excerpt(&event.message)
             }))
             .effects(fact.owners.iter().map(Effect::pods))
+            .maybe_remedy(start_again(fact, snapshot))
+            .maybe_remedy(other_service(fact, snapshot))
             .remedy(match fact.why {
                 Why::Certificate => Remedy::commands("Restart the control plane, which writes its caBundle into the webhook anew", vec![format!("kubectl -n {} rollout restart deployment {}", quote(namespace), quote(&deployment))], vec![format!("kubectl -n {} rollout undo deployment {}", quote(namespace), quote(&deployment))]),
                 _ => Remedy::commands("See why the control plane does not answer", vec![format!("kubectl -n {} get pods,endpointslices -l app=istiod -o wide", quote(namespace)), format!("kubectl -n {} logs deployment/{} --tail=100", quote(namespace), quote(&deployment))], vec![]),
             })
+            .maybe_remedy(ignore_failures(fact, snapshot))
             .prevention(Prevention::alert(
                 "Alert when calls of admission webhooks fail",
                 "sum by (name) (rate(apiserver_admission_webhook_rejection_count{error_type=\"calling_webhook_error\"}[5m])) > 0",
@@ -167,6 +172,58 @@ impl Check for InjectionWebhookFails {
         }
         finding
     }
+}
+
+/// Starts the control plane again, where it is scaled to zero.
+fn start_again(fact: &Fact<'_>, snapshot: &Snapshot) -> Option<Remedy> {
+    let service = snapshot.service(fact.service.as_ref()?)?;
+    let mut planes = snapshot.workloads_behind(service).filter(|_| fact.why != Why::Certificate);
+    let plane = planes.find(|w| w.replicas == Some(0))?.reference();
+    Some(Remedy::scale(plane, 0, 1, format!("Scale {plane} to 1 replica")))
+}
+
+/// The webhook of a name, its configuration and its place there.
+fn webhook<'a>(fact: &Fact<'_>, snapshot: &'a Snapshot) -> Option<(&'a Object, usize)> {
+    snapshot.objects_of("MutatingWebhookConfiguration").find_map(|object| {
+        let hooks = object.body.list("webhooks");
+        Some((object, hooks.iter().position(|hook| hook.text("name") == Some(fact.webhook.as_str()))?))
+    })
+}
+
+/// Points the webhook at the one control plane that is there, where the one that it names is not.
+fn other_service(fact: &Fact<'_>, snapshot: &Snapshot) -> Option<Remedy> {
+    let missing = fact.service.as_ref().filter(|service| snapshot.service(service).is_none())?;
+    let planes: Vec<&Service> = snapshot
+        .services
+        .iter()
+        .filter(|s| s.selector.get("app").is_some_and(|app| app == "istiod"))
+        .filter(|s| {
+            s.object.namespace() == missing.namespace
+                && snapshot.endpoints(s).is_none_or(|(ready, _)| ready > 0)
+        })
+        .collect();
+    let [plane] = planes.as_slice() else { return None };
+    let (object, index) = webhook(fact, snapshot)?;
+    let name = plane.object.name();
+    let path = format!("/webhooks/{index}/clientConfig/service/name");
+    let remedy = Remedy::patch(
+        object,
+        &json!([{"op": "replace", "path": path, "value": name}]),
+        format!("Let the webhook call Service {name}, the control plane that is there"),
+    )?;
+    Some(remedy.risk(Risk::Medium))
+}
+
+/// Lets pods start without a proxy until the webhook answers again.
+fn ignore_failures(fact: &Fact<'_>, snapshot: &Snapshot) -> Option<Remedy> {
+    let (object, index) = webhook(fact, snapshot)?;
+    let path = format!("/webhooks/{index}/failurePolicy");
+    let remedy = Remedy::patch(
+        object,
+        &json!([{"op": "add", "path": path, "value": "Ignore"}]),
+        "Set failurePolicy to Ignore for as long as it lasts: pods then start without a proxy, outside of the mesh's encryption and policy",
+    )?;
+    Some(remedy.risk(Risk::High))
 }
 
 /// The Deployment of a ReplicaSet that an event is about.

@@ -10,7 +10,7 @@ use crate::analyze::rule::{Check, Declared};
 use crate::analyze::traffic::text;
 use crate::model::fields::Fields;
 use crate::model::mesh::istio::{DestinationRule, full_host};
-use crate::model::network::ServiceName;
+use crate::model::network::{Protocol, ServiceName};
 use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
 use crate::model::traffic::{EdgeTraffic, Reporter};
@@ -110,9 +110,7 @@ impl Check for PoolNearlyFull {
                 .port
                 .and_then(|port| snapshot.service(&service)?.port(port).map(|p| p.protocol()));
             let field = match second {
-                Some(crate::model::network::Protocol::Http2 | crate::model::network::Protocol::Grpc) => {
-                    "http.http2MaxRequests"
-                }
+                Some(Protocol::Http2 | Protocol::Grpc) => "http.http2MaxRequests",
                 _ => "tcp.maxConnections",
             };
             let Some(limit) = pool.int(field).filter(|limit| *limit > 0) else { continue };

@@ -277,6 +277,7 @@ fn failing(snapshot: &Snapshot) -> (Calls, Calls) {
         if !snapshot.in_scope(&edge.workload.namespace) && !snapshot.in_scope(&service.namespace) {
             continue;
         }
+        let mut here = (false, false);
         for outcome in edge.outcomes.iter().filter(|o| o.has_flag("UF")) {
             for (host, count) in &outcome.upstreams {
                 let (ip, port) =
@@ -284,18 +285,23 @@ fn failing(snapshot: &Snapshot) -> (Calls, Calls) {
                 if known.contains(ip) || snapshot.pod_by_ip(ip).is_some() {
                     continue;
                 }
-                let calls = if port == Some(EAST_WEST) { &mut gateways } else { &mut endpoints };
+                let calls = if port == Some(EAST_WEST) {
+                    here.0 = true;
+                    &mut gateways
+                } else {
+                    here.1 = true;
+                    &mut endpoints
+                };
                 calls.count += count;
-                calls.of += edge.requests * u64::from(calls.services.insert(service.clone()));
+                calls.services.insert(service.clone());
                 calls.hosts.insert(host.clone());
                 calls.callers.insert(edge.workload.clone());
                 calls.first = calls.first.into_iter().chain(outcome.first).min();
                 calls.last = calls.last.into_iter().chain(outcome.last).max();
             }
         }
-    }
-    for calls in [&mut gateways, &mut endpoints] {
-        calls.of = calls.of.max(calls.count);
+        gateways.of += edge.requests * u64::from(here.0);
+        endpoints.of += edge.requests * u64::from(here.1);
     }
     (gateways, endpoints)
 }

@@ -8,6 +8,7 @@ use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Sever
 use crate::analyze::remedy::{Prevention, Remedy, pointer};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::traffic::{Failures, failures_of, text};
+use crate::model::fields::Fields;
 use crate::model::network::ServiceName;
 use crate::model::snapshot::Snapshot;
 
@@ -147,7 +148,6 @@ impl Check for RetriesMultiply {
 
 /// Whether a failure that the application answered with is tried again.
 fn reaches_application(hop: &Hop<'_>) -> bool {
-    use crate::model::fields::Fields;
     let on = hop.route.body.text("retries.retryOn");
     // Without `retryOn` only what never arrived is tried again, and 503 of proxies.
     on.is_some_and(|on| {

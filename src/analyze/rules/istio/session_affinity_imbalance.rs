@@ -90,7 +90,7 @@ impl Check for SessionAffinityImbalance {
     fn describe(&self, fact: &Fact<'_>, _: &Snapshot) -> Finding {
         let skew = &fact.skew;
         let name = skew.service.service_name();
-        let share = text::share(skew.top.requests, skew.all.requests, "requests");
+        let share = text::share(skew.top.requests, skew.requests(), "requests");
         let (subject, setting, key) = match &fact.affinity {
             Affinity::Service => (
                 skew.service.reference().field("spec.sessionAffinity"),

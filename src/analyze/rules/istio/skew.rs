@@ -52,8 +52,8 @@ pub struct Skew<'a> {
     pub pod: &'a Pod,
     /// What it got.
     pub top: Load,
-    /// What all got together.
-    pub all: Load,
+    /// What all others got together.
+    pub others: Load,
     /// Pods that were ready all the while.
     pub pods: usize,
     /// The pods' port, where proxies of the pods reported it.
@@ -69,9 +69,14 @@ pub struct Skew<'a> {
 }
 
 impl Skew<'_> {
+    /// Requests to all pods.
+    pub fn requests(&self) -> u64 {
+        self.top.requests + self.others.requests
+    }
+
     /// The share of the requests that the one pod gets.
     pub fn share(&self) -> f64 {
-        self.top.requests as f64 / self.all.requests.max(1) as f64
+        self.top.requests as f64 / self.requests().max(1) as f64
     }
 
     /// How it is felt: in the words of a sentence, where requests fail or are slow at the pod that gets them.
@@ -79,20 +84,7 @@ impl Skew<'_> {
         if self.top.failed >= FEW && self.top.failed as f64 >= self.top.requests as f64 * FAILING {
             return Some(format!("{} of its {} requests failed", self.top.failed, self.top.requests));
         }
-        let others = Load {
-            requests: 0,
-            failed: 0,
-            durations: {
-                let mut rest = self.all.durations.clone();
-                for own in &self.top.durations {
-                    if let Some(at) = rest.iter().position(|ms| ms == own) {
-                        rest.swap_remove(at);
-                    }
-                }
-                rest
-            },
-        };
-        let (own, rest) = (self.top.slow()?, others.slow()?);
+        let (own, rest) = (self.top.slow()?, self.others.slow()?);
         (own >= SLOW_MS && own as f64 >= rest as f64 * SLOWER).then(|| {
             format!("95 % of its answers come within {own} ms, those of the other pods within {rest} ms")
         })
@@ -172,13 +164,15 @@ fn logged<'a>(snapshot: &'a Snapshot, service: &'a Service, pods: &[&'a Pod]) ->
     let (port, found) = by_port.into_iter().max_by_key(|(_, pods)| total(pods))?;
     let (name, _) = found.iter().max_by_key(|(_, inbound)| inbound.load.requests)?;
     let pod = pods.iter().find(|pod| pod.object.name() == *name).copied()?;
-    let mut all = Load::default();
+    let mut others = Load::default();
     let (mut connections, mut clients, mut protocols) =
         (0, BTreeMap::<&str, u64>::new(), BTreeMap::<&str, u64>::new());
-    for inbound in found.values() {
-        all.requests += inbound.load.requests;
-        all.failed += inbound.load.failed;
-        all.durations.extend(&inbound.load.durations);
+    for (of, inbound) in &found {
+        if of != name {
+            others.requests += inbound.load.requests;
+            others.failed += inbound.load.failed;
+            others.durations.extend(&inbound.load.durations);
+        }
         connections += inbound.connections.len();
         for (client, count) in &inbound.clients {
             *clients.entry(client).or_default() += count;
@@ -198,7 +192,7 @@ fn logged<'a>(snapshot: &'a Snapshot, service: &'a Service, pods: &[&'a Pod]) ->
         service,
         pod,
         top,
-        all,
+        others,
         pods: pods.len(),
         port: Some(port),
         protocol,
@@ -247,13 +241,13 @@ fn counted<'a>(
     }
     let (pod, most) = known.iter().max_by(|a, b| a.1.total_cmp(&b.1))?;
     let load = |requests: f64| Load { requests: requests.max(0.0) as u64, ..Load::default() };
-    let all = load(known.iter().map(|(_, n)| n).sum());
+    let others = load(known.iter().map(|(_, n)| n).sum::<f64>() - most);
     let (top, pods) = (load(*most), pods.len());
     let skew = Skew {
         service,
         pod,
         top,
-        all,
+        others,
         pods,
         port: None,
         protocol: String::new(),
@@ -267,5 +261,5 @@ fn counted<'a>(
 /// Nine of ten of two pods, eight of ten of more: no balancer that chooses for each request does that.
 fn skewed(skew: &Skew<'_>) -> bool {
     let least = if skew.pods == 2 { 0.9 } else { 0.8 };
-    skew.all.requests >= ENOUGH && skew.share() >= least
+    skew.requests() >= ENOUGH && skew.share() >= least
 }

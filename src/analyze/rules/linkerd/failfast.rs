@@ -67,7 +67,7 @@ impl Check for LinkerdFailfast {
             .collect()
     }
 
-    fn describe(&self, fact: &Fact, _: &Snapshot) -> Finding {
+    fn describe(&self, fact: &Fact, snapshot: &Snapshot) -> Finding {
         let name = &fact.service.name;
         let count: u64 = fact.callers.values().map(|said| said.count).sum();
         let onset = fact.callers.values().filter_map(|said| said.first).min();
@@ -92,6 +92,7 @@ impl Check for LinkerdFailfast {
             .onset(onset)
             .evidences(fact.callers.iter().take(4).map(|(workload, said)| said.evidence(format!("linkerd-proxy of {workload}"))))
             .effect(Effect::requests(&fact.service, if fact.shed { &["slow", "5xx"] } else { &["UH", "5xx"] }))
+            .maybe_remedy(start_again(fact, snapshot))
             .remedy(Remedy::commands(
                 "See which endpoints are ready",
                 vec![format!("kubectl -n {} get endpointslices -l kubernetes.io/service-name={} -o wide", quote(&fact.service.namespace), quote(name))],
@@ -99,4 +100,12 @@ impl Check for LinkerdFailfast {
             ))
             .prevention(Prevention::alert("Alert on requests that fail fast", "sum by (namespace, deployment) (rate(outbound_http_errors_total{error=~\"failfast|loadshed\"}[5m])) > 0"))
     }
+}
+
+/// Starts the callee again, where it is scaled to zero.
+fn start_again(fact: &Fact, snapshot: &Snapshot) -> Option<Remedy> {
+    let service =
+        snapshot.service(&fact.service).filter(|_| fact.endpoints.is_some_and(|(ready, _)| ready == 0))?;
+    let own = snapshot.workloads_behind(service).find(|w| w.replicas == Some(0))?.reference();
+    Some(Remedy::scale(own, 0, 1, format!("Scale {own} to 1 replica: it is scaled to zero")))
 }

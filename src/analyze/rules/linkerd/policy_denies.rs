@@ -1,12 +1,13 @@
 //! LINKERD102.
 
+use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::lines::{Call, calls};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
-use crate::analyze::remedy::{Prevention, Remedy, quote};
+use crate::analyze::remedy::{Prevention, Remedy, Risk, quote};
 use crate::analyze::rule::{Check, Declared};
-use crate::analyze::rules::istio::support::{Said, services_of, since};
+use crate::analyze::rules::istio::support::{Said, annotate, services_of, since};
 use crate::analyze::traffic::text;
 use crate::model::fields::Fields;
 use crate::model::object::{Object, ObjectRef};
@@ -17,7 +18,7 @@ crate::rule! {
     /// Linkerd's policy refuses requests: no policy admits the client, or no route of the Server fits.
     ///
     /// ## What it detects
-    /// `unauthorized request`, `unauthorized connection` or `no route found for request` in the callee's proxy, with the Server
+    /// `unauthorized request`, `request denied`, the same of connections, or `no route found for request` in the callee's proxy, with the Server
     /// that selects its pods and the policies that refer to it.
     /// ## Why it matters
     /// A Server denies whatever no policy admits, so making one closes a port that was open before.
@@ -47,26 +48,40 @@ pub struct Fact<'a> {
     servers: Vec<&'a Object>,
     /// What admits clients to one of the Servers, or routes for it.
     admitting: Vec<&'a Object>,
+    /// The identities that were refused, as far as the lines name them.
+    identities: BTreeSet<String>,
 }
 
 impl Check for LinkerdPolicyDenies {
     type Fact<'a> = Fact<'a>;
 
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
-        let mut found: BTreeMap<(ObjectRef, bool), Said> = BTreeMap::new();
-        for Call { workload, pod, at, line, outbound, .. } in
-            calls(snapshot, &["nauthorized request", "nauthorized connection", "no route found for request"])
-        {
+        let mut found: BTreeMap<(ObjectRef, bool), (Said, BTreeSet<String>)> = BTreeMap::new();
+        for Call { workload, pod, at, line, outbound, .. } in calls(
+            snapshot,
+            &[
+                "nauthorized request",
+                "nauthorized connection",
+                "equest denied",
+                "onnection denied",
+                "no route found for request",
+            ],
+        ) {
             if !outbound {
-                found.entry((workload, line.contains("no route found"))).or_default().add(pod, at, line);
+                let (said, identities) =
+                    found.entry((workload, line.contains("no route found"))).or_default();
+                said.add(pod, at, line);
+                if identities.len() < MAX_IDENTITIES {
+                    identities.extend(identity(line).map(str::to_owned));
+                }
             }
         }
         found
             .into_iter()
-            .map(|((workload, no_route), said)| {
+            .map(|((workload, no_route), (said, identities))| {
                 let servers = servers(snapshot, &workload);
                 let admitting = admitting(snapshot, &servers, no_route);
-                Fact { workload, said, no_route, servers, admitting }
+                Fact { workload, said, no_route, servers, admitting, identities }
             })
             .collect()
     }
@@ -142,6 +157,7 @@ impl Check for LinkerdPolicyDenies {
             finding = finding.related(object.reference.clone());
         }
         finding
+            .maybe_remedy(admit(fact, snapshot))
             .remedy(Remedy::commands(
                 "See Servers, policies and routes of the namespace, and admit the client's identity",
                 vec![format!(
@@ -175,8 +191,11 @@ fn servers<'a>(snapshot: &'a Snapshot, workload: &ObjectRef) -> Vec<&'a Object> 
 /// What refers to one of these Servers: policies, or routes.
 fn admitting<'a>(snapshot: &'a Snapshot, servers: &[&Object], routes: bool) -> Vec<&'a Object> {
     let names: BTreeSet<&str> = servers.iter().map(|server| server.name()).collect();
-    let kinds: &[&'static str] =
-        if routes { &["HTTPRoute", "GRPCRoute"] } else { &["AuthorizationPolicy", "ServerAuthorization"] };
+    let kinds: &[&'static str] = if routes {
+        &["policy.linkerd.io/HTTPRoute", "HTTPRoute", "GRPCRoute"]
+    } else {
+        &["policy.linkerd.io/AuthorizationPolicy", "ServerAuthorization"]
+    };
     let refers = |object: &&Object| {
         let own = [object.body.at("spec.targetRef"), object.body.at("spec.server")].into_iter().flatten();
         let parents =
@@ -186,4 +205,101 @@ fn admitting<'a>(snapshot: &'a Snapshot, servers: &[&Object], routes: bool) -> V
             && own.chain(parents).any(|target| target.text("name").is_some_and(|name| names.contains(name)))
     };
     kinds.iter().flat_map(|kind| snapshot.objects_of(kind)).filter(refers).collect()
+}
+
+/// The identity of a client in a line of a proxy: `default.shop.serviceaccount.identity.linkerd.cluster.local`.
+fn identity(line: &str) -> Option<&str> {
+    let at = line.find(".serviceaccount.identity.")?;
+    let part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
+    let begin = line.get(..at)?.rfind(|c| !part(c)).map_or(0, |i| i + 1);
+    let rest = line.get(begin..)?;
+    let end = rest.find(|c| !part(c)).unwrap_or(rest.len());
+    rest.get(..end)
+}
+
+/// Admits the identities that were refused: in the authentication that a policy for the Server asks for, by a policy where
+/// there is none, or by the default where no Server is in question.
+fn admit(fact: &Fact<'_>, snapshot: &Snapshot) -> Option<Remedy> {
+    if fact.no_route || fact.identities.is_empty() {
+        return None;
+    }
+    let Some(server) = fact.servers.first() else {
+        const DEFAULT: &str = "config.linkerd.io/default-inbound-policy";
+        let workload = snapshot.workload(&fact.workload)?;
+        let denies = workload.template.annotations.get(DEFAULT).is_some_and(|value| value == "deny");
+        return denies.then(|| {
+            annotate(
+                workload,
+                DEFAULT,
+                "all-authenticated",
+                "Admit clients with an identity of the mesh by default; the pods are replaced",
+            )
+        })?;
+    };
+    let asked = fact.admitting.iter().flat_map(|policy| policy.body.list("spec.requiredAuthenticationRefs"));
+    let names =
+        asked.filter(|r| r.text("kind") == Some("MeshTLSAuthentication")).filter_map(|r| r.text("name"));
+    let known =
+        names.filter_map(|name| snapshot.object("MeshTLSAuthentication", server.namespace(), name)).next();
+    if let Some(authentication) = known {
+        let listed = authentication.body.texts("spec.identities");
+        let new: Vec<&String> =
+            fact.identities.iter().filter(|identity| !listed.contains(identity)).collect();
+        if new.is_empty() || listed.is_empty() {
+            return None;
+        }
+        let operations: Vec<_> = new
+            .iter()
+            .map(|identity| json!({"op": "add", "path": "/spec/identities/-", "value": identity}))
+            .collect();
+        let summary = format!(
+            "Add {} to {}",
+            text::several(new.len() as u64, "identity").replace("identitys", "identities"),
+            authentication.reference
+        );
+        return Some(Remedy::patch(authentication, &json!(operations), summary)?.risk(Risk::High));
+    }
+    if !fact.admitting.is_empty() {
+        return None;
+    }
+    let name = format!("{}-clients", server.name());
+    let identities: Vec<&String> = fact.identities.iter().collect();
+    let authentication = json!({
+        "apiVersion": "policy.linkerd.io/v1alpha1", "kind": "MeshTLSAuthentication",
+        "metadata": {"name": name, "namespace": server.namespace()}, "spec": {"identities": identities}
+    });
+    let policy = json!({
+        "apiVersion": "policy.linkerd.io/v1alpha1", "kind": "AuthorizationPolicy",
+        "metadata": {"name": name, "namespace": server.namespace()},
+        "spec": {
+            "targetRef": {"group": "policy.linkerd.io", "kind": "Server", "name": server.name()},
+            "requiredAuthenticationRefs": [{"group": "policy.linkerd.io", "kind": "MeshTLSAuthentication", "name": name}]
+        }
+    });
+    let delete = format!(
+        "kubectl -n {} delete authorizationpolicies.policy.linkerd.io,meshtlsauthentications.policy.linkerd.io {}",
+        quote(server.namespace()),
+        quote(&name)
+    );
+    let remedy = Remedy::commands(
+        format!("Admit the identities that were refused to {}: no policy admits anybody", server.reference),
+        vec![format!("kubectl apply -f - <<'EOF'\n{authentication}\n---\n{policy}\nEOF")],
+        vec![delete],
+    );
+    Some(remedy.risk(Risk::High))
+}
+
+/// Identities of refused clients that are kept; more is a port that the whole mesh calls.
+const MAX_IDENTITIES: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_identity_in_a_line() {
+        let line = r#"Request denied server=ns client.tls=Some(Established { client_id: Some(ClientId(Dns(Name("default.shop.serviceaccount.identity.linkerd.cluster.local")))) })"#;
+        assert_eq!(identity(line), Some("default.shop.serviceaccount.identity.linkerd.cluster.local"));
+        assert_eq!(identity("no tls"), None);
+    }
 }

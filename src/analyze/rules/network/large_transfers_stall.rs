@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy, Risk, pointer_segment, quote};
 use crate::analyze::rule::{Check, Declared};
+use crate::analyze::rules::istio::support::field_path;
 use crate::analyze::traffic::text;
 use crate::model::access_log::AccessRecord;
 use crate::model::fields::Fields;
@@ -114,9 +115,7 @@ impl Check for LargeTransfersStall {
             fact.pairs.iter().take(3).map(|((a, b), _)| format!("{a} → {b}")).collect();
         let between = text::plain(&between.join(", ").replace('→', "to"), 160);
         let subject = match (&fact.network, fact.node) {
-            (Some((object, at, _)), _) => {
-                object.reference.field(super::super::istio::support::field_path(at))
-            }
+            (Some((object, at, _)), _) => object.reference.field(field_path(at)),
             (None, Some(node)) => ObjectRef { api_version: "v1".into(), ..ObjectRef::new("Node", "", node) },
             (None, None) => {
                 let node = fact.pairs.first().map_or("", |((_, to), _)| to);
@@ -148,7 +147,7 @@ impl Check for LargeTransfersStall {
                 .at(s.first)
             }))
             .evidences(fact.network.as_ref().map(|(object, at, mtu)| {
-                Evidence::object(&object.reference.field(super::super::istio::support::field_path(at)), format!("MTU {mtu}"))
+                Evidence::object(&object.reference.field(field_path(at)), format!("MTU {mtu}"))
             }))
             .effects(services.iter().map(|service| Effect::requests(service, &["UT", "UC", "DC", "UF", "timeout", "slow", "reset"])))
             .maybe_remedy(lower(fact))
