@@ -1,6 +1,7 @@
 //! The list of all rules, ordered by code.
 
 use super::rule::Rule;
+use super::rules::ambient;
 use super::rules::application;
 use super::rules::config;
 use super::rules::consul;
@@ -20,6 +21,12 @@ use super::rules::service;
 /// All rules. A new one is a file under `rules/` and a line here.
 #[rustfmt::skip]
 pub const RULES: &[&dyn Rule] = &[
+    // Istio's ambient mode.
+    &ambient::policy_without_waypoint::PolicyWithoutWaypoint,
+    &ambient::selector_not_for_waypoint::SelectorNotForWaypoint,
+    &ambient::sidecar_and_ambient::SidecarAndAmbient,
+    &ambient::not_redirected::NotRedirected,
+
     // What applications say themselves.
     &application::calls_fail::CallsFail,
     &application::requests_answered_with_errors::RequestsAnsweredWithErrors,
@@ -113,6 +120,8 @@ pub const RULES: &[&dyn Rule] = &[
     &gateway_api::route_value_unsupported::RouteValueUnsupported,
     &gateway_api::external_backend_invalid::ExternalBackendInvalid,
     &gateway_api::inference_pool_invalid::InferencePoolInvalid,
+    &gateway_api::listeners_overlap::ListenersOverlap,
+    &gateway_api::clients_not_verified::ClientsNotVerified,
 
     // Istio.
     &istio::host_not_found::HostNotFound,

@@ -1,5 +1,6 @@
 //! The rules: one folder for each family, one file for each rule.
 
+pub mod ambient;
 pub mod application;
 pub mod config;
 pub mod consul;

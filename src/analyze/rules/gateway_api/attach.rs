@@ -151,6 +151,23 @@ pub fn attach<'a>(snapshot: &'a Snapshot, route: &Route, parent: &Reference) -> 
     Attachment::KindNotAllowed(first)
 }
 
+/// Whether a reference of a route names a listener: its object, and its name and port where they are written.
+pub fn names(parent: &Reference, listener: &Listener<'_>) -> bool {
+    let own = &listener.owner.reference;
+    parent.kind == own.kind
+        && parent.namespace == own.namespace
+        && parent.name == own.name
+        && (parent.section.is_empty() || parent.section == listener.name)
+        && parent.port.is_none_or(|port| port == listener.port)
+}
+
+/// Whether a listener takes a route: its kind, its namespace and a hostname in common.
+pub fn takes(snapshot: &Snapshot, listener: &Listener<'_>, route: &Route) -> bool {
+    kind_allowed(listener, route)
+        && hostname_in_common(listener, route)
+        && namespace_allowed(snapshot, listener, route.object.namespace())
+}
+
 /// Whether something of a namespace was read: only then is it certain that an object is not there.
 pub fn knows_namespace(snapshot: &Snapshot, namespace: &str) -> bool {
     snapshot.services.iter().any(|s| s.object.namespace() == namespace)

@@ -1,8 +1,8 @@
 //! GWAPI102.
 
 use super::attach::GROUP;
-use super::grants;
 use super::prelude::*;
+use super::{grants, listener_sets, references, status};
 
 crate::rule! {
     /// A route or a Gateway refers to an object of another namespace that does not permit it.
@@ -51,7 +51,11 @@ impl Check for ReferenceNotGranted {
         let mut out = vec![];
         let unread = grants::unread(snapshot);
         for route in &snapshot.gateway_api.routes {
-            for backend in &route.backends {
+            // Beside clients nobody is asked for leave: a consumer's route concerns the consumer's own requests.
+            if !route.parents.is_empty() && route.parents.iter().all(|p| p.kind.starts_with("Service")) {
+                continue;
+            }
+            for backend in references::all(route) {
                 let own = route.object.namespace();
                 if backend.namespace == own || backend.kind == "Hostname" || !seen::configured(own) {
                     continue;
@@ -79,8 +83,10 @@ impl Check for ReferenceNotGranted {
                 });
             }
         }
-        for gateway in snapshot.gateway_api.gateways.iter().filter(|_| !unread) {
-            out.extend(certificates(snapshot, gateway));
+        let gateways = snapshot.gateway_api.gateways.iter().map(|gateway| &gateway.object);
+        let sets = listener_sets::KINDS.iter().flat_map(|kind| snapshot.objects_of(kind));
+        for object in gateways.chain(sets).filter(|_| !unread) {
+            out.extend(certificates(snapshot, object));
         }
         out
     }
@@ -138,32 +144,32 @@ impl Check for ReferenceNotGranted {
     }
 }
 
-/// Certificates of a Gateway's listeners in other namespaces.
-fn certificates<'a>(snapshot: &'a Snapshot, gateway: &'a Gateway) -> Vec<Fact<'a>> {
+/// Certificates of a Gateway's or ListenerSet's listeners in other namespaces.
+fn certificates<'a>(snapshot: &'a Snapshot, owner: &'a Object) -> Vec<Fact<'a>> {
     let mut out = vec![];
-    let own = gateway.object.namespace();
-    for listener in attach::listeners(&gateway.object) {
+    let own = owner.namespace();
+    for listener in attach::listeners(owner) {
         for (index, entry) in listener.body.list("tls.certificateRefs").iter().enumerate() {
             let namespace = entry.text("namespace").unwrap_or(own);
             let to = ObjectRef::new(entry.text("kind").unwrap_or("Secret"), namespace, entry.string("name"));
             let group = entry.string("group");
             if namespace == own
                 || !seen::configured(own)
-                || grants::granted(snapshot, &gateway.object.reference, &group, &to)
+                || grants::granted(snapshot, &owner.reference, &group, &to)
             {
                 continue;
             }
-            let status = gateway
-                .object
+            let status = owner
                 .body
                 .list("status.listeners")
                 .iter()
                 .filter(|l| l.text("name") == Some(listener.name.as_str()));
             let status = status
                 .flat_map(|l| l.list("conditions"))
-                .find(|c| c.text("reason") == Some("RefNotPermitted") && c.text("status") == Some("False"));
+                .find(|c| c.text("reason") == Some("RefNotPermitted") && c.text("status") == Some("False"))
+                .filter(|c| status::current(owner, c));
             out.push(Fact {
-                from: &gateway.object,
+                from: owner,
                 path: format!("{}.tls.certificateRefs[{index}]", listener.path),
                 to_group: group,
                 grants: grants::of_namespace(snapshot, namespace),

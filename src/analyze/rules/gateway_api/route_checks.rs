@@ -184,7 +184,7 @@ mod tests {
     fn expressions_that_re2_takes_are_fine_and_others_are_named() {
         let header = |value: &str| json!({"matches": [{"headers": [{"name": "a", "type": "RegularExpression", "value": value}]}]});
         assert!(said(header("^v[0-9]+$")).is_empty());
-        for bad in ["a(", "(?=x)", "a**"] {
+        for bad in ["a(", "(?=x)", "[a"] {
             assert_eq!(said(header(bad)), ["spec.rules[0].matches[0].headers[0].value"], "{bad}");
         }
     }
