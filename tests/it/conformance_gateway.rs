@@ -43,7 +43,8 @@ fn what_is_refused_is_found_with_its_reason_and_what_is_fine_is_no_error() {
         let name = case.file_name().unwrap().to_string_lossy().into_owned();
         let expected: Value =
             serde_json::from_str(&std::fs::read_to_string(case.join("expect.json")).unwrap()).unwrap();
-        let diagnosis = analyze(&assemble(bundle::read(&[case.join("bundle")]).unwrap()), &Options::default());
+        let diagnosis =
+            analyze(&assemble(bundle::read(&[case.join("bundle")]).unwrap()), &Options::default());
         for negative in expected["negative"].as_array().unwrap() {
             let about = |f: &&Finding| is_about(f, negative) && f.severity >= Severity::Warning;
             let found: Vec<&Finding> = diagnosis.findings.iter().filter(about).collect();
@@ -57,8 +58,13 @@ fn what_is_refused_is_found_with_its_reason_and_what_is_fine_is_no_error() {
             }
         }
         for fine in expected["fine"].as_array().unwrap() {
-            let bad = diagnosis.findings.iter().filter(|f| is_about(f, fine) && f.severity >= Severity::Error);
-            wrong.extend(bad.map(|f| format!("{name}: {} is fine, and {} says: {}", fine["name"], f.meta.code, f.title)));
+            let bad =
+                diagnosis.findings.iter().filter(|f| is_about(f, fine) && f.severity >= Severity::Error);
+            wrong.extend(
+                bad.map(|f| {
+                    format!("{name}: {} is fine, and {} says: {}", fine["name"], f.meta.code, f.title)
+                }),
+            );
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

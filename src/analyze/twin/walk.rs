@@ -3,6 +3,7 @@
 use super::Twin;
 use super::answer::Answer;
 use super::ask::{Ask, Origin};
+use super::gateway_api;
 use super::party::{Party, Peer};
 use super::source::{at_gateway, from_peer, through_proxy};
 
@@ -13,14 +14,13 @@ pub(super) fn answer(twin: &Twin<'_>, ask: &Ask) -> Answer {
     match &ask.from {
         Origin::Proxy(node, mode) => through_proxy(twin, node, *mode, request, &mut answer),
         Origin::Gateway(named) => {
-            let own = |object: &crate::model::object::Object| {
-                object.namespace() == named.namespace && object.name() == named.name
-            };
-            let istio = twin.snapshot.istio.gateways.iter().any(|gateway| own(&gateway.object));
-            if !istio && twin.snapshot.gateway_api.gateways.iter().any(|gateway| own(&gateway.object)) {
-                answer.give_up("Gateways of the Gateway API are not modelled as a source");
-            } else {
-                at_gateway(twin, named, request, &mut answer);
+            let istio = twin.snapshot.istio.gateways.iter();
+            let mut istio = istio.filter(|gateway| {
+                gateway.object.namespace() == named.namespace && gateway.object.name() == named.name
+            });
+            match gateway_api::gateway::find(twin.snapshot, named).filter(|_| istio.next().is_none()) {
+                Some(gateway) => gateway_api::gateway::answer(twin, gateway, request, &mut answer),
+                None => at_gateway(twin, named, request, &mut answer),
             }
         }
         Origin::Workload(named) => match Party::find(twin.snapshot, named) {
@@ -29,6 +29,9 @@ pub(super) fn answer(twin: &Twin<'_>, ask: &Ask) -> Answer {
         },
         Origin::Ip(ip) => from_peer(twin, &Peer::at(twin.snapshot, ip), request, &mut answer),
         Origin::IngressController => from_peer(twin, &Peer::IngressController, request, &mut answer),
+    }
+    if let Some(why) = gateway_api::carry::left_to_others(twin.snapshot, &answer) {
+        answer.give_up(why);
     }
     answer
 }

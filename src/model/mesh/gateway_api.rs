@@ -27,7 +27,8 @@ pub struct Reference {
 }
 
 impl Reference {
-    fn read(entry: &Value, group: &str, kind: &str, namespace: &str, path: String) -> Self {
+    /// Reads a reference; what it does not say is filled in.
+    pub fn read(entry: &Value, group: &str, kind: &str, namespace: &str, path: String) -> Self {
         Reference {
             group: entry.text("group").unwrap_or(group).to_owned(),
             kind: entry.text("kind").unwrap_or(kind).to_owned(),

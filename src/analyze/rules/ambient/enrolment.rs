@@ -27,7 +27,9 @@ pub fn namespace_is_ambient(snapshot: &Snapshot, namespace: &str) -> bool {
 /// Whether ztunnel carries the traffic of pods of a template: their own label decides, else their namespace's; pods with a
 /// sidecar or in their node's network are left alone.
 pub fn is_ambient(snapshot: &Snapshot, namespace: &str, template: &PodTemplate) -> bool {
-    !template.host_network && !template.has_running_container("istio-proxy") && is_labelled(snapshot, namespace, &template.labels)
+    !template.host_network
+        && !template.has_running_container("istio-proxy")
+        && is_labelled(snapshot, namespace, &template.labels)
 }
 
 /// Whether labels ask for ambient mode, whatever else the pods have.
@@ -81,13 +83,15 @@ pub fn offered<'a>(snapshot: &'a Snapshot, namespace: &str) -> Option<&'a Gatewa
 /// Whether the waypoint that an object asks for exists.
 pub fn has_waypoint(snapshot: &Snapshot, object: &Object) -> bool {
     waypoint(snapshot, object).is_some_and(|(namespace, name)| {
-        attach::gateway(snapshot, &namespace, &name).is_some() || !attach::knows_namespace(snapshot, &namespace)
+        attach::gateway(snapshot, &namespace, &name).is_some()
+            || !attach::knows_namespace(snapshot, &namespace)
     })
 }
 
 /// The parts of an AuthorizationPolicy that need HTTP: path and what it is about. ztunnel sees connections alone.
 pub fn http_clauses(policy: &Object) -> Vec<String> {
-    const SOURCE: &[&str] = &["requestPrincipals", "notRequestPrincipals", "remoteIpBlocks", "notRemoteIpBlocks"];
+    const SOURCE: &[&str] =
+        &["requestPrincipals", "notRequestPrincipals", "remoteIpBlocks", "notRemoteIpBlocks"];
     const OPERATION: &[&str] = &["hosts", "notHosts", "methods", "notMethods", "paths", "notPaths"];
     let mut out = vec![];
     for (index, rule) in policy.body.list("spec.rules").iter().enumerate() {

@@ -57,9 +57,14 @@ impl Check for NotRedirected {
             return vec![];
         }
         let mut out: BTreeMap<ObjectRef, Vec<&'a Pod>> = BTreeMap::new();
-        for pod in snapshot.pods.iter().filter(|p| configured(p.object.namespace()) && p.has_status() && !p.ended()) {
+        for pod in
+            snapshot.pods.iter().filter(|p| configured(p.object.namespace()) && p.has_status() && !p.ended())
+        {
             let namespace = pod.object.namespace();
-            if enrolment::is_ambient(snapshot, namespace, &pod.template) && !redirected(pod) && !pod.ips.is_empty() {
+            if enrolment::is_ambient(snapshot, namespace, &pod.template)
+                && !redirected(pod)
+                && !pod.ips.is_empty()
+            {
                 out.entry(snapshot.owner(pod)).or_default().push(pod);
             }
         }
@@ -81,7 +86,11 @@ impl Check for NotRedirected {
         let names: Vec<&str> = fact.pods.iter().map(|p| p.object.name()).take(4).collect();
         let down = match fact.down.as_slice() {
             [] => String::new(),
-            some => format!(" {} not ready on every node.", some.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ") + if some.len() == 1 { " is" } else { " are" }),
+            some => format!(
+                " {} not ready on every node.",
+                some.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
+                    + if some.len() == 1 { " is" } else { " are" }
+            ),
         };
         let services: Vec<_> = fact
             .pods

@@ -6,8 +6,8 @@ use super::enrolment::{self, WAYPOINT};
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy, pointer_segment, quote};
 use crate::analyze::rule::{Check, Declared};
-use crate::analyze::rules::seen::configured;
 use crate::analyze::rules::gateway_api::targets;
+use crate::analyze::rules::seen::configured;
 use crate::model::mesh::istio::{full_host, service_of_host};
 use crate::model::network::{Service, ServiceName};
 use crate::model::object::{Object, ObjectRef};
@@ -71,7 +71,9 @@ impl Check for PolicyWithoutWaypoint {
             }
         };
         for object in ATTACHED.iter().flat_map(|kind| snapshot.objects_of(kind)) {
-            for target in targets::of(object).into_iter().filter(|t| t.kind == "Service" && t.group.is_empty()) {
+            for target in
+                targets::of(object).into_iter().filter(|t| t.kind == "Service" && t.group.is_empty())
+            {
                 look(object, target.path, ServiceName::new(target.namespace, target.name));
             }
         }

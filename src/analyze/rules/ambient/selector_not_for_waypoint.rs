@@ -59,7 +59,10 @@ impl Check for SelectorNotForWaypoint {
         let ambient: Vec<&Workload> = snapshot
             .workloads
             .iter()
-            .filter(|w| w.object.owners.is_empty() && enrolment::is_ambient(snapshot, w.object.namespace(), &w.template))
+            .filter(|w| {
+                w.object.owners.is_empty()
+                    && enrolment::is_ambient(snapshot, w.object.namespace(), &w.template)
+            })
             .filter(|w| enrolment::is_labelled(snapshot, w.object.namespace(), &w.template.labels))
             .collect();
         if ambient.is_empty() {
@@ -68,18 +71,34 @@ impl Check for SelectorNotForWaypoint {
         let root = snapshot.istio.root_namespace.as_str();
         let mut out = vec![];
         let mut look = |policy: &'a Policy, path: String, result, refuses| {
-            let mut own = ambient
-                .iter()
-                .filter(|w| policy.applies_to(w.object.namespace(), &w.template.labels, root));
+            let mut own =
+                ambient.iter().filter(|w| policy.applies_to(w.object.namespace(), &w.template.labels, root));
             if let Some(first) = own.next().filter(|_| configured(policy.object.namespace())) {
-                out.push(Fact { object: &policy.object, path, workload: first, more: own.count(), result, refuses });
+                out.push(Fact {
+                    object: &policy.object,
+                    path,
+                    workload: first,
+                    more: own.count(),
+                    result,
+                    refuses,
+                });
             }
         };
         for policy in snapshot.istio.authorization_policies.iter().filter(|p| p.targets.is_empty()) {
             let Some(path) = enrolment::http_clauses(&policy.object).into_iter().next() else { continue };
             match policy.object.body.text("spec.action").unwrap_or("ALLOW") {
-                "ALLOW" => look(policy, path, "the rule allows nobody, and what no other policy allows is refused", true),
-                "DENY" => look(policy, path, "the clause is left out, and every connection that the rest of the rule fits is refused", true),
+                "ALLOW" => look(
+                    policy,
+                    path,
+                    "the rule allows nobody, and what no other policy allows is refused",
+                    true,
+                ),
+                "DENY" => look(
+                    policy,
+                    path,
+                    "the clause is left out, and every connection that the rest of the rule fits is refused",
+                    true,
+                ),
                 _ => look(policy, path, "ztunnel leaves the policy out", false),
             }
         }
@@ -98,7 +117,8 @@ impl Check for SelectorNotForWaypoint {
             snapshot.services_before(fact.workload).map(|service| service.service_name()).collect();
         let target = services.first().map_or("NAME", |service| service.name.as_str());
         let flags: &[&str] = if fact.refuses { &["rbac", "reset"] } else { &[] };
-        let effects = services.iter().filter(|_| fact.refuses).map(|service| Effect::requests(service, flags));
+        let effects =
+            services.iter().filter(|_| fact.refuses).map(|service| Effect::requests(service, flags));
         Finding::new(Self::META, subject.clone(), &[&fact.workload.reference().name])
             .title(format!("{reference} asks about requests, and ztunnel before {whom} sees none"))
             .message(format!(

@@ -57,9 +57,14 @@ impl Check for SidecarAndAmbient {
             }
             let by = if labels.get("istio-injection").is_some_and(|v| v == "enabled") {
                 "istio-injection=enabled".to_owned()
-            } else if let Some(revision) = labels.get("istio.io/rev").filter(|_| !labels.contains_key("istio-injection")) {
+            } else if let Some(revision) =
+                labels.get("istio.io/rev").filter(|_| !labels.contains_key("istio-injection"))
+            {
                 // The revision may as well say which waypoint's control plane is meant; without any sidecar it is that.
-                let sidecars = snapshot.pods.iter().any(|p| p.object.namespace() == space.name() && snapshot.has_istio_proxy(p));
+                let sidecars = snapshot
+                    .pods
+                    .iter()
+                    .any(|p| p.object.namespace() == space.name() && snapshot.has_istio_proxy(p));
                 if !sidecars {
                     continue;
                 }
@@ -69,7 +74,11 @@ impl Check for SidecarAndAmbient {
             };
             out.push(Fact { object: space, path: format!("metadata.labels[{MODE}]"), by });
         }
-        for workload in snapshot.workloads.iter().filter(|w| w.object.owners.is_empty() && configured(w.object.namespace())) {
+        for workload in snapshot
+            .workloads
+            .iter()
+            .filter(|w| w.object.owners.is_empty() && configured(w.object.namespace()))
+        {
             let template = &workload.template;
             if template.labels.get(MODE).is_none_or(|mode| mode != "ambient") {
                 continue;
@@ -81,7 +90,11 @@ impl Check for SidecarAndAmbient {
             } else {
                 continue;
             };
-            out.push(Fact { object: &workload.object, path: format!("spec.template.metadata.labels[{MODE}]"), by });
+            out.push(Fact {
+                object: &workload.object,
+                path: format!("spec.template.metadata.labels[{MODE}]"),
+                by,
+            });
         }
         out
     }
@@ -89,7 +102,8 @@ impl Check for SidecarAndAmbient {
     fn describe(&self, fact: &Fact<'_>, _: &Snapshot) -> Finding {
         let reference = &fact.object.reference;
         let subject = reference.field(&fact.path);
-        let base = if reference.kind == "Namespace" { "/metadata/labels" } else { "/spec/template/metadata/labels" };
+        let base =
+            if reference.kind == "Namespace" { "/metadata/labels" } else { "/spec/template/metadata/labels" };
         let at = format!("{base}/{}", pointer_segment(MODE));
         Finding::new(Self::META, subject.clone(), &[&fact.by])
             .title(format!("{reference} asks for ambient mode and for a sidecar ({})", fact.by))

@@ -37,11 +37,15 @@ impl Check for ClientsNotVerified {
 
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
         let mut out = vec![];
-        for gateway in snapshot.gateway_api.gateways.iter().filter(|g| seen::configured(g.object.namespace())) {
+        for gateway in snapshot.gateway_api.gateways.iter().filter(|g| seen::configured(g.object.namespace()))
+        {
             let object = &gateway.object;
             let ports = object.body.list("spec.tls.frontend.perPort").iter().enumerate();
             let ports = ports.map(|(index, entry)| {
-                (format!("spec.tls.frontend.perPort[{index}].tls.validation.mode"), entry.text("tls.validation.mode"))
+                (
+                    format!("spec.tls.frontend.perPort[{index}].tls.validation.mode"),
+                    entry.text("tls.validation.mode"),
+                )
             });
             let default = "spec.tls.frontend.default.validation.mode";
             let all = std::iter::once((default.to_owned(), object.body.text(default))).chain(ports);

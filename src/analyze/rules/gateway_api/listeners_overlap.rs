@@ -45,7 +45,8 @@ impl Check for ListenersOverlap {
 
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
         let mut out = vec![];
-        for gateway in snapshot.gateway_api.gateways.iter().filter(|g| seen::configured(g.object.namespace())) {
+        for gateway in snapshot.gateway_api.gateways.iter().filter(|g| seen::configured(g.object.namespace()))
+        {
             let mut parts = vec![&gateway.object];
             let sets = listener_sets::of(snapshot, gateway).into_iter();
             parts.extend(sets.filter(|set| listener_sets::refused(snapshot, gateway, set).is_none()));
@@ -59,7 +60,8 @@ impl Check for ListenersOverlap {
             for listeners in ports.into_values() {
                 for (at, listener) in listeners.iter().enumerate() {
                     let other = listeners.iter().take(at).find(|other| {
-                        other.hostname != listener.hostname && hosts_overlap(&other.hostname, &listener.hostname)
+                        other.hostname != listener.hostname
+                            && hosts_overlap(&other.hostname, &listener.hostname)
                     });
                     out.extend(other.map(|other| Fact {
                         listener: listener.clone(),

@@ -11,6 +11,7 @@ use super::answer::{Answer, Backend, Outcome, Step};
 use super::ask::Request;
 use super::backend;
 use super::endpoints::{Behind, Endpoint};
+use super::gateway_api::backends;
 use super::http::table::{Destination, Weighted};
 use super::istio::destination_rule::Applying;
 use super::party::Peer;
@@ -132,6 +133,11 @@ impl Leg<'_, '_, '_> {
     ) -> Share {
         let missing = |why: String| Share::Failed { status: Some(503), flag: "NC", why };
         let Some(host) = backend::find(self.twin, name, self.namespace) else {
+            match backends::apart(self.twin.snapshot, name, port) {
+                Some(Ok(found)) => return Share::Taken(found),
+                Some(Err(why)) => return Share::Failed { status: Some(503), flag: "UH", why },
+                None => {}
+            }
             let why = format!("the mesh knows no host {name}, so there is no cluster {}", to.to.cluster());
             answer.steps.push(Step::by(&to.source, why.clone()));
             return missing(why);

@@ -9,6 +9,7 @@ use super::virtual_services::{Effective, MESH};
 use super::{host_matches, subset_of};
 use crate::analyze::twin::Twin;
 use crate::analyze::twin::address::Block;
+use crate::analyze::twin::gateway_api::mesh;
 use crate::analyze::twin::http::table::{
     Action, Destination, Forward, Route, RouteTable, VirtualHost, Weighted,
 };
@@ -65,6 +66,14 @@ fn virtual_hosts<'a>(twin: &Twin<'a>, proxy: &Proxy<'a>, port: u16) -> Vec<Virtu
     let full_names: BTreeSet<&str> = by_name.keys().map(String::as_str).collect();
     let mut maker = Maker { proxy, port, names: BTreeSet::new(), full_names: &full_names, out: vec![] };
     let mut routed: BTreeSet<String> = BTreeSet::new();
+    // Routes of the Gateway API that are attached to a host are all that its requests find.
+    for (name, host) in by_name.iter().filter(|(_, host)| speaks_http(host, port)) {
+        let attached = mesh::http_routes(twin.snapshot, host.object(), audience.namespace, port);
+        if let Some(attached) = attached {
+            routed.insert(name.clone());
+            maker.host(twin, host, attached);
+        }
+    }
     for vs in &services {
         let (known, others) = hosts_of(vs, &by_name, &chosen);
         let http: Vec<&&Host<'_>> = known.iter().filter(|host| speaks_http(host, port)).collect();

@@ -1,0 +1,104 @@
+//! The route tables of listeners: a virtual host for each hostname, with the rules of all routes that share it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::hostnames::{closeness, common};
+use super::listeners::{self, Served};
+use super::rules::{self, Made, Place};
+use crate::analyze::twin::http::table::{RouteTable, VirtualHost};
+use crate::model::snapshot::Snapshot;
+
+/// The table of listeners that share a port and are told apart by the Host header. Each host belongs to the listener whose
+/// hostname is closest to it, and finds that listener's routes alone.
+pub fn of(snapshot: &Snapshot, name: String, together: &[&Served<'_>], port: u16) -> RouteTable {
+    let mut table = RouteTable::new(name);
+    let mut hosts: BTreeMap<String, Vec<Made>> = BTreeMap::new();
+    let mut own: BTreeSet<String> = BTreeSet::new();
+    for served in together {
+        let hostname = served.listener.hostname.as_str();
+        own.insert(common(hostname, "").unwrap_or_default());
+        for (route, shared) in listeners::routes(snapshot, &served.listener, &["HTTPRoute", "GRPCRoute"]) {
+            let made = rules::of_route(snapshot, route, Place { port, mesh: false });
+            let kept = shared.into_iter().filter(|host| !belongs_elsewhere(together, hostname, host));
+            for host in kept {
+                hosts.entry(host).or_default().extend(made.clone());
+            }
+        }
+    }
+    for (host, made) in hosts {
+        own.remove(&host);
+        let routes = rules::in_order(made);
+        table.push(VirtualHost {
+            name: format!("{host}:{port}"),
+            domains: vec![host],
+            routes,
+            require_tls: None,
+        });
+    }
+    // A listener's own hostname keeps requests from those of wider ones, whether it has a route for them or not.
+    for host in own.into_iter().filter(|host| host != "*") {
+        table.push(VirtualHost {
+            name: format!("{host}:{port}"),
+            domains: vec![host],
+            routes: vec![],
+            require_tls: None,
+        });
+    }
+    table
+}
+
+/// Whether another listener is closer to all of a hostname than the one with `hostname`.
+pub fn belongs_elsewhere(together: &[&Served<'_>], hostname: &str, host: &str) -> bool {
+    together.iter().any(|other| {
+        let other = other.listener.hostname.as_str();
+        closeness(other) > closeness(hostname) && common(other, host).as_deref() == Some(host)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analyze::twin::http::engine::{Routed, Seen, route};
+    use crate::model::snapshot::Builder;
+    use serde_json::{Value, json};
+
+    fn http(name: &str, parent: Value, hostnames: Value, value: &str) -> Value {
+        json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": name, "namespace": "n"},
+            "spec": {"parentRefs": [parent], "hostnames": hostnames, "rules": [{"matches": [{"path": {"value": value}}], "filters": [{"type": "RequestRedirect", "requestRedirect": {}}]}]}})
+    }
+
+    #[test]
+    fn a_host_finds_the_routes_of_its_closest_listener_alone() {
+        let mut builder = Builder::new();
+        builder.object(json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": {"name": "g", "namespace": "n"},
+            "spec": {"gatewayClassName": "istio", "listeners": [
+                {"name": "any", "port": 80, "protocol": "HTTP"}, {"name": "wide", "port": 80, "protocol": "HTTP", "hostname": "*.b.c"},
+                {"name": "exact", "port": 80, "protocol": "HTTP", "hostname": "a.b.c"}]}}));
+        builder.object(http("of-any", json!({"name": "g", "sectionName": "any"}), json!([]), "/any"));
+        builder.object(http(
+            "of-any-narrow",
+            json!({"name": "g", "sectionName": "any"}),
+            json!(["*.x.b.c"]),
+            "/narrow",
+        ));
+        builder.object(http("of-wide", json!({"name": "g", "sectionName": "wide"}), json!([]), "/wide"));
+        let snapshot = builder.finish();
+        let served = listeners::of(&snapshot, &snapshot.gateway_api.gateways[0]);
+        let together: Vec<&Served<'_>> = served.iter().collect();
+        let table = of(&snapshot, "http.80".into(), &together, 80);
+        let none = BTreeMap::new();
+        let find = |host: &str, path: &str| {
+            let seen = Seen { method: "GET", scheme: "http", authority: host, host, path, headers: &none };
+            match route(&table, &seen) {
+                Routed::To(_, route) => route.name.clone(),
+                Routed::NoRoute(host) => format!("no route of {}", host.name),
+                other => format!("{other:?}"),
+            }
+        };
+        assert_eq!(find("q", "/any"), "n.of-any.0");
+        assert_eq!(find("y.b.c", "/wide"), "n.of-wide.0");
+        assert_eq!(find("y.b.c", "/any"), "no route of *.b.c:80");
+        assert_eq!(find("z.x.b.c", "/narrow"), "no route of *.b.c:80");
+        assert_eq!(find("a.b.c", "/wide"), "no route of a.b.c:80");
+    }
+}
