@@ -11,28 +11,29 @@ use crate::analyze::rules::seen::{self, Seen};
 use crate::model::mesh::istio::VirtualService;
 use crate::model::network::{Protocol, Service, ServicePort};
 use crate::model::snapshot::Snapshot;
-use crate::model::traffic::Reporter;
+use crate::model::traffic::{EdgeTraffic, Outcome, Reporter};
 
 crate::rule! {
     /// The name of a Service's port says another protocol than its servers speak.
     ///
     /// ## What it detects
     /// A port that is declared as TCP (`tcp-…`, `appProtocol: tcp`) while HTTP routes exist for its Service or HTTP requests
-    /// to it leave the mesh's routing; a port declared as gRPC or HTTP/2 whose server answers in HTTP/1; and ports whose name
-    /// names no protocol at all, for information.
+    /// to it leave the mesh's routing; a port declared as gRPC or HTTP/2 whose server answers in HTTP/1; a port declared as HTTP
+    /// on which proxies cannot read a single request; and ports whose name names no protocol at all, for information.
     /// ## Why it matters
     /// The protocol decides how the proxies handle the port. An HTTP service declared as TCP loses its routes, retries and
     /// identity: requests pass through in plaintext and are cut by `STRICT` peers. A server spoken to in the wrong version of
-    /// HTTP answers with a protocol error (`UPE`).
+    /// HTTP answers with a protocol error (`UPE`). Bytes of another protocol on an HTTP port are answered with `400` by the proxy.
     /// ## Evidence
     /// The port's name and `appProtocol`, HTTP routes for the Service, requests on `PassthroughCluster`, connections that the
-    /// server's proxy cut, `UPE` with `protocol_error`.
+    /// server's proxy cut, `UPE` with `protocol_error`, `DPE` with `http1.codec_error` for all requests of a port.
     /// ## How to confirm
     /// `istioctl proxy-config listeners POD --port PORT` shows whether a TCP or an HTTP filter handles the port.
     /// ## How to fix
     /// Name the port after its protocol (`http`, `grpc-…`, `tcp-…`) or set `appProtocol`.
     /// ## False positives
-    /// A port without a recognised name works by detection for most protocols: that is information only.
+    /// A port without a recognised name works by detection for most protocols: that is information only. A client that sends
+    /// rubbish to a port on which others are answered is that client's fault.
     /// ## References
     /// <https://istio.io/latest/docs/ops/configuration/traffic-management/protocol-selection/>
     PortProtocolMismatch {
@@ -48,6 +49,8 @@ enum Mismatch {
     HttpAsTcp,
     /// Declared as gRPC or HTTP/2; HTTP/1 is spoken.
     Http1AsHttp2,
+    /// Declared as HTTP; something else is spoken.
+    TcpAsHttp,
     /// Nothing is declared.
     Undeclared,
 }
@@ -124,6 +127,19 @@ impl Check for PortProtocolMismatch {
                 Role::Cause,
                 Confidence::Observed,
                 &["UPE", "5xx"],
+            ),
+            Mismatch::TcpAsHttp => (
+                format!(
+                    "{service} port {number} is declared as HTTP (\"{written}\"), and its clients speak something else"
+                ),
+                format!(
+                    "Port {number} of {service} is called \"{written}\", so proxies read HTTP there. Not one of {} requests could be read; the proxy answered them with 400 in the place of the server (DPE codec_error).",
+                    fact.seen.count
+                ),
+                Severity::Error,
+                Role::Cause,
+                Confidence::Observed,
+                &["DPE", "400", "4xx", "reset", "5xx"],
             ),
             Mismatch::Undeclared => (
                 format!("{service} port {number} names no protocol: its name is \"{}\"", fact.port.name),
@@ -204,6 +220,16 @@ fn mismatch<'a>(
             let suspicious = (routed_by.is_some() && only) || was_http;
             if seen.any() || suspicious { fact(Mismatch::HttpAsTcp, routed_by, seen) } else { None }
         }
+        Protocol::Http => {
+            let own = snapshot.traffic.iter().filter(|e| e.service.as_ref() == Some(&name));
+            let here: Vec<_> =
+                own.filter(|e| e.cluster.port == Some(port.number) || service.ports.len() == 1).collect();
+            let unread =
+                |_: &EdgeTraffic, o: &Outcome| o.has_flag("DPE") && o.details.contains("codec_error");
+            let seen = seen::outcomes(here.iter().copied(), unread);
+            let read = here.iter().flat_map(|e| &e.outcomes).any(|o| !o.connection && !o.has_flag("DPE"));
+            if seen.any() && !read { fact(Mismatch::TcpAsHttp, None, seen) } else { None }
+        }
         _ => None,
     }
 }
@@ -215,6 +241,7 @@ fn rename(fact: &Fact<'_>, path: &str) -> Option<Remedy> {
     }
     let wanted = |text: &str| match fact.mismatch {
         Mismatch::HttpAsTcp => Protocol::of("", text, "TCP").is_http(),
+        Mismatch::TcpAsHttp => !Protocol::of("", text, "TCP").is_http(),
         _ => Protocol::of("", text, "TCP") == Protocol::Http,
     };
     let before = applied(&fact.service.object, path)
@@ -222,11 +249,12 @@ fn rename(fact: &Fact<'_>, path: &str) -> Option<Remedy> {
         .filter(|old| wanted(old));
     let taken = |name: &str| fact.service.ports.iter().any(|p| p.name == name);
     let rest = fact.port.name.split_once('-').map(|(_, rest)| rest.to_owned());
+    let protocol = if fact.mismatch == Mismatch::TcpAsHttp { "tcp" } else { "http" };
     let fresh = match rest {
-        _ if path.ends_with("appProtocol") => "http".to_owned(),
-        Some(rest) if taken("http") => format!("http-{rest}"),
-        _ if taken("http") => format!("http-{}", fact.port.number),
-        _ => "http".to_owned(),
+        _ if path.ends_with("appProtocol") => protocol.to_owned(),
+        Some(rest) if taken(protocol) => format!("{protocol}-{rest}"),
+        _ if taken(protocol) => format!("{protocol}-{}", fact.port.number),
+        _ => protocol.to_owned(),
     };
     let value = before.unwrap_or(fresh);
     let op = if fact.service.object.body.pointer(&pointer(path)).is_some() { "replace" } else { "add" };
@@ -234,6 +262,9 @@ fn rename(fact: &Fact<'_>, path: &str) -> Option<Remedy> {
     Remedy::patch(
         &fact.service.object,
         &json!([{"op": op, "path": pointer(path), "value": value}]),
-        format!("Set the port's {field} to \"{value}\", so that proxies treat it as HTTP"),
+        format!(
+            "Set the port's {field} to \"{value}\", so that proxies treat it as {}",
+            protocol.to_uppercase()
+        ),
     )
 }

@@ -12,6 +12,7 @@ use crate::model::mesh::istio::{
 use crate::model::network::{Service, ServiceName};
 use crate::model::snapshot::Snapshot;
 use crate::model::traffic::Reporter;
+use crate::model::workload::Pod;
 
 crate::rule! {
     /// A route sends requests to a subset of which no ready pod is a member.
@@ -150,7 +151,9 @@ fn empty_subset<'a>(
             return None;
         }
     }
-    let members: Vec<_> = pods.iter().filter(|pod| carries(&pod.template.labels)).collect();
+    // A pod that is going away is no failing one: it is missing.
+    let stays = |pod: &&&Pod| carries(&pod.template.labels) && pod.object.deleted.is_none();
+    let members: Vec<_> = pods.iter().filter(stays).collect();
     if members.iter().any(|pod| pod.ready()) {
         return None;
     }
