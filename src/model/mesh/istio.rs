@@ -390,35 +390,44 @@ impl Istio {
         labels: &Labels,
         port: Option<i64>,
     ) -> (String, Option<ObjectRef>) {
-        let oldest = |selects: bool, own: &str| {
-            let level = self.peer_authentications.iter().filter(|policy| {
-                policy.object.namespace() == own
-                    && policy.selector.is_empty() != selects
-                    && policy.applies_to(namespace, labels, &self.root_namespace)
-            });
-            level.min_by_key(|policy| (policy.object.created, policy.object.reference.clone()))
-        };
-        let root = self.root_namespace.as_str();
-        let inside = namespace != root;
-        let workload = oldest(true, namespace).filter(|_| inside);
-        let set =
-            |value: Option<&Value>| value?.text("mode").filter(|mode| *mode != "UNSET").map(str::to_owned);
-        if let (Some(policy), Some(port)) = (workload, port)
-            && let Some(ports) = policy.object.body.at("spec.portLevelMtls")
-            && let Some(mode) = set(ports.child(&port.to_string()))
-        {
-            let field = format!("spec.portLevelMtls.{port}.mode");
-            return (mode, Some(policy.object.reference.field(field)));
-        }
-        for policy in [workload, oldest(false, namespace).filter(|_| inside), oldest(false, root)] {
-            if let Some(policy) = policy
-                && let Some(mode) = set(policy.object.body.at("spec.mtls"))
-            {
-                return (mode, Some(policy.object.reference.field("spec.mtls.mode")));
-            }
-        }
-        ("PERMISSIVE".to_owned(), None)
+        peer_mode(self.peer_authentications.iter(), &self.root_namespace, namespace, labels, port)
     }
+}
+
+/// The same, of some PeerAuthentications: those of the pods' namespace and of the root namespace are enough.
+pub fn peer_mode<'a>(
+    policies: impl Iterator<Item = &'a Policy> + Clone,
+    root: &str,
+    namespace: &str,
+    labels: &Labels,
+    port: Option<i64>,
+) -> (String, Option<ObjectRef>) {
+    let oldest = |selects: bool, own: &str| {
+        let level = policies.clone().filter(|policy| {
+            policy.object.namespace() == own
+                && policy.selector.is_empty() != selects
+                && policy.applies_to(namespace, labels, root)
+        });
+        level.min_by_key(|policy| (policy.object.created, policy.object.reference.clone()))
+    };
+    let inside = namespace != root;
+    let workload = oldest(true, namespace).filter(|_| inside);
+    let set = |value: Option<&Value>| value?.text("mode").filter(|mode| *mode != "UNSET").map(str::to_owned);
+    if let (Some(policy), Some(port)) = (workload, port)
+        && let Some(ports) = policy.object.body.at("spec.portLevelMtls")
+        && let Some(mode) = set(ports.child(&port.to_string()))
+    {
+        let field = format!("spec.portLevelMtls.{port}.mode");
+        return (mode, Some(policy.object.reference.field(field)));
+    }
+    for policy in [workload, oldest(false, namespace).filter(|_| inside), oldest(false, root)] {
+        if let Some(policy) = policy
+            && let Some(mode) = set(policy.object.body.at("spec.mtls"))
+        {
+            return (mode, Some(policy.object.reference.field("spec.mtls.mode")));
+        }
+    }
+    ("PERMISSIVE".to_owned(), None)
 }
 
 /// An exact host before a wildcard, a longer wildcard before a shorter one.

@@ -73,10 +73,13 @@ fn networks(snapshot: &Snapshot, passage: &Passage<'_, '_>, steps: &mut Vec<Step
             }
             _ => "",
         };
-        steps.push(Step::by(
-            &cause.object,
-            format!("{} port {} of {side}: {}{node}", transport, port.number, cause.said),
-        ));
+        let words = format!(
+            "{} of {side}, {transport} port {}: {}{node}",
+            cause.direction.field(),
+            port.number,
+            cause.said
+        );
+        steps.push(Step::by(&cause.object, words));
     }
     match decision.verdict {
         network::Verdict::Allowed => None,
@@ -184,7 +187,7 @@ fn peer_authentication(
     ambient: bool,
     steps: &mut Vec<Step>,
 ) -> Server {
-    let (mode, by) = snapshot.istio.peer_mode(party.namespace(), party.labels(), Some(i64::from(port)));
+    let (mode, by) = reading::peer_mode(snapshot, party, port);
     let words = format!("mutual TLS for port {port} of {} is {mode}", party.reference);
     steps.push(match by {
         Some(by) => Step::by(&by, words),
@@ -253,7 +256,7 @@ fn authenticated(
     steps: &mut Vec<Step>,
 ) -> Option<Ruling> {
     let istio = &snapshot.istio;
-    let policies = reading::applying(istio, &istio.authorization_policies, party);
+    let policies = reading::authorization(snapshot, party);
     if garbled && !policies.is_empty() {
         let why = format!("port {} is read as HTTP, and what is sent to it is not known", passage.port);
         return Some(Ruling::NotModelled(why));
@@ -285,7 +288,7 @@ fn tokens(
     party: &Party<'_>,
     steps: &mut Vec<Step>,
 ) -> Result<(), Ruling> {
-    let policies = reading::applying(&snapshot.istio, &snapshot.istio.request_authentications, party);
+    let policies = reading::tokens(snapshot, party);
     let Some(request) = passage.request.as_ref().filter(|_| !policies.is_empty()) else { return Ok(()) };
     let headers = request.headers.map(reading::lower).unwrap_or_default();
     let query = request.path.split_once('?').map(|(_, query)| query).unwrap_or_default();

@@ -1,5 +1,6 @@
 //! Ambient mode: pods whose connections ztunnel carries.
 
+use super::reading;
 use crate::analyze::twin::party::Party;
 use crate::model::snapshot::Snapshot;
 
@@ -23,9 +24,8 @@ pub(super) fn captured(snapshot: &Snapshot, party: &Party<'_>) -> bool {
 /// The waypoint that stands before a pod: its own label's, else its namespace's.
 pub(super) fn waypoint(snapshot: &Snapshot, party: &Party<'_>) -> Option<String> {
     let of = |labels: &crate::model::selector::Labels| labels.get("istio.io/use-waypoint").cloned();
-    let services = snapshot.services.iter().filter(|s| s.selects_labels(party.namespace(), party.labels()));
     let named = of(party.labels())
-        .or_else(|| services.into_iter().find_map(|s| of(&s.object.labels)))
+        .or_else(|| reading::services(snapshot, party).find_map(|s| of(&s.object.labels)))
         .or_else(|| snapshot.object("Namespace", "", party.namespace()).and_then(|n| of(&n.labels)));
     named.filter(|name| name != "none")
 }

@@ -11,9 +11,81 @@ use super::{Arriving, ClientTls, Passage};
 use crate::analyze::twin::ask::Tls;
 use crate::analyze::twin::party::{Party, Peer};
 use crate::model::fields::Fields;
-use crate::model::mesh::istio::{Istio, Policy};
-use crate::model::network::Protocol;
+use crate::model::memo::Derived;
+use crate::model::mesh::istio::{self, Istio, Policy};
+use crate::model::network::{Protocol, Service};
+use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
+
+/// Where policies of a kind stand in their list, by namespace.
+#[derive(Debug, Default)]
+struct ByNamespace(BTreeMap<String, Vec<usize>>);
+
+impl ByNamespace {
+    fn new(policies: &[Policy]) -> Self {
+        let mut out = ByNamespace::default();
+        for (at, policy) in policies.iter().enumerate() {
+            out.0.entry(policy.object.namespace().to_owned()).or_default().push(at);
+        }
+        out
+    }
+
+    /// The policies of the root namespace, then those of another.
+    fn of<'a>(&self, all: &'a [Policy], root: &str, namespace: &str) -> Vec<&'a Policy> {
+        let own = Some(namespace).filter(|own| *own != root);
+        let places = [Some(root), own].into_iter().flatten().filter_map(|name| self.0.get(name));
+        places.flatten().filter_map(|at| all.get(*at)).collect()
+    }
+}
+
+/// Which policies may apply to pods of a namespace: a mesh has thousands, and each request asks.
+#[derive(Debug)]
+pub(super) struct Index {
+    peers: ByNamespace,
+    tokens: ByNamespace,
+    authorization: ByNamespace,
+}
+
+impl Derived for Index {
+    fn derive(snapshot: &Snapshot) -> Self {
+        Index {
+            peers: ByNamespace::new(&snapshot.istio.peer_authentications),
+            tokens: ByNamespace::new(&snapshot.istio.request_authentications),
+            authorization: ByNamespace::new(&snapshot.istio.authorization_policies),
+        }
+    }
+}
+
+/// The effective mode of the PeerAuthentications for a port of a pod, and the object and field that say so.
+pub(super) fn peer_mode(snapshot: &Snapshot, party: &Party<'_>, port: u16) -> (String, Option<ObjectRef>) {
+    let (istio, root) = (&snapshot.istio, snapshot.istio.root_namespace.as_str());
+    let own = snapshot.derived::<Index>().peers.of(&istio.peer_authentications, root, party.namespace());
+    istio::peer_mode(own.into_iter(), root, party.namespace(), party.labels(), Some(i64::from(port)))
+}
+
+/// The AuthorizationPolicies that apply to a pod.
+pub(super) fn authorization<'a>(snapshot: &'a Snapshot, party: &Party<'_>) -> Vec<&'a Policy> {
+    let (istio, root) = (&snapshot.istio, snapshot.istio.root_namespace.as_str());
+    let index = snapshot.derived::<Index>();
+    applying(root, index.authorization.of(&istio.authorization_policies, root, party.namespace()), party)
+}
+
+/// The RequestAuthentications that apply to a pod.
+pub(super) fn tokens<'a>(snapshot: &'a Snapshot, party: &Party<'_>) -> Vec<&'a Policy> {
+    let (istio, root) = (&snapshot.istio, snapshot.istio.root_namespace.as_str());
+    let index = snapshot.derived::<Index>();
+    applying(root, index.tokens.of(&istio.request_authentications, root, party.namespace()), party)
+}
+
+/// Services that select a pod. They are sorted by namespace.
+pub(super) fn services<'a>(
+    snapshot: &'a Snapshot,
+    party: &'a Party<'_>,
+) -> impl Iterator<Item = &'a Service> {
+    let from = snapshot.services.partition_point(|s| s.object.namespace() < party.namespace());
+    let own = snapshot.services.iter().skip(from).take_while(|s| s.object.namespace() == party.namespace());
+    own.filter(|s| s.selects_labels(party.namespace(), party.labels()))
+}
 
 /// Ports of the proxy itself, which it does not intercept: metrics, health, merged metrics.
 const OWN_PORTS: [u16; 3] = [15020, 15021, 15090];
@@ -36,8 +108,7 @@ pub(super) fn is_router(party: &Party<'_>) -> bool {
 
 /// How a sidecar reads a port of its pod: as the Services in front of it say, else by the first bytes.
 pub(super) fn port_protocol(snapshot: &Snapshot, party: &Party<'_>, port: u16) -> Protocol {
-    let services = snapshot.services.iter().filter(|s| s.selects_labels(party.namespace(), party.labels()));
-    let ports = services.flat_map(|service| &service.ports);
+    let ports = services(snapshot, party).flat_map(|service| &service.ports);
     let mut own = ports.filter(|known| known.on(party.template) == Some(i64::from(port)));
     own.next().map_or(Protocol::Unknown, |port| port.protocol())
 }
@@ -47,9 +118,8 @@ pub(super) fn reads_http(declared: Protocol) -> bool {
     declared.is_http() || declared == Protocol::Unknown
 }
 
-/// The policies that apply to a pod: by selector, or at a gateway by reference. Those of the root namespace first.
-pub(super) fn applying<'a>(istio: &Istio, policies: &'a [Policy], party: &Party<'_>) -> Vec<&'a Policy> {
-    let root = &istio.root_namespace;
+/// Those that apply to a pod: by selector, or at a gateway by reference.
+fn applying<'a>(root: &str, mut policies: Vec<&'a Policy>, party: &Party<'_>) -> Vec<&'a Policy> {
     let label = |name: &str| party.labels().get(&format!("gateway.networking.k8s.io/{name}"));
     let attached = |policy: &Policy| {
         let (gateway, class) = (label("gateway-name"), label("gateway-class-name"));
@@ -63,12 +133,8 @@ pub(super) fn applying<'a>(istio: &Istio, policies: &'a [Policy], party: &Party<
                 || (same(target, "GatewayClass", class) && policy.object.namespace() == root)
         })
     };
-    let mut out: Vec<&Policy> = policies
-        .iter()
-        .filter(|policy| policy.applies_to(party.namespace(), party.labels(), root) || attached(policy))
-        .collect();
-    out.sort_by_key(|policy| policy.object.namespace() != root);
-    out
+    policies.retain(|policy| policy.applies_to(party.namespace(), party.labels(), root) || attached(policy));
+    policies
 }
 
 /// The trust domain of the mesh, then its aliases.

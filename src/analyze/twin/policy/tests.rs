@@ -168,7 +168,9 @@ fn deny_comes_before_allow_and_custom_before_both() {
     assert_eq!(last.field_path, "spec.rules[0]");
     let none = call(&snapshot(vec![policy("a", "ALLOW", &other)], Value::Null), &ask);
     assert!(detail(&none).ends_with("rbac_access_denied_matched_policy[none]"));
-    assert!(none.steps.last().unwrap().decision.contains("spec.rules[0].from[0].source.principals"));
+    let last = none.steps.last().unwrap();
+    assert_eq!(last.field_path, "spec.rules[0].from[0].source.principals");
+    assert!(last.decision.contains("principal cluster.local/ns/shop/sa/web does not fit"), "{last:?}");
 }
 
 #[test]

@@ -236,27 +236,25 @@ fn allow(policies: &[&Policy], facts: &Facts, steps: &mut Vec<Step>) -> Authoriz
         steps.push(step(policy, field, "cannot be checked on this connection: the rule allows nothing"));
     }
     for policy in policies {
-        let rules = policy.object.body.list("spec.rules");
-        let said = match rules.len() {
-            0 => "has no rule: allows nothing".to_owned(),
-            _ => unmet(policy, facts).unwrap_or_else(|| "matches in no rule: does not allow it".to_owned()),
-        };
-        steps.push(step(policy, "spec.rules", said));
+        let (field, said) = closest(policy, facts);
+        steps.push(step(policy, field, said));
     }
     Authorized::No("rbac_access_denied_matched_policy[none]".to_owned())
 }
 
-/// The clause that keeps the rule that comes closest from matching.
-fn unmet(policy: &Policy, facts: &Facts) -> Option<String> {
-    let rules = policy.object.body.list("spec.rules").iter().enumerate();
-    let closest = rules
-        .filter_map(|(index, rule)| {
-            match judge(rule, index, policy.object.namespace(), Purpose::Allow, facts) {
-                Verdict::Unmet(unmet, None) => Some(unmet),
-                _ => None,
-            }
-        })
-        .min_by_key(Vec::len)?;
-    let first = closest.into_iter().next()?;
-    Some(format!("does not allow it: {} is not met by {}", first.path, first.presented))
+/// Why a policy does not allow a request: the field that keeps its closest rule from matching, and what it meets.
+fn closest(policy: &Policy, facts: &Facts) -> (String, String) {
+    let rules = policy.object.body.list("spec.rules");
+    let judged = rules.iter().enumerate().filter_map(|(index, rule)| {
+        match judge(rule, index, policy.object.namespace(), Purpose::Allow, facts) {
+            Verdict::Unmet(unmet, None) => Some(unmet),
+            _ => None,
+        }
+    });
+    let nearest = judged.min_by_key(Vec::len).and_then(|unmet| unmet.into_iter().next());
+    match nearest {
+        Some(unmet) => (unmet.path, format!("does not allow it: {} does not fit", unmet.presented)),
+        None if rules.is_empty() => ("spec.rules".to_owned(), "has no rule: allows nothing".to_owned()),
+        None => ("spec.rules".to_owned(), "does not allow it: no rule matches".to_owned()),
+    }
 }

@@ -69,7 +69,7 @@ impl NetworkPolicies {
                 };
                 match fit.and(peer) {
                     Fit::Yes => {
-                        let said = format!("lets it through in {}", asked.direction.field());
+                        let said = "let through".to_owned();
                         return Some(Decision {
                             verdict: Verdict::Allowed,
                             causes: vec![asked.cause(&policy.reference, place, said)],
@@ -99,14 +99,14 @@ impl NetworkPolicies {
         let ranges = || rules.iter().flat_map(|rule| &rule.peers).any(|peer| matches!(peer, Peer::Block(_)));
         let unseen = matches!(asked.other, End::Pod(pod) if pod.ips.is_some_and(<[_]>::is_empty));
         let why = match (rules.len(), peers) {
-            (0, _) => "has no rule",
-            (_, true) => "has no rule for this port",
+            (0, _) => "there is no rule",
+            (_, true) => "no rule is for this port",
             (_, false) if unseen && ranges() => {
-                "has no rule for this peer (its address was not seen: it is taken to lie in no ipBlock)"
+                "no rule is for this peer (its address was not seen: it is taken to lie in no ipBlock)"
             }
-            (_, false) => "has no rule for this peer",
+            (_, false) => "no rule is for this peer",
         };
-        let said = format!("isolates the pod in {} and {why}: dropped", asked.direction.field());
+        let said = format!("isolated, and {why}: dropped");
         Cause { denies: true, ..asked.cause(&policy.reference, field.to_owned(), said) }
     }
 
