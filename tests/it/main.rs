@@ -19,6 +19,7 @@ mod controller;
 mod crd;
 mod generated;
 mod locked;
+mod observed;
 mod random;
 mod remedies;
 mod replay;
