@@ -99,7 +99,7 @@ impl Check for IdleConnectionsClosed {
                 )
             }
             None => (
-                own.clone(),
+                own.field(fact.workload.template_path("spec.containers")),
                 format!("{own} closes idle keep-alive connections while its proxy uses them"),
                 String::new(),
             ),
