@@ -4,7 +4,7 @@ use meshscope::analyze::twin::Twin;
 use meshscope::analyze::twin::ask::Ask;
 use meshscope::collect::assemble::assemble;
 use meshscope::collect::bundle;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -29,7 +29,7 @@ fn shares(list: &Value, weighted: bool) -> BTreeMap<String, u64> {
 /// Headers with names in lower case and no blanks around commas.
 fn headers(value: &Value) -> BTreeMap<String, String> {
     let plain = |text: &str| text.split(',').map(str::trim).collect::<Vec<_>>().join(",");
-    let all = value.as_object().cloned().unwrap_or_else(Map::new);
+    let all = value.as_object().cloned().unwrap_or_default();
     all.iter().map(|(k, v)| (k.to_lowercase(), plain(v.as_str().unwrap_or_default()))).collect()
 }
 

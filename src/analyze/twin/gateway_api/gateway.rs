@@ -114,7 +114,12 @@ fn listener(snapshot: &Snapshot, gateway: &Gateway, open: &[&Served<'_>], port: 
             format!("https.{port}.{}.{}.{}", served.listener.name, reference.name, reference.namespace);
         let table = tables::of(snapshot, name.clone(), &[served], port);
         let filter = Filter::Http(name, Some(Arc::new(table)));
-        chains.push(chain(served, &[served.listener.hostname.clone()], Some(Termination::SIMPLE), filter));
+        chains.push(chain(
+            served,
+            std::slice::from_ref(&served.listener.hostname),
+            Some(Termination::SIMPLE),
+            filter,
+        ));
     }
     for served in of(&["TCP"]) {
         let route = streams::route(snapshot, served, None);
