@@ -86,7 +86,7 @@ impl Sources {
         body: impl Fn(&ObjectRef) -> Option<&'o Value>,
     ) -> Vec<Option<Location>> {
         let mut out = vec![None; objects.len()];
-        let mut asked: BTreeMap<*const Document, (Arc<Document>, Vec<(usize, Vec<Place>)>)> = BTreeMap::new();
+        let mut asked: BTreeMap<*const Document, (Arc<Document>, Wanted)> = BTreeMap::new();
         for (at, object) in objects.iter().enumerate() {
             let Some(source) = self.0.get(&key(object)) else { continue };
             let mut places: Vec<Place> = counted(path::steps(&source.path), None);

@@ -11,11 +11,14 @@ use crate::model::selector::Labels;
 /// What one Gateway wants of a port: each host with the address that it is bound to.
 type Hosts = BTreeMap<String, String>;
 
+/// What Gateways ask for, by their selector's text: the selector, and of each port each Gateway's hosts.
+type Asked = BTreeMap<String, (Labels, BTreeMap<i64, BTreeMap<String, Hosts>>)>;
+
 /// IST0145. Two Gateways are compared when their selectors, written as text, are equal, or when one text holds the other and some
 /// pod is selected by both.
 pub(super) fn conflicts(context: &Context<'_>, out: &mut Messages) {
     // By selector and port; of a Gateway's several servers on one port the last one counts.
-    let mut asked: BTreeMap<String, (Labels, BTreeMap<i64, BTreeMap<String, Hosts>>)> = BTreeMap::new();
+    let mut asked = Asked::new();
     let gateways: Vec<(&Object, Labels)> =
         context.all(GATEWAY).map(|gateway| (gateway, gateway.body.text_map("spec.selector"))).collect();
     for (gateway, selector) in &gateways {
@@ -65,7 +68,7 @@ pub(super) fn conflicts(context: &Context<'_>, out: &mut Messages) {
 fn alike<'t>(
     context: &Context<'_>,
     gateways: &[(&Object, Labels)],
-    asked: &'t BTreeMap<String, (Labels, BTreeMap<i64, BTreeMap<String, Hosts>>)>,
+    asked: &'t Asked,
 ) -> BTreeMap<String, Vec<&'t str>> {
     let own: BTreeMap<String, &Labels> =
         gateways.iter().map(|(_, selector)| (selector_text(selector), selector)).collect();

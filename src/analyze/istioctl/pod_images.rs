@@ -109,8 +109,8 @@ impl<'a> ImageTypes<'a> {
             .filter(|(name, selector, _)| name.starts_with(pod.namespace()) && covers(selector, &pod.labels));
         let narrower = of_workload.map(|(_, _, image)| image.clone()).chain(annotated);
         let wider = [self.mesh.clone(), self.root.clone()].into_iter();
-        let all = wider.chain(self.namespaces.get(pod.namespace()).cloned()).chain(narrower);
-        let asked = all.filter(|image| !image.is_empty()).last().unwrap_or_default();
+        let mut all = wider.chain(self.namespaces.get(pod.namespace()).cloned()).chain(narrower);
+        let asked = all.rfind(|image| !image.is_empty()).unwrap_or_default();
         if asked == "default" { String::new() } else { asked }
     }
 }

@@ -31,9 +31,12 @@ pub(super) fn addresses(context: &Context<'_>, out: &mut Messages) {
     }
 }
 
+/// A scope, a host and a port of it.
+type Place = (String, String, i64);
+
 /// IST0177, once for each ServiceEntry.
 pub(super) fn protocols(context: &Context<'_>, out: &mut Messages) {
-    let mut index: BTreeMap<(String, String, i64), Vec<(String, &Object)>> = BTreeMap::new();
+    let mut index: BTreeMap<Place, Vec<(String, &Object)>> = BTreeMap::new();
     for entry in context.all(SERVICE_ENTRY) {
         for scope in scopes(&entry.body.texts("spec.exportTo"), entry.namespace()) {
             for host in entry.body.texts("spec.hosts") {

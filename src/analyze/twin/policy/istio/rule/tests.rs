@@ -55,7 +55,8 @@ fn every_field_of_a_source_and_its_negation() {
         ("remoteIpBlocks", "192.0.2.0/24", "10.1.0.0/16"),
     ] {
         let rule = |name: &str, value: &str| json!({"from": [{"source": {name: [value]}}]});
-        let not = format!("not{}{}", field[..1].to_uppercase(), &field[1..]);
+        let (first, rest) = field.split_at_checked(1).unwrap();
+        let not = format!("not{}{rest}", first.to_uppercase());
         assert!(matches(rule(field, fitting)), "{field} {fitting}");
         assert!(!matches(rule(field, other)), "{field} {other}");
         assert!(!matches(rule(&not, fitting)), "{not} {fitting}");
@@ -80,7 +81,8 @@ fn every_field_of_an_operation_and_its_negation() {
         ("paths", "/{**}", "/pay/{*}/x"),
     ] {
         let rule = |name: &str, value: &str| json!({"to": [{"operation": {name: [value]}}]});
-        let not = format!("not{}{}", field[..1].to_uppercase(), &field[1..]);
+        let (first, rest) = field.split_at_checked(1).unwrap();
+        let not = format!("not{}{rest}", first.to_uppercase());
         assert!(matches(rule(field, fitting)), "{field} {fitting}");
         assert!(!matches(rule(field, other)), "{field} {other}");
         assert!(!matches(rule(&not, fitting)), "{not} {fitting}");
