@@ -46,6 +46,9 @@ use registry::Registry;
 /// Configurations of proxies that are kept. More sources than this in one reading are made again when they come back.
 const MAX_PROXIES: usize = 4_096;
 
+/// Namespace, name and port of a Service, and the labels of a subset of its pods.
+type PortKey = (String, String, i64, Labels);
+
 /// A snapshot that requests can be asked of. What answers need is indexed once, and each proxy's configuration made when it
 /// is first asked for; asking is cheap.
 #[derive(Debug)]
@@ -63,8 +66,8 @@ pub struct Twin<'a> {
     /// What a pod is made of of which nothing was seen.
     blank: PodTemplate,
     proxies: Mutex<BTreeMap<ProxyKey, Arc<Proxy<'a>>>>,
-    /// What stands behind ports of Services, by namespace, name, port and labels.
-    endpoints: Mutex<HashMap<(String, String, i64, Labels), Arc<Behind<'a>>>>,
+    /// What stands behind ports of Services.
+    endpoints: Mutex<HashMap<PortKey, Arc<Behind<'a>>>>,
     /// What serves Gateways of Istio's, by name.
     serving: Mutex<HashMap<String, Option<Party<'a>>>>,
 }

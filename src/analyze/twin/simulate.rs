@@ -29,6 +29,10 @@ pub fn enter<'a>(
     request: &Request,
     answer: &mut Answer,
 ) -> Option<Onward> {
+    if let Some(why) = proxy.unmodelled(mode, connection.port) {
+        answer.give_up(why);
+        return None;
+    }
     let Some(listener) = proxy.listener(twin, mode, connection) else {
         answer.error = Some(ProxyError::NoListener);
         answer.refuse("", format!("the proxy does not listen on port {}", connection.port));

@@ -74,7 +74,10 @@ fn tell(request: &Request, resolved: &Resolved<'_>, answer: &mut Answer) {
         }
         Place::Pod(party) => Step::plain(format!("{host} is a pod of {}", party.reference)),
         Place::Address(ip) => Step::plain(format!("{host} is {ip}, an address of nothing that was seen")),
-        Place::Outside(name) => Step::plain(format!("{host} is {name}, a name outside of the cluster")),
+        Place::Outside(name) => Step::plain(format!(
+            "{host} is a host outside of the cluster{}",
+            if *name == host { String::new() } else { format!(": {name}") }
+        )),
     });
 }
 
@@ -90,7 +93,7 @@ fn through_sidecar(party: &Party<'_>, leg: &Leg<'_, '_, '_>, by_mesh: bool, answ
         return answer.give_up(format!("{} of {at} changes the proxy's configuration", at.field_path));
     }
     let dns = by_mesh || dns_capture(twin, Some(party));
-    let proxy = twin.proxy(ProxyKey { node, dns });
+    let proxy = twin.proxy(ProxyKey { node: shared(twin, node), dns });
     if let Some(sidecar) = proxy.scope.sidecar {
         let reference = &sidecar.object.reference;
         answer
@@ -102,6 +105,21 @@ fn through_sidecar(party: &Party<'_>, leg: &Leg<'_, '_, '_>, by_mesh: bool, answ
     if let Some(onward) = onward {
         leg.deliver(&onward, answer);
     }
+}
+
+/// What of a pod decides on what its sidecar sends where no object tells clients apart by their labels: the namespace alone.
+/// All its sidecars then share one configuration.
+fn shared(twin: &Twin<'_>, node: ProxyNode) -> ProxyNode {
+    let picked = twin
+        .snapshot
+        .istio
+        .sidecars
+        .iter()
+        .any(|sidecar| sidecar.object.namespace() == node.namespace && !sidecar.selector.is_empty());
+    if picked || twin.virtual_services.tell_clients_apart() || node.ips.iter().any(|ip| ip.contains(':')) {
+        return node;
+    }
+    ProxyNode { labels: Labels::new(), ips: vec![], ..node }
 }
 
 /// Whether a pod's sidecar leaves what it sends to a port to itself.

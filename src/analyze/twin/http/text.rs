@@ -1,6 +1,7 @@
 //! Conditions on a text.
 
 use regex::{Regex, RegexBuilder};
+use std::sync::{Arc, OnceLock};
 
 /// Bytes that a compiled expression may take. Envoy bounds its own programs likewise; an expression that needs more was
 /// written to hurt.
@@ -21,34 +22,38 @@ pub enum TextMatch {
     Regex(Pattern),
 }
 
-/// A regular expression as RE2 reads it, which has to fit the whole text.
+/// A regular expression as RE2 reads it, which has to fit the whole text. It is compiled when it is first asked for: of a
+/// mesh's thousands of routes a request meets a few.
 #[derive(Debug, Clone)]
 pub struct Pattern {
     /// As it is written.
     pub text: String,
-    compiled: Option<Regex>,
+    compiled: Arc<OnceLock<Option<Regex>>>,
 }
 
 impl Pattern {
-    /// Compiles an expression. One that cannot be compiled fits nothing; [`Pattern::is_valid`] tells.
+    /// An expression. One that cannot be compiled fits nothing; [`Pattern::is_valid`] tells.
     pub fn new(text: &str) -> Self {
-        let whole = RegexBuilder::new(&format!("^(?:{text})$"))
-            .size_limit(MAX_PROGRAM)
-            .dot_matches_new_line(false)
-            .build();
-        // Parentheses that close what the wrapping opened are no expression of their own.
-        let alone = RegexBuilder::new(text).size_limit(MAX_PROGRAM).build();
-        Pattern { text: text.to_owned(), compiled: whole.ok().filter(|_| alone.is_ok()) }
+        Pattern { text: text.to_owned(), compiled: Arc::default() }
+    }
+
+    fn regex(&self) -> Option<&Regex> {
+        let compile = || {
+            let bounded = |text: &str| RegexBuilder::new(text).size_limit(MAX_PROGRAM).build().ok();
+            // Parentheses that close what the wrapping opened are no expression of their own.
+            bounded(&self.text).and_then(|_| bounded(&format!("^(?:{})$", self.text)))
+        };
+        self.compiled.get_or_init(compile).as_ref()
     }
 
     /// Whether the expression could be compiled.
     pub fn is_valid(&self) -> bool {
-        self.compiled.is_some()
+        self.regex().is_some()
     }
 
     /// Whether it fits the whole text.
     pub fn matches(&self, text: &str) -> bool {
-        self.compiled.as_ref().is_some_and(|regex| regex.is_match(text))
+        self.regex().is_some_and(|regex| regex.is_match(text))
     }
 }
 

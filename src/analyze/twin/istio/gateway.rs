@@ -17,6 +17,9 @@ use crate::model::snapshot::Snapshot;
 /// Names the Services behind whose pods a Gateway is served, instead of a selector.
 const SERVICES: &str = "internal.istio.io/gateway-service";
 
+/// On a Service it says that the ports of Gateways chosen by selector are the pods' own.
+const UNTRANSLATED: &str = "experimental.istio.io/disable-gateway-port-translation";
+
 /// A server as it is written.
 #[derive(Debug, Clone)]
 pub struct Declared {
@@ -291,6 +294,10 @@ fn ports(gateway: &Declaration, port: u16, own: &[Target<'_, '_>]) -> BTreeSet<u
             })
             .map(|target| target.number)
             .collect(),
-        None => [mapped.next().map_or(port, |target| target.number)].into(),
+        None => {
+            let translates =
+                |target: &&Target<'_, '_>| !target.host.object().labels.contains_key(UNTRANSLATED);
+            [mapped.find(translates).map_or(port, |target| target.number)].into()
+        }
     }
 }

@@ -22,7 +22,7 @@ use crate::model::network::Protocol;
 use crate::model::object::ObjectRef;
 
 /// The port to which connections to a pod are redirected.
-const REDIRECT_PORT: u16 = 15006;
+pub(super) const REDIRECT_PORT: u16 = 15006;
 
 /// How a filter chain reads what it takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

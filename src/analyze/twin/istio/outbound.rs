@@ -161,8 +161,11 @@ fn claims<'c, 'a>(
     if let Origin::Service(service) = host.origin
         && host.resolution == Resolution::Original
     {
-        let pods = twin.snapshot.pods_behind(service).flat_map(|pod| pod.ips.first());
-        return pods
+        let pods = twin.snapshot.pods_behind(service).filter_map(|pod| pod.ips.first());
+        let listed = twin.snapshot.slices_of(service).flat_map(|slice| &slice.endpoints);
+        let addresses: BTreeSet<&String> = pods.chain(listed.filter_map(|e| e.addresses.first())).collect();
+        return addresses
+            .into_iter()
             .filter(|ip| proxy.key.node.ips.first() != Some(*ip))
             .filter_map(|ip| Some(claim(Some(ip.parse().ok()?), ip.clone(), vec![])))
             .collect();

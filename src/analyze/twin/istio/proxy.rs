@@ -64,11 +64,24 @@ impl<'a> Proxy<'a> {
                 None => None,
             },
             Mode::Outbound if self.merged.is_some() => None,
+            // A connection to the port that takes what comes in is handed to what listens there.
+            Mode::Outbound if connection.port == inbound::REDIRECT_PORT => self.inbound.clone(),
             Mode::Outbound => {
                 let port = self.port(twin, connection.port);
                 Some(port.listener(connection.ip))
             }
         }
+    }
+
+    /// Why nobody here can say what the proxy does with connections to a port.
+    pub fn unmodelled(&self, mode: Mode, port: u16) -> Option<String> {
+        let merged = self.merged.as_ref().filter(|_| mode == Mode::Gateway)?;
+        let servers = merged.ports.get(&port)?.iter().flat_map(|group| &group.servers);
+        let through = servers.into_iter().find(|server| server.tls_mode() == Some("AUTO_PASSTHROUGH"))?;
+        Some(format!(
+            "{} of {} takes its destinations from the server names of other clusters (AUTO_PASSTHROUGH)",
+            through.declared.source.field_path, through.declared.source
+        ))
     }
 
     /// The route table of a name.

@@ -70,6 +70,7 @@ impl Effective {
 pub struct VirtualServices {
     all: Vec<Effective>,
     by_gateway: HashMap<String, Vec<usize>>,
+    by_labels: bool,
 }
 
 impl VirtualServices {
@@ -101,7 +102,16 @@ impl VirtualServices {
                 }
             }
         }
-        VirtualServices { all, by_gateway }
+        let http = all.iter().flat_map(|vs| &vs.http).flat_map(|rule| &rule.matches).map(|(entry, _)| entry);
+        let bytes =
+            all.iter().flat_map(|vs| vs.tls.iter().chain(&vs.tcp)).flat_map(|(rule, _)| rule.list("match"));
+        let by_labels = http.chain(bytes).any(|entry| entry.at("sourceLabels").is_some());
+        VirtualServices { all, by_gateway, by_labels }
+    }
+
+    /// Whether a rule of any of them looks at the labels of clients.
+    pub fn tell_clients_apart(&self) -> bool {
+        self.by_labels
     }
 
     /// Those bound to a gateway that proxies of a namespace see: those that only this namespace sees first.
