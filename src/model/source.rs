@@ -37,6 +37,9 @@ pub struct Document {
     pub text: String,
 }
 
+/// Who asks for which places of a document.
+type Wanted = Vec<(usize, Vec<Place>)>;
+
 /// Where one object stands: in a document, and at which field of it (`items[2]`; empty where the document is the object).
 #[derive(Debug, Clone)]
 pub struct Source {

@@ -20,7 +20,7 @@ pub(super) fn certificates(context: &Context<'_>, out: &mut Messages) {
             let tls = |field: &str| crate::model::path::find(body, &format!("{at}.tls.{field}"))?.as_str();
             let mode = tls("mode").filter(|mode| matches!(*mode, "SIMPLE" | "MUTUAL"))?;
             let given = |field: &str| tls(field).is_some_and(|value| !value.is_empty());
-            !(given("caCertificates") || given("credentialName") && selects).then(|| mode.to_owned())
+            (!(given("caCertificates") || given("credentialName") && selects)).then(|| mode.to_owned())
         };
         if let Some(mode) = unchecked("spec.trafficPolicy") {
             let text =
