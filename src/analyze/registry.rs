@@ -9,6 +9,7 @@ use super::rules::dns;
 use super::rules::envoy;
 use super::rules::gateway_api;
 use super::rules::istio;
+use super::rules::istio_config;
 use super::rules::linkerd;
 use super::rules::network;
 use super::rules::platform;
@@ -182,6 +183,36 @@ pub const RULES: &[&dyn Rule] = &[
     &istio::pool_nearly_full::PoolNearlyFull,
     &istio::failover_without_ejection::FailoverWithoutEjection,
     &istio::configuration_arrives_late::ConfigurationArrivesLate,
+
+    // Istio's configuration as it is written.
+    &istio_config::annotation_without_effect::AnnotationWithoutEffect,
+    &istio_config::setting_on_its_way_out::SettingOnItsWayOut,
+    &istio_config::injection_labels_contradict::InjectionLabelsContradict,
+    &istio_config::namespace_outside_the_mesh::NamespaceOutsideTheMesh,
+    &istio_config::objects_for_the_same_pods::ObjectsForTheSamePods,
+    &istio_config::selects_no_pod::SelectsNoPod,
+    &istio_config::server_certificate_not_checked::ServerCertificateNotChecked,
+    &istio_config::filter_order_undefined::FilterOrderUndefined,
+    &istio_config::filter_operation_ignored::FilterOperationIgnored,
+    &istio_config::telemetry_without_provider::TelemetryWithoutProvider,
+    &istio_config::claims_nobody_reads::ClaimsNobodyReads,
+    &istio_config::selector_ignored_by_gateway::SelectorIgnoredByGateway,
+    &istio_config::sidecar_where_none_runs::SidecarWhereNoneRuns,
+    &istio_config::services_disagree_on_a_port::ServicesDisagreeOnAPort,
+    &istio_config::proxy_image_placeholder::ProxyImagePlaceholder,
+    &istio_config::proxy_image_differs::ProxyImageDiffers,
+    &istio_config::injectors_overlap::InjectorsOverlap,
+    &istio_config::key_fetch_unrestricted::KeyFetchUnrestricted,
+    &istio_config::definition_too_old::DefinitionTooOld,
+    &istio_config::outside_host_read_two_ways::OutsideHostReadTwoWays,
+    &istio_config::external_name_takes_the_port::ExternalNameTakesThePort,
+    &istio_config::network_registry_unknown::NetworkRegistryUnknown,
+    &istio_config::subsets_skipped_at_the_gateway::SubsetsSkippedAtTheGateway,
+    &istio_config::gateway_of_istios_own::GatewayOfIstiosOwn,
+    &istio_config::namespace_unknown::NamespaceUnknown,
+    &istio_config::http_method_unknown::HttpMethodUnknown,
+    &istio_config::destination_rules_collide::DestinationRulesCollide,
+    &istio_config::mesh_wide_sidecar_with_selector::MeshWideSidecarWithSelector,
 
     // Linkerd.
     &linkerd::failfast::LinkerdFailfast,

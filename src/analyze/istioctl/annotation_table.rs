@@ -2,7 +2,7 @@
 
 /// How settled an annotation is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(in crate::analyze) enum Stage {
     Alpha,
     Beta,
     Stable,
@@ -10,12 +10,12 @@ pub(super) enum Stage {
 
 /// One annotation.
 #[derive(Debug)]
-pub(super) struct Annotation {
-    pub(super) name: &'static str,
-    pub(super) stage: Stage,
-    pub(super) deprecated: bool,
+pub(in crate::analyze) struct Annotation {
+    pub(in crate::analyze) name: &'static str,
+    pub(in crate::analyze) stage: Stage,
+    pub(in crate::analyze) deprecated: bool,
     /// Kinds, or `Any`.
-    pub(super) on: &'static [&'static str],
+    pub(in crate::analyze) on: &'static [&'static str],
 }
 
 const fn known(name: &'static str, stage: Stage, on: &'static [&'static str]) -> Annotation {
@@ -29,7 +29,7 @@ const fn retired(name: &'static str, stage: Stage, on: &'static [&'static str]) 
 use Stage::{Alpha, Beta, Stable};
 
 /// All of them, as of Istio's API 1.31.
-pub(super) const ANNOTATIONS: &[Annotation] = &[
+pub(in crate::analyze) const ANNOTATIONS: &[Annotation] = &[
     retired("alpha.istio.io/canonical-serviceaccounts", Alpha, &["Service"]),
     retired("alpha.istio.io/kubernetes-serviceaccounts", Alpha, &["Service"]),
     known("ambient.istio.io/bypass-inbound-capture", Alpha, &["Pod"]),
@@ -101,7 +101,7 @@ pub(super) const ANNOTATIONS: &[Annotation] = &[
 ];
 
 /// What is known of an annotation.
-pub(super) fn find(name: &str) -> Option<&'static Annotation> {
+pub(in crate::analyze) fn find(name: &str) -> Option<&'static Annotation> {
     ANNOTATIONS.iter().find(|annotation| annotation.name == name)
 }
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::model::fields::Fields;
 
 /// Whether a value can be; what is wrong with it otherwise.
-pub(super) fn check(name: &str, value: &str) -> Result<(), String> {
+pub(in crate::analyze) fn check(name: &str, value: &str) -> Result<(), String> {
     match name {
         "sidecar.istio.io/interceptionMode" if !["REDIRECT", "TPROXY", "NONE"].contains(&value) => {
             Err(format!("{value:?} is none of REDIRECT, TPROXY and NONE"))

@@ -1,12 +1,12 @@
 //! What `istioctl analyze` would say of the same objects: each of its messages, on its object, as often, with its known
-//! coarse spots. It runs only with `--strict-aliases istioctl`; Meshscope's own rules judge for themselves and share nothing
-//! with it but the model.
+//! coarse spots. It runs only with `--strict-aliases istioctl`; Meshscope's own rules judge for themselves and share no
+//! more with it than the model and the list of Istio's annotations.
 //!
 //! Each file is one or several of istioctl's analyzers, written down from what Istio documents and does. [`attach`] brings
 //! the messages into the findings.
 
-mod annotation_table;
-mod annotation_values;
+pub(in crate::analyze) mod annotation_table;
+pub(in crate::analyze) mod annotation_values;
 mod annotations;
 mod attach;
 mod authorization;

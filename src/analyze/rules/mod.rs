@@ -8,6 +8,7 @@ pub mod dns;
 pub mod envoy;
 pub mod gateway_api;
 pub mod istio;
+pub mod istio_config;
 pub mod linkerd;
 pub mod near;
 pub mod network;

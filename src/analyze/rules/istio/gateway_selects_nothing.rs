@@ -38,7 +38,7 @@ crate::rule! {
     /// <https://istio.io/latest/docs/reference/config/networking/gateway/>
     GatewaySelectsNothing {
         code: "ISTIO107", name: "gateway-selects-nothing", family: Mesh, severity: Error,
-        needs: [Objects, Istio], aliases: ["IST0101", "IST0162"],
+        needs: [Objects, Istio], aliases: ["IST0101", "IST0162", "KIA0302"],
     }
 }
 

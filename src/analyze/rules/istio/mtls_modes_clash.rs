@@ -41,7 +41,7 @@ crate::rule! {
     /// <https://istio.io/latest/docs/ops/common-problems/network-issues/#503-errors-after-setting-destination-rule>
     MtlsModesClash {
         code: "ISTIO120", name: "mtls-modes-clash", family: Mesh, severity: Error,
-        needs: [Istio], aliases: ["KIA0207", "KIA0505"],
+        needs: [Istio], aliases: ["KIA0207", "KIA0208", "KIA0505", "KIA0506"],
     }
 }
 

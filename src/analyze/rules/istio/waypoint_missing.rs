@@ -34,7 +34,7 @@ crate::rule! {
     /// <https://istio.io/latest/docs/ambient/usage/waypoint/>
     WaypointMissing {
         code: "ISTIO150", name: "waypoint-missing", family: Mesh, severity: Warning,
-        needs: [Objects], aliases: ["IST0161"],
+        needs: [Objects], aliases: ["IST0171", "KIA1313"],
     }
 }
 

@@ -1,0 +1,31 @@
+//! Istio's configuration as it is written: what has no effect, contradicts itself or waits to go wrong.
+
+pub mod annotation_without_effect;
+pub mod claims_nobody_reads;
+pub mod definition_too_old;
+pub mod destination_rules_collide;
+pub mod external_name_takes_the_port;
+pub mod filter_operation_ignored;
+pub mod filter_order_undefined;
+pub mod gateway_of_istios_own;
+pub mod http_method_unknown;
+pub mod injection_labels_contradict;
+pub mod injectors_overlap;
+pub mod key_fetch_unrestricted;
+pub mod mesh_wide_sidecar_with_selector;
+pub mod namespace_outside_the_mesh;
+pub mod namespace_unknown;
+pub mod network_registry_unknown;
+pub mod objects_for_the_same_pods;
+pub mod outside_host_read_two_ways;
+pub mod proxy_image_differs;
+pub mod proxy_image_placeholder;
+pub mod selector_ignored_by_gateway;
+pub mod selects_no_pod;
+pub mod server_certificate_not_checked;
+pub mod services_disagree_on_a_port;
+pub mod setting_on_its_way_out;
+pub mod sidecar_where_none_runs;
+pub mod subsets_skipped_at_the_gateway;
+pub mod support;
+pub mod telemetry_without_provider;
