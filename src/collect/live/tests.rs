@@ -209,7 +209,7 @@ async fn sources_that_were_not_asked_for_are_skipped() {
     assert!(material.logs.is_empty() && names(&material, "PeerAuthentication").is_empty());
     let skipped: Vec<_> =
         outcomes.iter().filter(|o| o.state == CollectorState::Skipped).map(|o| o.name.as_str()).collect();
-    assert_eq!(skipped, ["Istio", "GatewayAPI", "Logs", "Proxies", "Metrics"]);
+    assert_eq!(skipped, ["Istio", "GatewayAPI", "Linkerd", "Consul", "Logs", "Proxies", "Metrics"]);
     assert!(material.gaps.is_empty(), "{:?}", material.gaps);
 }
 

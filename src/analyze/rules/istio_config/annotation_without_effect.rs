@@ -7,8 +7,8 @@ use crate::analyze::finding::{Confidence, Evidence, Finding, Role};
 use crate::analyze::istioctl::annotation_table::{self, Annotation};
 use crate::analyze::istioctl::annotation_values;
 use crate::analyze::remedy::{Prevention, Remedy, pointer_segment};
-use crate::analyze::rules::near::nearest;
 use crate::analyze::rule::{Check, Declared};
+use crate::analyze::rules::near::nearest;
 use crate::analyze::traffic::text;
 use crate::model::object::Object;
 use crate::model::snapshot::Snapshot;
@@ -87,13 +87,15 @@ impl Check for AnnotationWithoutEffect {
         let Fact { object, name, value, .. } = fact;
         let subject = object.reference.field(format!("metadata.annotations[{name}]"));
         let (shown, own) = (text::plain(name, 80), &object.reference);
-        let finding = Finding::new(Self::META, subject.clone(), &[]).role(Role::Context, Confidence::Configured);
+        let finding =
+            Finding::new(Self::META, subject.clone(), &[]).role(Role::Context, Confidence::Configured);
         let at = format!("/metadata/annotations/{}", pointer_segment(name));
         let finding = match &fact.wrong {
             Wrong::Unknown(near) => {
                 let fix = near.and_then(|near| {
                     let new = format!("/metadata/annotations/{}", pointer_segment(near));
-                    let operations = json!([{"op": "remove", "path": at}, {"op": "add", "path": new, "value": value}]);
+                    let operations =
+                        json!([{"op": "remove", "path": at}, {"op": "add", "path": new, "value": value}]);
                     Remedy::patch(object, &operations, format!("Name it {near}"))
                 });
                 finding
@@ -113,10 +115,14 @@ impl Check for AnnotationWithoutEffect {
                         crate::analyze::remedy::quote(&own.name),
                         crate::analyze::remedy::quote(&patch.to_string())
                     );
-                    Remedy::patch(object, &operations, "Move it to spec.template.metadata.annotations").map(|remedy| remedy.then(merge))
+                    Remedy::patch(object, &operations, "Move it to spec.template.metadata.annotations")
+                        .map(|remedy| remedy.then(merge))
                 });
                 finding
-                    .title(format!("{own} has annotation {shown}, which only counts on {}", known.on.join(", ")))
+                    .title(format!(
+                        "{own} has annotation {shown}, which only counts on {}",
+                        known.on.join(", ")
+                    ))
                     .message(format!(
                         "Istio reads {shown} on {}. On {own} it changes nothing.",
                         known.on.join(", ")
@@ -125,17 +131,24 @@ impl Check for AnnotationWithoutEffect {
             }
             Wrong::Value(why) => finding
                 .title(format!("Annotation {shown} of {own} has a value that Istio refuses"))
-                .message(format!("{}. Injection of such a pod fails, or the setting is left out.", text::plain(why, 160))),
+                .message(format!(
+                    "{}. Injection of such a pod fails, or the setting is left out.",
+                    text::plain(why, 160)
+                )),
         };
         finding
             .mechanism("Istio annotation without effect")
             .evidence(Evidence::object(&subject, "the annotation as it is written").excerpt(value))
-            .prevention(Prevention::of("Test", "Run meshscope analyze --fail-on warning over manifests before they are applied"))
+            .prevention(Prevention::of(
+                "Test",
+                "Run meshscope analyze --fail-on warning over manifests before they are applied",
+            ))
     }
 }
 
 fn wrong(object: &Object, name: &str, value: &str) -> Option<Wrong> {
-    let domain = name.split('/').next().filter(|domain| *domain == "istio.io" || domain.ends_with(".istio.io"))?;
+    let domain =
+        name.split('/').next().filter(|domain| *domain == "istio.io" || domain.ends_with(".istio.io"))?;
     if OWN.contains(&name) {
         return None;
     }

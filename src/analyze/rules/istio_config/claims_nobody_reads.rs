@@ -4,8 +4,8 @@ use super::support::Carriers;
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role};
 use crate::analyze::remedy::{Prevention, Remedy};
 use crate::analyze::rule::{Check, Declared};
-use crate::analyze::traffic::text;
 use crate::analyze::rules::istio::hosts::gateway;
+use crate::analyze::traffic::text;
 use crate::model::fields::Fields;
 use crate::model::mesh::istio::{Gateway, VirtualService};
 use crate::model::object::Object;
@@ -63,7 +63,8 @@ impl Check for ClaimsNobodyReads {
                 let server = snapshot.pods.iter().map(|pod| (&pod.object, &pod.object.labels));
                 let server = server.chain(snapshot.workloads.iter().map(|w| (&w.object, &w.template.labels)));
                 let mut serving = server.filter(|(_, labels)| {
-                    !gateway.selector.is_empty() && gateway.selector.iter().all(|(k, v)| labels.get(k) == Some(v))
+                    !gateway.selector.is_empty()
+                        && gateway.selector.iter().all(|(k, v)| labels.get(k) == Some(v))
                 });
                 let unread = serving.find(|(object, _)| !reads(snapshot, &carriers, object));
                 if let Some((server, _)) = unread {
@@ -112,10 +113,16 @@ fn claim(service: &VirtualService) -> Option<(String, String)> {
 fn reads(snapshot: &Snapshot, carriers: &Carriers<'_>, server: &Object) -> bool {
     let policies = snapshot.istio.request_authentications.iter().map(|policy| &policy.object);
     policies
-        .filter(|policy| policy.namespace() == server.namespace() || policy.namespace() == snapshot.istio.root_namespace)
+        .filter(|policy| {
+            policy.namespace() == server.namespace() || policy.namespace() == snapshot.istio.root_namespace
+        })
         .any(|policy| {
             let selector = policy.body.text_map("spec.selector.matchLabels");
-            let attached = policy.body.at("spec.targetRef").is_some() || !policy.body.list("spec.targetRefs").is_empty();
-            attached || carriers.selected(server.namespace(), &selector).any(|object| object.reference.same_object(&server.reference))
+            let attached =
+                policy.body.at("spec.targetRef").is_some() || !policy.body.list("spec.targetRefs").is_empty();
+            attached
+                || carriers
+                    .selected(server.namespace(), &selector)
+                    .any(|object| object.reference.same_object(&server.reference))
         })
 }

@@ -51,7 +51,9 @@ impl Check for DestinationRulesCollide {
 
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
         let mut of_host: BTreeMap<(String, &str), Vec<&'a DestinationRule>> = BTreeMap::new();
-        for rule in snapshot.istio.destination_rules.iter().filter(|rule| snapshot.in_scope(rule.object.namespace())) {
+        for rule in
+            snapshot.istio.destination_rules.iter().filter(|rule| snapshot.in_scope(rule.object.namespace()))
+        {
             if rule.object.body.at("spec.workloadSelector").is_none() {
                 of_host.entry((rule.full_host(), rule.object.namespace())).or_default().push(rule);
             }
@@ -72,7 +74,8 @@ impl Check for DestinationRulesCollide {
         let (own, counts) = (fact.rule.reference(), fact.counts.reference());
         let subject = own.field(&fact.path);
         let host = text::plain(&fact.rule.host, 60);
-        let order = if fact.counts.object.created.is_some() { "the older one counts" } else { "one of them counts" };
+        let order =
+            if fact.counts.object.created.is_some() { "the older one counts" } else { "one of them counts" };
         Finding::new(Self::META, subject.clone(), &[&counts.name])
             .title(format!("{own} and {counts} both have {} for {host}", fact.what))
             .message(format!(
@@ -98,7 +101,10 @@ fn collision(rule: &DestinationRule, other: &DestinationRule) -> Option<(String,
         return Some(("spec.trafficPolicy".to_owned(), "a traffic policy".to_owned()));
     }
     rule.subsets.iter().find_map(|subset| {
-        let same = other.subsets.iter().find(|theirs| theirs.name == subset.name && theirs.labels != subset.labels)?;
+        let same = other
+            .subsets
+            .iter()
+            .find(|theirs| theirs.name == subset.name && theirs.labels != subset.labels)?;
         Some((subset.path.clone(), format!("a subset {}", text::plain(&same.name, 40))))
     })
 }

@@ -59,10 +59,13 @@ impl Check for ExternalNameTakesThePort {
             return vec![];
         }
         let services = snapshot.services.iter().filter(|service| {
-            service.object.body.text("spec.type") == Some("ExternalName") && snapshot.in_scope(service.object.namespace())
+            service.object.body.text("spec.type") == Some("ExternalName")
+                && snapshot.in_scope(service.object.namespace())
         });
         services
-            .flat_map(|service| service.ports.iter().enumerate().map(move |(index, port)| Fact { service, index, port }))
+            .flat_map(|service| {
+                service.ports.iter().enumerate().map(move |(index, port)| Fact { service, index, port })
+            })
             .filter(|fact| {
                 let read = Protocol::of(&fact.port.app_protocol, &fact.port.name, &fact.port.transport);
                 matches!(read, Protocol::Tcp | Protocol::OtherTcp | Protocol::Unknown)
@@ -74,11 +77,20 @@ impl Check for ExternalNameTakesThePort {
         let own = &fact.service.object.reference;
         let subject = own.field(format!("spec.ports[{}].name", fact.index));
         let number = fact.port.number;
-        let name = if fact.port.name.is_empty() { "no name".to_owned() } else { format!("the name {}", text::plain(&fact.port.name, 40)) };
-        let web = [(80, "http"), (8080, "http"), (443, "https")].into_iter().find(|(port, _)| *port == number);
+        let name = if fact.port.name.is_empty() {
+            "no name".to_owned()
+        } else {
+            format!("the name {}", text::plain(&fact.port.name, 40))
+        };
+        let web =
+            [(80, "http"), (8080, "http"), (443, "https")].into_iter().find(|(port, _)| *port == number);
         let fix = web.and_then(|(_, protocol)| {
             let path = format!("/spec/ports/{}/name", fact.index);
-            Remedy::patch(&fact.service.object, &json!([{"op": "add", "path": path, "value": protocol}]), format!("Name the port {protocol}"))
+            Remedy::patch(
+                &fact.service.object,
+                &json!([{"op": "add", "path": path, "value": protocol}]),
+                format!("Name the port {protocol}"),
+            )
         });
         Finding::new(Self::META, subject.clone(), &[&number.to_string()])
             .title(format!("{own} takes all TCP connections to port {number}: it is an ExternalName with {name}"))
@@ -100,8 +112,11 @@ fn makes_listeners(workload: &Workload) -> bool {
     istiod
         && workload.template.containers.iter().any(|container| {
             let env = container.body.list("env");
-            let off = env.iter().any(|entry| entry.text("name") == Some(SETTING) && entry.string("value") == "false");
-            off || (container.image.contains("pilot") && minor(&container.image).is_some_and(|minor| minor < FIRST_ALIAS))
+            let off = env
+                .iter()
+                .any(|entry| entry.text("name") == Some(SETTING) && entry.string("value") == "false");
+            off || (container.image.contains("pilot")
+                && minor(&container.image).is_some_and(|minor| minor < FIRST_ALIAS))
         })
 }
 

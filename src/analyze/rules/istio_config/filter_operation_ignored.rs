@@ -60,7 +60,12 @@ impl Check for FilterOperationIgnored {
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
         let filters = of_istio(snapshot, "EnvoyFilter");
         let patches = filters.flat_map(|object| {
-            object.body.list("spec.configPatches").iter().enumerate().map(move |(index, patch)| (object, index, patch))
+            object
+                .body
+                .list("spec.configPatches")
+                .iter()
+                .enumerate()
+                .map(move |(index, patch)| (object, index, patch))
         });
         patches
             .filter_map(|(object, index, patch)| {
@@ -75,16 +80,27 @@ impl Check for FilterOperationIgnored {
         let subject = own.field(format!("spec.configPatches[{}].patch.operation", fact.index));
         let apply_to = text::plain(fact.apply_to, 40);
         let path = format!("/spec/configPatches/{}/patch/operation", fact.index);
-        let fix = (fact.operation == "REPLACE")
-            .then(|| Remedy::patch(fact.object, &json!([{"op": "replace", "path": path, "value": "MERGE"}]), "Use MERGE, which works on it"));
+        let fix = (fact.operation == "REPLACE").then(|| {
+            Remedy::patch(
+                fact.object,
+                &json!([{"op": "replace", "path": path, "value": "MERGE"}]),
+                "Use MERGE, which works on it",
+            )
+        });
         Finding::new(Self::META, subject.clone(), &[])
             .title(format!("{own} has operation {} for {apply_to}, which Istio leaves out", fact.operation))
-            .message(format!("Istio does not apply operation {} to {apply_to}: this patch changes no proxy.", fact.operation))
+            .message(format!(
+                "Istio does not apply operation {} to {apply_to}: this patch changes no proxy.",
+                fact.operation
+            ))
             .mechanism("EnvoyFilter operation ignored")
             .role(Role::Context, Confidence::Configured)
             .evidence(Evidence::object(&subject, format!("applyTo {apply_to}, operation {}", fact.operation)))
             .maybe_remedy(fix.flatten())
             .remedy(Remedy::manual("Apply to what the operation is for: routes are added to a VIRTUAL_HOST"))
-            .prevention(Prevention::of("Test", "After each change look for its words in istioctl proxy-config all POD -o json"))
+            .prevention(Prevention::of(
+                "Test",
+                "After each change look for its words in istioctl proxy-config all POD -o json",
+            ))
     }
 }

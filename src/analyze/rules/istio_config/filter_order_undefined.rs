@@ -65,13 +65,18 @@ impl Check for FilterOrderUndefined {
             }
         }
         let mut out = vec![];
-        for object in of_istio(snapshot, "EnvoyFilter").filter(|object| object.body.int("spec.priority").unwrap_or(0) == 0) {
+        for object in of_istio(snapshot, "EnvoyFilter")
+            .filter(|object| object.body.int("spec.priority").unwrap_or(0) == 0)
+        {
             for (index, patch) in object.body.list("spec.configPatches").iter().enumerate() {
-                let Some(operation) = patch.text("patch.operation").filter(|o| RELATIVE.contains(o)) else { continue };
+                let Some(operation) = patch.text("patch.operation").filter(|o| RELATIVE.contains(o)) else {
+                    continue;
+                };
                 let Some(filter) = matched(patch) else { continue };
                 let adders = added.get(&(patch.string("applyTo"), filter.clone()));
                 let other = adders.into_iter().flatten().find(|adds| {
-                    !adds.reference.same_object(&object.reference) && adds.body.int("spec.priority").unwrap_or(0) == 0
+                    !adds.reference.same_object(&object.reference)
+                        && adds.body.int("spec.priority").unwrap_or(0) == 0
                 });
                 out.extend(other.map(|adds| Fact { object, index, operation, filter, adds }));
             }

@@ -45,7 +45,11 @@ impl Check for GatewayOfIstiosOwn {
     type Fact<'a> = Fact<'a>;
 
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
-        let own = snapshot.istio.virtual_services.iter().filter(|service| snapshot.in_scope(service.object.namespace()));
+        let own = snapshot
+            .istio
+            .virtual_services
+            .iter()
+            .filter(|service| snapshot.in_scope(service.object.namespace()));
         own.flat_map(|service| {
             service.gateways.iter().enumerate().filter_map(move |(index, name)| {
                 let (gateway, _) = name.split_once(MARK)?;

@@ -36,8 +36,25 @@ crate::rule! {
 
 /// Methods of RFC 9110, of PATCH (RFC 5789) and of WebDAV (RFC 4918).
 const METHODS: &[&str] = &[
-    "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "PROPFIND", "PROPPATCH", "MKCOL",
-    "COPY", "MOVE", "LOCK", "UNLOCK", "REPORT", "SEARCH", "PURGE",
+    "GET",
+    "HEAD",
+    "POST",
+    "PUT",
+    "DELETE",
+    "CONNECT",
+    "OPTIONS",
+    "TRACE",
+    "PATCH",
+    "PROPFIND",
+    "PROPPATCH",
+    "MKCOL",
+    "COPY",
+    "MOVE",
+    "LOCK",
+    "UNLOCK",
+    "REPORT",
+    "SEARCH",
+    "PURGE",
 ];
 
 /// A method that no request has.
@@ -53,12 +70,16 @@ impl Check for HttpMethodUnknown {
 
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
         let mut out = vec![];
-        for policy in snapshot.istio.authorization_policies.iter().filter(|p| snapshot.in_scope(p.object.namespace())) {
+        for policy in
+            snapshot.istio.authorization_policies.iter().filter(|p| snapshot.in_scope(p.object.namespace()))
+        {
             for (rule, entry) in policy.object.body.list("spec.rules").iter().enumerate() {
                 for (to, target) in entry.list("to").iter().enumerate() {
                     for field in ["methods", "notMethods"] {
                         for (at, method) in target.list(&format!("operation.{field}")).iter().enumerate() {
-                            let Some(method) = method.as_str().filter(|method| !known(method)) else { continue };
+                            let Some(method) = method.as_str().filter(|method| !known(method)) else {
+                                continue;
+                            };
                             let path = format!("spec.rules[{rule}].to[{to}].operation.{field}[{at}]");
                             out.push(Fact { object: &policy.object, path, method });
                         }
@@ -80,13 +101,18 @@ impl Check for HttpMethodUnknown {
         });
         Finding::new(Self::META, subject.clone(), &[])
             .title(format!("{own} has a rule for method {method}, which no request has"))
-            .message(format!("Methods of HTTP are upper case and compared as they are: nothing matches {method}."))
+            .message(format!(
+                "Methods of HTTP are upper case and compared as they are: nothing matches {method}."
+            ))
             .mechanism("AuthorizationPolicy with an unknown HTTP method")
             .role(Role::Context, Confidence::Configured)
             .evidence(Evidence::object(&subject, format!("method {method}")))
             .maybe_remedy(fix.flatten())
             .remedy(Remedy::manual("Write a method of HTTP in capitals"))
-            .prevention(Prevention::of("Test", "After each change ask once with the method that the rule is for"))
+            .prevention(Prevention::of(
+                "Test",
+                "After each change ask once with the method that the rule is for",
+            ))
     }
 }
 

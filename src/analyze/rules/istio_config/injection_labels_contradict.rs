@@ -47,7 +47,9 @@ impl Check for InjectionLabelsContradict {
     type Fact<'a> = Fact<'a>;
 
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
-        let asked = snapshot.objects_of("Namespace").filter(|n| !is_system_namespace(n.name()) && snapshot.in_scope(n.name()));
+        let asked = snapshot
+            .objects_of("Namespace")
+            .filter(|n| !is_system_namespace(n.name()) && snapshot.in_scope(n.name()));
         asked
             .filter_map(|namespace| {
                 let value = |label: &str| namespace.labels.get(label).map(String::as_str);
@@ -69,11 +71,20 @@ impl Check for InjectionLabelsContradict {
         let shown: Vec<String> = fact
             .labels
             .iter()
-            .map(|label| format!("{label}={}", text::plain(fact.namespace.labels.get(*label).map_or("", String::as_str), 40)))
+            .map(|label| {
+                format!(
+                    "{label}={}",
+                    text::plain(fact.namespace.labels.get(*label).map_or("", String::as_str), 40)
+                )
+            })
             .collect();
         // The newer way is the one that somebody added on purpose.
         let path = format!("/metadata/labels/{}", pointer_segment(first));
-        let fix = Remedy::patch(fact.namespace, &json!([{"op": "remove", "path": path}]), format!("Remove {first}, if the other is meant"));
+        let fix = Remedy::patch(
+            fact.namespace,
+            &json!([{"op": "remove", "path": path}]),
+            format!("Remove {first}, if the other is meant"),
+        );
         Finding::new(Self::META, subject.clone(), &[])
             .title(format!("{own} asks for two injectors: {}", shown.join(", ")))
             .message(format!(

@@ -77,9 +77,12 @@ impl Check for InjectorsOverlap {
         for (at, (object, index, hook)) in hooks.iter().enumerate() {
             let name = hook.text("name").unwrap_or_default();
             let overlapping = hooks.iter().take(at).find_map(|(other, _, earlier)| {
-                let both = samples.iter().find(|(namespace, pod)| calls(hook, namespace, pod) && calls(earlier, namespace, pod));
+                let both = samples
+                    .iter()
+                    .find(|(namespace, pod)| calls(hook, namespace, pod) && calls(earlier, namespace, pod));
                 both.map(|(namespace, pod)| {
-                    let earlier = format!("{} of {}", earlier.text("name").unwrap_or_default(), other.reference);
+                    let earlier =
+                        format!("{} of {}", earlier.text("name").unwrap_or_default(), other.reference);
                     Wrong::Overlaps(earlier, shown(namespace, pod))
                 })
             });
@@ -134,7 +137,8 @@ fn points(snapshot: &Snapshot, hook: &Value) -> Option<Wrong> {
 }
 
 fn calls(hook: &Value, namespace: &Labels, pod: &Labels) -> bool {
-    let matches = |field: &str, labels: &Labels| hook.at(field).is_none_or(|s| Selector::read(s).matches(labels));
+    let matches =
+        |field: &str, labels: &Labels| hook.at(field).is_none_or(|s| Selector::read(s).matches(labels));
     matches("namespaceSelector", namespace) && matches("objectSelector", pod)
 }
 
@@ -154,7 +158,8 @@ fn samples(hooks: &[(&Object, usize, &Value)]) -> Vec<(Labels, Labels)> {
         revisions.extend(object.labels.get(REVISION).cloned().map(Some));
         for selector in ["namespaceSelector", "objectSelector"].iter().filter_map(|field| hook.at(field)) {
             revisions.extend(selector.text_map("matchLabels").remove(REVISION).map(Some));
-            let of_revision = selector.list("matchExpressions").iter().filter(|e| e.text("key") == Some(REVISION));
+            let of_revision =
+                selector.list("matchExpressions").iter().filter(|e| e.text("key") == Some(REVISION));
             revisions.extend(of_revision.flat_map(|e| e.texts("values")).map(Some));
         }
     }

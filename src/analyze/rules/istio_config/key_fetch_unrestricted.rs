@@ -49,7 +49,9 @@ impl Check for KeyFetchUnrestricted {
 
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
         let policies = snapshot.istio.request_authentications.iter().map(|policy| &policy.object);
-        let fetched = |policy: &&Object| policy.body.list("spec.jwtRules").iter().any(|rule| rule.at("jwksUri").is_some());
+        let fetched = |policy: &&Object| {
+            policy.body.list("spec.jwtRules").iter().any(|rule| rule.at("jwksUri").is_some())
+        };
         let asking: Vec<&Object> = policies.filter(fetched).collect();
         if asking.is_empty() {
             return vec![];
@@ -62,7 +64,9 @@ impl Check for KeyFetchUnrestricted {
         control_planes
             .filter_map(|istiod| {
                 let set = istiod.template.containers.iter().flat_map(|container| container.body.list("env"));
-                let set = set.into_iter().any(|entry| entry.text("name") == Some(SETTING) && !entry.string("value").is_empty());
+                let set = set
+                    .into_iter()
+                    .any(|entry| entry.text("name") == Some(SETTING) && !entry.string("value").is_empty());
                 let container = istiod.template.containers.first()?.path();
                 (!set).then(|| Fact { istiod, container, asking: asking.clone() })
             })
@@ -73,7 +77,8 @@ impl Check for KeyFetchUnrestricted {
         let own = fact.istiod.reference();
         let subject = own.field(fact.istiod.template_path(&format!("spec.{}.env", fact.container)));
         let scope = crate::analyze::remedy::scope(own);
-        let resource = format!("{}/{}", crate::analyze::remedy::resource(own), crate::analyze::remedy::quote(&own.name));
+        let resource =
+            format!("{}/{}", crate::analyze::remedy::resource(own), crate::analyze::remedy::quote(&own.name));
         Finding::new(Self::META, subject.clone(), &[])
             .title(format!("{own} fetches tokens' keys from any address: {} RequestAuthentications name one", fact.asking.len()))
             .message(format!(

@@ -59,7 +59,8 @@ impl Check for NamespaceOutsideTheMesh {
         let inside: BTreeSet<&str> = snapshot
             .objects_of("Namespace")
             .filter(|namespace| {
-                let on = |label: &str, value: &str| namespace.labels.get(label).is_some_and(|own| own == value);
+                let on =
+                    |label: &str, value: &str| namespace.labels.get(label).is_some_and(|own| own == value);
                 on("istio-injection", "enabled")
                     || on("istio.io/dataplane-mode", "ambient")
                     || namespace.labels.contains_key("istio.io/rev")
@@ -67,21 +68,26 @@ impl Check for NamespaceOutsideTheMesh {
             .map(Object::name)
             .collect();
         let by_default = snapshot.objects_of("ConfigMap").any(|map| {
-            let values = map.body.text("data.values").and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok());
+            let values = map
+                .body
+                .text("data.values")
+                .and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok());
             map.name().starts_with("istio-sidecar-injector")
-                && values.is_some_and(|values| values.flag("sidecarInjectorWebhook.enableNamespacesByDefault"))
+                && values
+                    .is_some_and(|values| values.flag("sidecarInjectorWebhook.enableNamespacesByDefault"))
         });
         if inside.is_empty() && !by_default {
             return vec![];
         }
-        let asked = snapshot.objects_of("Namespace").filter(|n| {
-            !is_system_namespace(n.name()) && snapshot.in_scope(n.name()) && !labelled(n)
-        });
+        let asked = snapshot
+            .objects_of("Namespace")
+            .filter(|n| !is_system_namespace(n.name()) && snapshot.in_scope(n.name()) && !labelled(n));
         asked
             .filter_map(|namespace| {
-                let own = snapshot.workloads.iter().filter(|w| {
-                    w.object.namespace() == namespace.name() && w.object.owners.is_empty()
-                });
+                let own = snapshot
+                    .workloads
+                    .iter()
+                    .filter(|w| w.object.namespace() == namespace.name() && w.object.owners.is_empty());
                 let undecided = own.filter(|w| undecided(&w.template)).count();
                 let fact = Fact { namespace, workloads: undecided, others: inside.len(), by_default };
                 (undecided > 0).then_some(fact)
@@ -95,11 +101,16 @@ impl Check for NamespaceOutsideTheMesh {
         let (title, message) = if fact.by_default {
             (
                 format!("{own} is in the mesh only because the injector is on by default"),
-                format!("No label of {own} says anything about injection. The injector takes such namespaces in; another installation would not."),
+                format!(
+                    "No label of {own} says anything about injection. The injector takes such namespaces in; another installation would not."
+                ),
             )
         } else {
             (
-                format!("{own} is outside of the mesh: no label decides, {} workloads have no proxy", fact.workloads),
+                format!(
+                    "{own} is outside of the mesh: no label decides, {} workloads have no proxy",
+                    fact.workloads
+                ),
                 format!(
                     "{} other namespaces are in the mesh. {own} has no label about it, so its {} workloads call without an identity.",
                     fact.others, fact.workloads
@@ -116,9 +127,19 @@ impl Check for NamespaceOutsideTheMesh {
             .message(message)
             .mechanism("namespace not injected")
             .role(Role::Context, Confidence::Configured)
-            .evidence(Evidence::object(&subject, "none of istio-injection, istio.io/rev and istio.io/dataplane-mode"))
-            .maybe_remedy(Remedy::patch(fact.namespace, &operations, "Say that it is in the mesh, then restart its workloads"))
-            .prevention(Prevention::of("Policy", "An admission policy that asks for the decision on each new Namespace"))
+            .evidence(Evidence::object(
+                &subject,
+                "none of istio-injection, istio.io/rev and istio.io/dataplane-mode",
+            ))
+            .maybe_remedy(Remedy::patch(
+                fact.namespace,
+                &operations,
+                "Say that it is in the mesh, then restart its workloads",
+            ))
+            .prevention(Prevention::of(
+                "Policy",
+                "An admission policy that asks for the decision on each new Namespace",
+            ))
     }
 }
 

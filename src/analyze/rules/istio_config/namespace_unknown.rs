@@ -7,8 +7,8 @@ use super::support::asked_about;
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role};
 use crate::analyze::remedy::{Prevention, Remedy, pointer};
 use crate::analyze::rule::{Check, Declared};
-use crate::analyze::traffic::text;
 use crate::analyze::rules::near::nearest;
+use crate::analyze::traffic::text;
 use crate::model::fields::Fields;
 use crate::model::object::Object;
 use crate::model::snapshot::Snapshot;
@@ -79,13 +79,21 @@ impl Check for NamespaceUnknown {
         }
         for object in snapshot.objects_of("ReferenceGrant") {
             for (index, from) in object.body.list("spec.from").iter().enumerate() {
-                named.extend(from.text("namespace").map(|name| (object, format!("spec.from[{index}].namespace"), name)));
+                named.extend(
+                    from.text("namespace")
+                        .map(|name| (object, format!("spec.from[{index}].namespace"), name)),
+                );
             }
         }
         named
             .into_iter()
             .filter(|(object, _, name)| asked_about(snapshot, object) && !exists(&known, name))
-            .map(|(object, path, name)| Fact { object, path, name, near: nearest(name, known.iter().copied()) })
+            .map(|(object, path, name)| Fact {
+                object,
+                path,
+                name,
+                near: nearest(name, known.iter().copied()),
+            })
             .collect()
     }
 
@@ -105,7 +113,10 @@ impl Check for NamespaceUnknown {
             .evidence(Evidence::object(&subject, format!("names {name}")))
             .maybe_remedy(fix)
             .remedy(Remedy::manual("Correct the name, or remove it if the namespace is gone"))
-            .prevention(Prevention::of("Test", "Run meshscope analyze --fail-on warning over all manifests before they are applied"))
+            .prevention(Prevention::of(
+                "Test",
+                "Run meshscope analyze --fail-on warning over all manifests before they are applied",
+            ))
     }
 }
 

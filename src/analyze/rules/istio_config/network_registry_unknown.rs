@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role};
 use crate::analyze::remedy::{Prevention, Remedy};
 use crate::analyze::rule::{Check, Declared};
-use crate::analyze::traffic::text;
 use crate::analyze::rules::near::nearest;
+use crate::analyze::traffic::text;
 use crate::model::fields::Fields;
 use crate::model::object::Object;
 use crate::model::snapshot::Snapshot;
@@ -57,11 +57,14 @@ impl Check for NetworkRegistryUnknown {
         let text = map.body.at("data").and_then(|data| data.child("meshNetworks")).and_then(Value::as_str);
         let parsed: Option<Value> = text.and_then(|text| serde_saphyr::from_str(text).ok());
         let networks = parsed.unwrap_or_default();
-        let remote = snapshot.objects_of("Secret").filter(|secret| {
-            secret.labels.get("istio/multiCluster").is_some_and(|value| value == "true")
-        });
+        let remote = snapshot
+            .objects_of("Secret")
+            .filter(|secret| secret.labels.get("istio/multiCluster").is_some_and(|value| value == "true"));
         let mut known: BTreeSet<String> = BUILT_IN.iter().map(|name| (*name).to_owned()).collect();
-        known.extend(remote.flat_map(|secret| secret.body.map("data").into_iter().flat_map(|data| data.keys().cloned())));
+        known
+            .extend(remote.flat_map(|secret| {
+                secret.body.map("data").into_iter().flat_map(|data| data.keys().cloned())
+            }));
         // The control plane's own cluster, as it is told.
         let own = snapshot.workloads.iter().flat_map(|workload| &workload.template.containers);
         let own = own.flat_map(|container| container.body.list("env"));
@@ -70,7 +73,10 @@ impl Check for NetworkRegistryUnknown {
         let mut out = vec![];
         for (network, entry) in networks.map("networks").into_iter().flatten() {
             for endpoint in entry.list("endpoints") {
-                let Some(registry) = endpoint.text("fromRegistry").filter(|name| !known.contains(*name)) else { continue };
+                let Some(registry) = endpoint.text("fromRegistry").filter(|name| !known.contains(*name))
+                else {
+                    continue;
+                };
                 let near = nearest(registry, known.iter().map(String::as_str)).map(str::to_owned);
                 out.push(Fact { map, network: network.clone(), registry: registry.to_owned(), near });
             }
@@ -83,7 +89,9 @@ impl Check for NetworkRegistryUnknown {
         let (network, registry) = (text::plain(&fact.network, 60), text::plain(&fact.registry, 60));
         let fix = match &fact.near {
             Some(near) => format!("Name registry {} in network {network}", text::plain(near, 60)),
-            None => format!("Connect cluster {registry} (istioctl create-remote-secret --name={registry}), or remove it from network {network}"),
+            None => format!(
+                "Connect cluster {registry} (istioctl create-remote-secret --name={registry}), or remove it from network {network}"
+            ),
         };
         Finding::new(Self::META, subject.clone(), &[&network, &registry])
             .title(format!("Network {network} takes endpoints from {registry}, a cluster that no Secret connects"))

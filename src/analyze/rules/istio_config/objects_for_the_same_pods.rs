@@ -98,7 +98,8 @@ impl Check for ObjectsForTheSamePods {
             Some(both) => format!("{both}"),
             None => format!("all pods of namespace {}", own.namespace),
         };
-        let order = if fact.counts.created.is_some() { "The oldest of them counts" } else { "One of them counts" };
+        let order =
+            if fact.counts.created.is_some() { "The oldest of them counts" } else { "One of them counts" };
         Finding::new(Self::META, subject.clone(), &[&other.name])
             .title(format!("{own} and {other} are for the same pods, and only one of them counts"))
             .message(format!(

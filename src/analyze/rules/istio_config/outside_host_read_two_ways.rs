@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role};
 use crate::analyze::remedy::{Prevention, Remedy};
 use crate::analyze::rule::{Check, Declared};
-use crate::analyze::traffic::text;
 use crate::analyze::rules::istio::hosts::visible;
+use crate::analyze::traffic::text;
 use crate::model::fields::Fields;
 use crate::model::mesh::istio::ServiceEntry;
 use crate::model::snapshot::Snapshot;
@@ -76,7 +76,12 @@ impl Check for OutsideHostReadTwoWays {
         let (first, second) = (&fact.first.0.object.reference, &fact.second.0.object);
         let own = &second.reference;
         let host = text::plain(fact.host, 60);
-        let index = second.body.list("spec.ports").iter().position(|port| port.int("number") == Some(fact.port)).unwrap_or(0);
+        let index = second
+            .body
+            .list("spec.ports")
+            .iter()
+            .position(|port| port.int("number") == Some(fact.port))
+            .unwrap_or(0);
         let subject = own.field(format!("spec.ports[{index}].protocol"));
         let protocol = |text: &str| if text.is_empty() { "none".to_owned() } else { text::plain(text, 20) };
         let path = format!("/spec/ports/{index}/protocol");
@@ -108,6 +113,7 @@ fn seen_together(a: &ServiceEntry, b: &ServiceEntry) -> bool {
     let named = a.export_to.iter().chain(&b.export_to).map(String::as_str);
     let mut clients = own.into_iter().chain(named.filter(|scope| !matches!(*scope, "." | "*" | "~")));
     clients.any(|client| {
-        visible(&a.export_to, a.object.namespace(), client) && visible(&b.export_to, b.object.namespace(), client)
+        visible(&a.export_to, a.object.namespace(), client)
+            && visible(&b.export_to, b.object.namespace(), client)
     })
 }

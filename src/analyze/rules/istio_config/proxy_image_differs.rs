@@ -58,7 +58,10 @@ impl Check for ProxyImageDiffers {
             .filter_map(|map| Some((map.name(), image(&map.body)?)))
             .collect();
         let mut out = vec![];
-        for namespace in snapshot.objects_of("Namespace").filter(|n| !is_system_namespace(n.name()) && snapshot.in_scope(n.name())) {
+        for namespace in snapshot
+            .objects_of("Namespace")
+            .filter(|n| !is_system_namespace(n.name()) && snapshot.in_scope(n.name()))
+        {
             let enabled = namespace.labels.get("istio-injection").is_some_and(|value| value == "enabled");
             let revision = namespace.labels.get("istio.io/rev").map(String::as_str);
             let Some(revision) = enabled.then_some("default").or(revision) else { continue };
@@ -73,10 +76,18 @@ impl Check for ProxyImageDiffers {
                 .filter(|pod| pod.object.namespace() == namespace.name() && !pod.ended())
                 .filter(|pod| !pod.object.annotations.contains_key("sidecar.istio.io/proxyImage"))
                 .filter_map(|pod| Some((&pod.object, pod.template.container("istio-proxy")?.image.as_str())))
-                .filter(|(_, own)| !own.is_empty() && own.strip_prefix(injected.as_str()).is_none_or(|rest| !rest.is_empty() && !rest.starts_with('-')))
+                .filter(|(_, own)| {
+                    !own.is_empty()
+                        && own
+                            .strip_prefix(injected.as_str())
+                            .is_none_or(|rest| !rest.is_empty() && !rest.starts_with('-'))
+                })
                 .collect();
             let Some((_, other)) = differing.first() else { continue };
-            let owners = differing.iter().map(|(pod, _)| snapshot.owner_by_name(pod.namespace(), pod.name())).collect();
+            let owners = differing
+                .iter()
+                .map(|(pod, _)| snapshot.owner_by_name(pod.namespace(), pod.name()))
+                .collect();
             out.push(Fact { namespace, injected: injected.clone(), other, pods: differing.len(), owners });
         }
         out

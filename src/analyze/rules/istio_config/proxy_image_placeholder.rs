@@ -63,11 +63,13 @@ impl Check for ProxyImagePlaceholder {
             pod: true,
         });
         let none = Labels::new();
-        let templates = snapshot.workloads.iter().filter(|w| w.object.owners.is_empty() && waits(&w.template));
+        let templates =
+            snapshot.workloads.iter().filter(|w| w.object.owners.is_empty() && waits(&w.template));
         let templates = templates.filter(|workload| {
             let namespace = snapshot.object("Namespace", "", workload.object.namespace());
             let of_namespace = namespace.map_or(&none, |namespace| &namespace.labels);
-            !hooks.is_empty() && !hooks.iter().any(|hook| calls(hook, of_namespace, &workload.template.labels))
+            !hooks.is_empty()
+                && !hooks.iter().any(|hook| calls(hook, of_namespace, &workload.template.labels))
         });
         let templates = templates.map(|workload| Fact {
             object: &workload.object,
@@ -86,8 +88,10 @@ impl Check for ProxyImagePlaceholder {
             format!("{own} has image auto for its proxy, and no injector is called for its pods")
         };
         let path = pointer(&fact.subject.field_path);
-        let operations = json!([{"op": "add", "path": format!("{path}/sidecar.istio.io~1inject"), "value": "true"}]);
-        let fix = (!fact.pod).then(|| Remedy::patch(fact.object, &operations, "Label the template for injection"));
+        let operations =
+            json!([{"op": "add", "path": format!("{path}/sidecar.istio.io~1inject"), "value": "true"}]);
+        let fix =
+            (!fact.pod).then(|| Remedy::patch(fact.object, &operations, "Label the template for injection"));
         Finding::new(Self::META, fact.subject.clone(), &[])
             .severity(severity)
             .title(title)
@@ -104,6 +108,7 @@ impl Check for ProxyImagePlaceholder {
 
 /// Whether a webhook is called for such pods. A selector that is absent selects all.
 fn calls(hook: &Value, namespace: &Labels, pod: &Labels) -> bool {
-    let matches = |field: &str, labels: &Labels| hook.at(field).is_none_or(|s| Selector::read(s).matches(labels));
+    let matches =
+        |field: &str, labels: &Labels| hook.at(field).is_none_or(|s| Selector::read(s).matches(labels));
     matches("namespaceSelector", namespace) && matches("objectSelector", pod)
 }

@@ -58,7 +58,8 @@ impl Check for SelectorIgnoredByGateway {
         let mut out = vec![];
         for object in KINDS.iter().flat_map(|kind| of_istio(snapshot, kind)) {
             let selector = object.body.text_map("spec.selector.matchLabels");
-            let attached = object.body.at("spec.targetRef").is_some() || !object.body.list("spec.targetRefs").is_empty();
+            let attached =
+                object.body.at("spec.targetRef").is_some() || !object.body.list("spec.targetRefs").is_empty();
             if selector.is_empty() || attached {
                 continue;
             }
@@ -67,7 +68,8 @@ impl Check for SelectorIgnoredByGateway {
                 let makes_pods = Workload::KINDS.contains(&carrier.reference.kind.as_str());
                 (if makes_pods { &template } else { &carrier.labels }).get(GATEWAY_NAME).cloned()
             };
-            let all: Vec<Option<String>> = carriers.selected(object.namespace(), &selector).map(gateway_of).collect();
+            let all: Vec<Option<String>> =
+                carriers.selected(object.namespace(), &selector).map(gateway_of).collect();
             let mut gateways: Vec<String> = all.iter().flatten().cloned().collect();
             gateways.sort();
             gateways.dedup();
@@ -86,7 +88,8 @@ impl Check for SelectorIgnoredByGateway {
             {"op": "remove", "path": "/spec/selector"},
             {"op": "add", "path": "/spec/targetRefs", "value": [{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": fact.gateway}]}
         ]);
-        let fix = (!fact.others).then(|| Remedy::patch(fact.object, &operations, format!("Attach it to Gateway {gateway}")));
+        let fix = (!fact.others)
+            .then(|| Remedy::patch(fact.object, &operations, format!("Attach it to Gateway {gateway}")));
         Finding::new(Self::META, subject.clone(), &[&gateway])
             .title(format!("{own} selects pods of Gateway {gateway}, where selectors do nothing"))
             .message(format!(

@@ -6,8 +6,8 @@ use super::support::{Carriers, labels_text, of_istio};
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role};
 use crate::analyze::remedy::{Prevention, Remedy, pointer, pointer_segment};
 use crate::analyze::rule::{Check, Declared};
-use crate::analyze::traffic::text;
 use crate::analyze::rules::near::nearest;
+use crate::analyze::traffic::text;
 use crate::model::fields::Fields;
 use crate::model::object::Object;
 use crate::model::selector::Labels;
@@ -95,7 +95,11 @@ impl Check for SelectsNoPod {
         let fix = fact.near.as_ref().and_then(|(key, near)| {
             let path = format!("{}/{}", pointer(fact.path), pointer_segment(key));
             let operations = json!([{"op": "replace", "path": path, "value": near}]);
-            Remedy::patch(fact.object, &operations, format!("Select {}={}, which pods carry", text::plain(key, 60), text::plain(near, 60)))
+            Remedy::patch(
+                fact.object,
+                &operations,
+                format!("Select {}={}, which pods carry", text::plain(key, 60), text::plain(near, 60)),
+            )
         });
         Finding::new(Self::META, subject.clone(), &[&shown])
             .title(format!("{own} selects {shown}, which no pod carries"))

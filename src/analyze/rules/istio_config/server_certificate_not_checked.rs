@@ -92,7 +92,12 @@ fn policies<'a>(object: &'a Object, path: String, policy: Option<&'a Value>, out
     }
 }
 
-fn unchecked<'a>(object: &'a Object, path: String, tls: Option<&'a Value>, port: Option<i64>) -> Option<Fact<'a>> {
+fn unchecked<'a>(
+    object: &'a Object,
+    path: String,
+    tls: Option<&'a Value>,
+    port: Option<i64>,
+) -> Option<Fact<'a>> {
     let tls = tls?;
     let mode = tls.text("mode").filter(|mode| matches!(*mode, "SIMPLE" | "MUTUAL"))?;
     let given = |field: &str| tls.text(field).is_some_and(|value| !value.is_empty());

@@ -58,14 +58,24 @@ impl Check for SettingOnItsWayOut {
             for (index, route) in object.body.list("spec.http").iter().enumerate() {
                 if route.int("fault.delay.percent").is_some_and(|percent| percent > 0) {
                     let field = format!("spec.http[{index}].fault.delay.percent");
-                    out.push(Fact { object, field, what: "fault.delay.percent".into(), instead: "write fault.delay.percentage.value" });
+                    out.push(Fact {
+                        object,
+                        field,
+                        what: "fault.delay.percent".into(),
+                        instead: "write fault.delay.percentage.value",
+                    });
                 }
             }
         }
         for object in of_istio(snapshot, "Sidecar") {
             if object.body.at("spec.outboundTrafficPolicy.egressProxy").is_some() {
                 let field = "spec.outboundTrafficPolicy.egressProxy".to_owned();
-                out.push(Fact { object, field, what: "outboundTrafficPolicy.egressProxy".into(), instead: "remove it: Istio ignores it" });
+                out.push(Fact {
+                    object,
+                    field,
+                    what: "outboundTrafficPolicy.egressProxy".into(),
+                    instead: "remove it: Istio ignores it",
+                });
             }
         }
         let providers = snapshot.istio.mesh_config.list("extensionProviders").iter();
@@ -75,7 +85,12 @@ impl Check for SettingOnItsWayOut {
             for (index, tracing) in object.body.list("spec.tracing").iter().enumerate() {
                 if tracing.list("providers").iter().any(|p| lightstep.contains(&p.string("name"))) {
                     let field = format!("spec.tracing[{index}].providers");
-                    out.push(Fact { object, field, what: "the Lightstep provider".into(), instead: "send the spans by an opentelemetry provider" });
+                    out.push(Fact {
+                        object,
+                        field,
+                        what: "the Lightstep provider".into(),
+                        instead: "send the spans by an opentelemetry provider",
+                    });
                 }
             }
         }
@@ -83,7 +98,12 @@ impl Check for SettingOnItsWayOut {
             let kind = object.body.string("spec.names.kind");
             if object.body.text("spec.group") == Some("rbac.istio.io") && REMOVED.contains(&kind.as_str()) {
                 let what = format!("kind {} of rbac.istio.io", text::plain(&kind, 40));
-                out.push(Fact { object, field: "spec.group".into(), what, instead: "write AuthorizationPolicies, and delete the definition" });
+                out.push(Fact {
+                    object,
+                    field: "spec.group".into(),
+                    what,
+                    instead: "write AuthorizationPolicies, and delete the definition",
+                });
             }
         }
         out.extend(annotations(snapshot));
@@ -99,7 +119,10 @@ impl Check for SettingOnItsWayOut {
             .role(Role::Context, Confidence::Configured)
             .evidence(Evidence::object(&subject, format!("{} is set", fact.what)))
             .remedy(Remedy::manual(format!("In {}: {}", fact.object.reference, fact.instead)))
-            .prevention(Prevention::of("Test", "Run meshscope analyze over the manifests with each upgrade of Istio"))
+            .prevention(Prevention::of(
+                "Test",
+                "Run meshscope analyze over the manifests with each upgrade of Istio",
+            ))
     }
 }
 
@@ -117,7 +140,11 @@ fn annotations(snapshot: &Snapshot) -> Vec<Fact<'_>> {
             object,
             field: format!("metadata.annotations[{name}]"),
             what: format!("annotation {name}"),
-            instead: if name == INJECT { "use the label of the same name" } else { "see the list of annotations of your Istio" },
+            instead: if name == INJECT {
+                "use the label of the same name"
+            } else {
+                "see the list of annotations of your Istio"
+            },
         })
         .collect()
 }

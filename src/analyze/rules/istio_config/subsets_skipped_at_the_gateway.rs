@@ -59,10 +59,14 @@ impl Check for SubsetsSkippedAtTheGateway {
             }
         }
         let mut out = vec![];
-        for service in all.iter().filter(|service| !in_mesh(service) && snapshot.in_scope(service.object.namespace())) {
+        for service in
+            all.iter().filter(|service| !in_mesh(service) && snapshot.in_scope(service.object.namespace()))
+        {
             for (route, destination) in service.destinations() {
                 let host = full_host(&destination.host, service.object.namespace());
-                if let Some(splits) = splits.get(&host).filter(|_| destination.subset.is_empty() && route.protocol == "http") {
+                if let Some(splits) =
+                    splits.get(&host).filter(|_| destination.subset.is_empty() && route.protocol == "http")
+                {
                     out.push(Fact { service, destination, splits });
                 }
             }

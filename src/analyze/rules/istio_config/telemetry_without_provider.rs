@@ -53,7 +53,8 @@ impl Check for TelemetryWithoutProvider {
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
         let mesh = &snapshot.istio.mesh_config;
         let by_default = !mesh.list("defaultProviders.accessLogging").is_empty();
-        let defined: Vec<&str> = mesh.list("extensionProviders").iter().filter_map(|p| p.text("name")).collect();
+        let defined: Vec<&str> =
+            mesh.list("extensionProviders").iter().filter_map(|p| p.text("name")).collect();
         let mut out = vec![];
         for object in of_istio(snapshot, "Telemetry") {
             for (index, logging) in object.body.list("spec.accessLogging").iter().enumerate() {
@@ -61,9 +62,10 @@ impl Check for TelemetryWithoutProvider {
                     continue;
                 }
                 let providers = logging.list("providers");
-                let unknown = providers.iter().filter_map(|provider| provider.text("name")).find(|name| {
-                    !BUILT_IN.contains(name) && !defined.contains(name) && !defined.is_empty()
-                });
+                let unknown = providers
+                    .iter()
+                    .filter_map(|provider| provider.text("name"))
+                    .find(|name| !BUILT_IN.contains(name) && !defined.contains(name) && !defined.is_empty());
                 if unknown.is_some() || (providers.is_empty() && !by_default) {
                     out.push(Fact { object, index, unknown });
                 }
@@ -76,7 +78,9 @@ impl Check for TelemetryWithoutProvider {
         let own = &fact.object.reference;
         let subject = own.field(format!("spec.accessLogging[{}].providers", fact.index));
         let what = match fact.unknown {
-            Some(name) => format!("names provider {}, which MeshConfig does not define", text::plain(name, 40)),
+            Some(name) => {
+                format!("names provider {}, which MeshConfig does not define", text::plain(name, 40))
+            }
             None => "names no provider, and the mesh has none by default".to_owned(),
         };
         let path = format!("/spec/accessLogging/{}/providers", fact.index);
@@ -88,6 +92,9 @@ impl Check for TelemetryWithoutProvider {
             .role(Role::Context, Confidence::Configured)
             .evidence(Evidence::object(&subject, what))
             .maybe_remedy(Remedy::patch(fact.object, &operations, "Write to the proxy's own log"))
-            .prevention(Prevention::of("Test", "After each change ask once for a path, and look for it in the proxy's log"))
+            .prevention(Prevention::of(
+                "Test",
+                "After each change ask once for a path, and look for it in the proxy's log",
+            ))
     }
 }
