@@ -32,6 +32,7 @@ fn rollout(snapshot: &Snapshot, change: &Change) -> Option<Remedy> {
         |c: &Change| c.kind == ChangeKind::Rollout && c.time > change.time && c.subject.same_object(subject);
     if snapshot.changes.iter().any(newer)
         || !matches!(subject.kind.as_str(), "Deployment" | "StatefulSet" | "DaemonSet")
+        || is_restart(change)
     {
         return None;
     }
@@ -88,6 +89,12 @@ fn rollout(snapshot: &Snapshot, change: &Change) -> Option<Remedy> {
         }
     };
     Some(remedy.risk(Risk::Medium))
+}
+
+/// Whether pods were only made anew, as `kubectl rollout restart` does: the revision before is the same one. What they read
+/// when they started is what has changed.
+fn is_restart(change: &Change) -> bool {
+    change.differences.is_empty() && change.by == "kubectl-rollout"
 }
 
 fn scaled(change: &Change) -> Option<Remedy> {
@@ -307,5 +314,24 @@ mod tests {
         };
         assert_eq!(command("helm"), "helm -n n rollback shop");
         assert_eq!(command("kubectl-set"), "kubectl -n n rollout undo deployment/a");
+    }
+    #[test]
+    fn a_restart_has_no_revision_before_it() {
+        let set = |name: &str, revision: &str, made: &str| {
+            json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"name": name, "namespace": "n", "creationTimestamp": made,
+                "annotations": {"deployment.kubernetes.io/revision": revision},
+                "ownerReferences": [{"apiVersion": "apps/v1", "kind": "Deployment", "name": "a", "controller": true}]},
+                "spec": {"template": {"metadata": {"annotations": {"kubectl.kubernetes.io/restartedAt": made}}, "spec": {"containers": [{"name": "app", "image": "a"}]}}}})
+        };
+        let mut builder = Builder::new();
+        builder.object(json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a", "namespace": "n", "creationTimestamp": "2026-11-21T08:00:00Z",
+            "managedFields": [{"manager": "kubectl-rollout", "operation": "Update", "time": "2026-11-21T10:00:00Z",
+                "fieldsV1": {"f:spec": {"f:template": {"f:metadata": {"f:annotations": {"f:kubectl.kubernetes.io/restartedAt": {}}}}}}}]}}));
+        builder.object(set("a-1", "1", "2026-11-21T08:00:00Z"));
+        builder.object(set("a-2", "2", "2026-11-21T10:00:00Z"));
+        let snapshot = builder.finish();
+        let change = snapshot.changes.iter().find(|c| c.kind == ChangeKind::Rollout).unwrap();
+        assert!(change.differences.is_empty(), "{:?}", change.differences);
+        assert!(take_back(&snapshot, change).is_none());
     }
 }
