@@ -34,7 +34,7 @@ pub struct Args {
     /// Ask what this DebugSession asks (its target), from its YAML
     #[arg(long, value_name = "FILE", conflicts_with_all = ["namespace", "service"])]
     session: Option<PathBuf>,
-    /// Say too what the mesh does with this request ('GET http://checkout.shop/pay')
+    /// Say too what the mesh does with this request (`GET http://checkout.shop/pay`)
     #[arg(long, value_name = "REQUEST", requires = "from")]
     request: Option<String>,
     /// Where that request comes from: NS/WORKLOAD, gateway:NS/NAME (a client outside) or an IP address

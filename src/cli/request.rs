@@ -20,7 +20,7 @@ const MAX_REQUESTS_BYTES: u64 = 256 << 20;
 /// Say what the mesh does with a request, from a bundle or from plain Kubernetes YAML
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The request ('GET http://checkout.shop/pay'), then bundles, folders, archives or YAML files; `-` is standard input
+    /// The request (`GET http://checkout.shop/pay`), then bundles, folders, archives or YAML files; `-` is standard input
     #[arg(value_name = "REQUEST|PATH")]
     words: Vec<String>,
     /// Where it comes from: NS/WORKLOAD, gateway:NS/NAME (a client outside, at that gateway) or an IP address
