@@ -54,7 +54,7 @@ impl LiveRun {
                 let job = Job::all(kind, place.as_deref(), cap).labels(query.clone());
                 for pod in self.batch(place.as_deref(), vec![job]).await {
                     let namespace = pod.string("metadata.namespace");
-                    if !self.read.contains(&namespace) {
+                    if !self.read.contains(&namespace) && is_gateway(&pod) {
                         found.entry(namespace).or_default().push(pod);
                     }
                 }
@@ -91,9 +91,8 @@ impl LiveRun {
         let gateways = self.objects.iter().filter(|((group, kind, namespace, _), pod)| {
             let elsewhere = group.is_empty() && kind == "Pod" && !self.read.contains(namespace);
             let labels = pod.text_map("metadata.labels");
-            // Istio's control plane carries the label too; it is no gateway.
             elsewhere
-                && labels.get("app").is_none_or(|app| app != "istiod")
+                && is_gateway(pod)
                 && queries.iter().any(|(place, query)| {
                     place.as_ref().is_none_or(|place| place == namespace) && carries(&labels, query)
                 })
@@ -153,6 +152,15 @@ fn queries<'a>(
         }
     }
     out
+}
+
+/// Whether a pod is a gateway: its proxy runs as a router and not beside an application. Whoever writes a Gateway chooses its selector
+/// freely, so a selector alone must not open other namespaces' pods.
+fn is_gateway(pod: &Value) -> bool {
+    pod.list("spec.containers").iter().any(|container| {
+        is_proxy_container(&container.string("name"))
+            && container.texts("args").iter().any(|arg| arg == "router")
+    })
 }
 
 /// Whether labels have what a query of [`queries`] asks for.

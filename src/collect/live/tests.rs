@@ -297,6 +297,9 @@ fn with_gateway(mut cluster: FakeCluster) -> FakeCluster {
     let labels = json!({"istio": "edge"});
     let proxy = json!({"containers": [{"name": "istio-proxy", "args": ["proxy", "router"], "env": [{"name": "KEY", "value": "hunter2"}]}]});
     cluster.objects.push(edge("Pod", "edge-1", labels.clone(), proxy));
+    let sidecar =
+        json!({"containers": [{"name": "app"}, {"name": "istio-proxy", "args": ["proxy", "sidecar"]}]});
+    cluster.objects.push(edge("Pod", "no-gateway", labels.clone(), sidecar));
     cluster.objects.push(edge(
         "Service",
         "edge",
@@ -320,7 +323,9 @@ async fn of_a_gateway_elsewhere_an_operator_sees_what_is_about_its_own_namespace
     });
     run.collect().await;
     let (material, _, _) = run.finish();
-    assert!(names(&material, "Pod").contains(&"other/edge-1".to_owned()));
+    let pods = names(&material, "Pod");
+    assert!(pods.contains(&"other/edge-1".to_owned()));
+    assert!(!pods.contains(&"other/no-gateway".to_owned()), "a selector alone opens no other pods");
     let services = names(&material, "Service");
     assert!(services.contains(&"other/edge".to_owned()) && !services.contains(&"other/unrelated".to_owned()));
     let log = material.logs.iter().find(|log| log.pod == "edge-1").unwrap();
