@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! snapshot ──> rules ──> findings ──> hypotheses ──> diagnosis
+//!      └─────> series, logs, traces ──> anomalies ──^
 //! ```
 
+pub mod anomaly;
 pub mod causal;
 pub mod diagnosis;
 pub mod finding;
@@ -11,10 +13,12 @@ pub mod hypothesis;
 pub mod istioctl;
 pub mod logs;
 pub mod narrative;
+pub mod onset;
 pub mod registry;
 pub mod remedy;
 pub mod rule;
 pub mod rules;
+pub mod series;
 pub mod take_back;
 pub mod telemetry;
 pub mod traffic;
