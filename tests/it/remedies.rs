@@ -8,6 +8,11 @@ use std::path::Path;
 /// A rule's fixture, and what the patch of its first fix must hold.
 const PATCHES: &[(&str, &str, &str)] = &[
     (
+        "APP111-pool-exhausted",
+        "fires-value-not-read",
+        r#"[{"op":"replace","path":"/data/STORE_POOL","value":"10"}]"#,
+    ),
+    (
         "SVC113-service-port-missing",
         "fires-answered-before",
         r#"{"op":"add","path":"/spec/ports/-","value":{"name":"http-80","port":80,"protocol":"TCP","targetPort":8080}}"#,

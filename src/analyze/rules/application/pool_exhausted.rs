@@ -185,7 +185,12 @@ fn fact(snapshot: &Snapshot, calls: Calls) -> Fact {
         .iter()
         .find(equal)
         .or_else(|| named.iter().find(|s| s.value.is_none() || pool.size.is_none()))
-        .cloned();
+        .cloned()
+        // Where the value was not read, the pool itself tells it.
+        .map(|setting| Setting {
+            value: setting.value.or(pool.size.map(|size| size.to_string())),
+            ..setting
+        });
     let recent = |setting: &Setting| {
         setting
             .changed

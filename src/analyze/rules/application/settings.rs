@@ -321,9 +321,15 @@ impl Setting {
             return None;
         }
         let subject = &self.subject;
-        let object = snapshot.object(&subject.kind, &subject.namespace, &subject.name)?;
+        let mut object = snapshot.object(&subject.kind, &subject.namespace, &subject.name)?.clone();
+        // A value that was dropped on its way in, but is known from elsewhere, is what the rollback brings back.
+        if let Some(now) = &self.value {
+            let mut body = (*object.body).clone();
+            *body.pointer_mut(&self.pointer)? = json!(now);
+            object.body = body.into();
+        }
         let remedy = Remedy::patch(
-            object,
+            &object,
             &json!([{"op": "replace", "path": self.pointer, "value": value}]),
             summary,
         )?;
