@@ -27,6 +27,8 @@ pub const RULES: &[&dyn Rule] = &[
     &ambient::selector_not_for_waypoint::SelectorNotForWaypoint,
     &ambient::sidecar_and_ambient::SidecarAndAmbient,
     &ambient::not_redirected::NotRedirected,
+    &ambient::configuration_elsewhere::ConfigurationElsewhere,
+    &ambient::waypoint_without_ambient::WaypointWithoutAmbient,
 
     // What applications say themselves.
     &application::calls_fail::CallsFail,
@@ -123,6 +125,7 @@ pub const RULES: &[&dyn Rule] = &[
     &gateway_api::inference_pool_invalid::InferencePoolInvalid,
     &gateway_api::listeners_overlap::ListenersOverlap,
     &gateway_api::clients_not_verified::ClientsNotVerified,
+    &gateway_api::address_shared::AddressShared,
 
     // Istio.
     &istio::host_not_found::HostNotFound,
@@ -213,6 +216,14 @@ pub const RULES: &[&dyn Rule] = &[
     &istio_config::http_method_unknown::HttpMethodUnknown,
     &istio_config::destination_rules_collide::DestinationRulesCollide,
     &istio_config::mesh_wide_sidecar_with_selector::MeshWideSidecarWithSelector,
+    &istio_config::principal_unknown::PrincipalUnknown,
+    &istio_config::subset_of_everything::SubsetOfEverything,
+    &istio_config::sidecar_host_unknown::SidecarHostUnknown,
+    &istio_config::policy_host_unknown::PolicyHostUnknown,
+    &istio_config::identity_without_mtls::IdentityWithoutMtls,
+    &istio_config::tls_settings_hidden::TlsSettingsHidden,
+    &istio_config::workload_group_account_unknown::WorkloadGroupAccountUnknown,
+    &istio_config::workload_groups_alike::WorkloadGroupsAlike,
 
     // Linkerd.
     &linkerd::failfast::LinkerdFailfast,

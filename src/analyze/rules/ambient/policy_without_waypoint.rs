@@ -8,6 +8,7 @@ use crate::analyze::remedy::{Prevention, Remedy, pointer_segment, quote};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::rules::gateway_api::targets;
 use crate::analyze::rules::seen::configured;
+use crate::model::fields::Fields;
 use crate::model::mesh::istio::{full_host, service_of_host};
 use crate::model::network::{Service, ServiceName};
 use crate::model::object::{Object, ObjectRef};
@@ -18,8 +19,9 @@ crate::rule! {
     ///
     /// ## What it detects
     /// An AuthorizationPolicy, RequestAuthentication, WasmPlugin or Telemetry that is attached to a Service (`targetRefs`), an
-    /// HTTPRoute or GRPCRoute whose parent is a Service, or a VirtualService with rules for HTTP inside the mesh, where
-    /// ztunnel carries the Service's traffic and neither the Service nor its namespace names a waypoint.
+    /// HTTPRoute or GRPCRoute whose parent is a Service, a VirtualService with rules for HTTP inside the mesh, or a
+    /// DestinationRule with a traffic policy or subsets, where ztunnel carries the Service's traffic and neither the Service
+    /// nor its namespace names a waypoint.
     /// ## Why it matters
     /// ztunnel sees connections, not requests: nothing of it is applied. Rules that were meant to deny let everything pass,
     /// routes and time-outs do not hold.
@@ -30,12 +32,12 @@ crate::rule! {
     /// ## How to fix
     /// Make a waypoint (`istioctl waypoint apply`) and enrol the Service or its namespace.
     /// ## False positives
-    /// VirtualServices are left out where sidecars were seen, whose proxies carry them out themselves.
+    /// VirtualServices and DestinationRules are left out where sidecars were seen, whose proxies carry them out themselves.
     /// ## References
     /// <https://istio.io/latest/docs/ambient/usage/l7-features/>
     PolicyWithoutWaypoint {
         code: "AMBIENT101", name: "policy-without-waypoint", family: Mesh, severity: Warning, needs: [Objects],
-        aliases: ["IST0171", "KIA0109", "KIA1109", "KIA1110", "KIA1111", "KIA1112", "KIA1113", "KIA1317"],
+        aliases: ["IST0171", "KIA0109", "KIA0210", "KIA0211", "KIA1109", "KIA1110", "KIA1111", "KIA1112", "KIA1113", "KIA1317"],
     }
 }
 
@@ -93,6 +95,12 @@ impl Check for PolicyWithoutWaypoint {
                 if let Some((namespace, name)) = service_of_host(&full) {
                     look(&vs.object, format!("spec.hosts[{index}]"), ServiceName::new(namespace, name));
                 }
+            }
+        }
+        for rule in snapshot.istio.destination_rules.iter().filter(|_| !sidecars) {
+            let set = rule.object.body.at("spec.trafficPolicy").is_some() || !rule.subsets.is_empty();
+            if let Some((namespace, name)) = service_of_host(&rule.full_host()).filter(|_| set) {
+                look(&rule.object, "spec.host".to_owned(), ServiceName::new(namespace, name));
             }
         }
         out

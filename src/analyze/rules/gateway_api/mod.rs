@@ -1,5 +1,6 @@
 //! The Gateway API: whether routes, their parents and their backends find each other.
 
+pub mod address_shared;
 pub mod attach;
 pub mod authorities;
 pub mod authority_invalid;
