@@ -386,7 +386,7 @@ mod tests {
     #[test]
     fn places_are_told_apart_and_bounded() {
         let at = |name: &str| Place::Service(ServiceName::new("n", name));
-        let many = |name: &str| {
+        let many = |name: &'static str| {
             (0..40).map(move |n| {
                 let what = format!("m{n}");
                 Anomaly::new(at(name), Signal::Series, Kind::Cpu, &what, Direction::Up)
