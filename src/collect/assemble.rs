@@ -10,6 +10,7 @@ use crate::model::log::LogStream;
 use crate::model::object::Object;
 use crate::model::series;
 use crate::model::snapshot::{Builder, Snapshot, Target};
+use crate::model::span::{self, SpansBuilder};
 use crate::model::workload::is_proxy_container;
 
 /// Normalises and indexes all of it. Nothing is refused: what cannot be read is left out.
@@ -52,6 +53,13 @@ pub fn assemble(material: Material) -> Snapshot {
     for metric in &material.metrics {
         builder.series(series::read(&metric.body, &metric.name));
     }
+    let mut spans = SpansBuilder::default();
+    for file in &material.traces {
+        for gap in span::read(&format!("traces/{}.json", file.name), &file.bytes, &mut spans) {
+            builder.gap(gap);
+        }
+    }
+    builder.spans(spans.finish());
     for file in &material.proxies {
         builder.proxy(&file.namespace, &file.pod, &file.file, &file.bytes);
     }

@@ -103,6 +103,15 @@ pub struct MetricFile {
     pub body: Value,
 }
 
+/// A file of traces: OTLP/JSON, Jaeger, Zipkin v2 or X-Ray. It stays text: as a tree it would take ten times the memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TraceFile {
+    /// The file's name without `.json`.
+    pub name: String,
+    /// The document, redacted; whether it is well-formed shows when it is read.
+    pub bytes: Vec<u8>,
+}
+
 /// An answer of a proxy's admin port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProxyFile {
@@ -140,8 +149,8 @@ pub struct Material {
     pub logs: Vec<LogFile>,
     /// Answers of Prometheus.
     pub metrics: Vec<MetricFile>,
-    /// Traces: file name without `.json`, and the document (OTLP/JSON, Jaeger or Zipkin).
-    pub traces: Vec<(String, Value)>,
+    /// Traces.
+    pub traces: Vec<TraceFile>,
     /// Answers of proxies' admin ports.
     pub proxies: Vec<ProxyFile>,
     /// Answers of control planes.

@@ -12,6 +12,8 @@ pub enum Provenance {
     AccessLog,
     /// A series counts requests on it.
     Metrics,
+    /// Spans of traces show calls on it.
+    Trace,
     /// A log of the caller names the callee.
     Log,
     /// An environment variable, an argument or a ConfigMap of the caller names the callee.
@@ -28,6 +30,7 @@ impl Provenance {
         match self {
             Provenance::AccessLog => "AccessLog",
             Provenance::Metrics => "Metrics",
+            Provenance::Trace => "Trace",
             Provenance::Log => "Log",
             Provenance::Environment => "Environment",
             Provenance::Route => "Route",

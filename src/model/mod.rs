@@ -23,6 +23,7 @@ pub mod selector;
 pub mod series;
 pub mod snapshot;
 pub mod source;
+pub mod span;
 pub mod time;
 pub mod traffic;
 pub mod workload;

@@ -2,6 +2,7 @@
 
 mod builder;
 mod edges;
+mod emitters;
 
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,7 @@ use super::proxy::Proxy;
 use super::proxy::sync::ProxySync;
 use super::series::Series;
 use super::source::{Location, Sources};
+use super::span::Spans;
 use super::time::Window;
 use super::traffic::{EdgeTraffic, Reporter};
 use super::workload::{Pod, Workload};
@@ -66,6 +68,8 @@ pub struct Snapshot {
     pub logs: Vec<LogStream>,
     /// Series.
     pub series: Vec<Series>,
+    /// Spans of distributed traces.
+    pub spans: Spans,
     /// What proxies' admin ports said, in order of namespace and pod.
     pub proxies: Vec<Proxy>,
     /// What control planes know of their proxies, in order of namespace and pod.

@@ -359,7 +359,7 @@ pub struct EdgeView {
     pub from: SubjectView,
     /// The Service that is called.
     pub to: ServiceView,
-    /// `AccessLog`, `Metrics`, `Log`, `Environment`, `Route`, `Manifest`.
+    /// `AccessLog`, `Metrics`, `Trace`, `Log`, `Environment`, `Route`, `Manifest`.
     pub provenance: Vec<String>,
     /// Requests that the caller's side saw.
     pub requests: u64,

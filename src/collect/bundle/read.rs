@@ -11,8 +11,10 @@ use super::entries::{self, Sink, read_error};
 use super::objects::{self, Fault};
 use super::place::{Place, is_document, place};
 use super::{BundleError, MAX_ENTRY_BYTES, MAX_GAPS, MAX_OBJECTS, MAX_SOURCE_BYTES, STDIN};
-use crate::collect::material::{ControlPlaneFile, LogFile, Manifest, Material, MetricFile, ProxyFile};
-use crate::collect::redact::{redact_all, redact_bytes, redact_object, redact_proxy_file};
+use crate::collect::material::{
+    ControlPlaneFile, LogFile, Manifest, Material, MetricFile, ProxyFile, TraceFile,
+};
+use crate::collect::redact::{redact_all, redact_bytes, redact_json, redact_object, redact_proxy_file};
 use crate::model::fields::Fields;
 use crate::model::gap::{Gap, GapReason};
 use crate::model::object::ObjectRef;
@@ -366,14 +368,15 @@ impl Reader {
     }
 
     fn traces(&mut self, path: &str, name: &str, bytes: &[u8]) {
-        let Some(mut body) = self.json(path, bytes) else { return };
-        // OTLP and Jaeger are objects, Zipkin is a list of spans; whatever has a kind is a Kubernetes object.
-        if body.child("kind").is_some_and(Value::is_string) {
-            self.objects(path, bytes);
-        } else {
-            redact_all(&mut body, &mut self.material.redacted);
-            self.material.traces.push((name.to_owned(), body));
+        // Whatever has a kind at the top is a Kubernetes object; a text search saves parsing a trace twice.
+        let object = memchr::memmem::find(bytes, b"\"apiVersion\"").is_some()
+            && serde_json::from_slice::<Value>(bytes)
+                .is_ok_and(|body| body.child("kind").is_some_and(Value::is_string));
+        if object {
+            return self.objects(path, bytes);
         }
+        let bytes = redact_json(bytes, &mut self.material.redacted).into_owned();
+        self.material.traces.push(TraceFile { name: name.to_owned(), bytes });
     }
 
     fn finish(mut self, names: &str) -> Result<Material, BundleError> {

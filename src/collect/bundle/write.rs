@@ -162,9 +162,8 @@ fn files(material: &Material) -> io::Result<BTreeMap<String, Vec<u8>>> {
         let body = serde_json::to_vec(&metric.body)?;
         insert_free(&mut out, &format!("metrics/{}", safe(&metric.name)), body);
     }
-    for (name, document) in &material.traces {
-        let body = serde_json::to_vec(document)?;
-        insert_free(&mut out, &format!("traces/{}", safe(name)), body);
+    for file in &material.traces {
+        insert_free(&mut out, &format!("traces/{}", safe(&file.name)), file.bytes.clone());
     }
     let mut manifest = Manifest { version: Manifest::VERSION, ..material.manifest.clone() };
     truncated_logs.sort();
@@ -238,7 +237,7 @@ fn printable(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::collect::bundle::{read, read_stream};
-    use crate::collect::material::{ControlPlaneFile, LogFile, MetricFile, ProxyFile};
+    use crate::collect::material::{ControlPlaneFile, LogFile, MetricFile, ProxyFile, TraceFile};
     use crate::collect::redact::{Counts, redact_bytes};
     use proptest::prelude::*;
     use serde_json::json;
@@ -276,7 +275,7 @@ mod tests {
                 LogFile { truncated: true, ..log("app", true, b"zero\n") },
             ],
             metrics: vec![MetricFile { name: "up".to_owned(), body: json!({"data": {"result": []}}) }],
-            traces: vec![("t".to_owned(), json!([{"traceId": "1"}]))],
+            traces: vec![TraceFile { name: "t".to_owned(), bytes: br#"[{"traceId":"1"}]"#.to_vec() }],
             proxies: vec![ProxyFile {
                 namespace: "shop".to_owned(),
                 pod: "a-1".to_owned(),

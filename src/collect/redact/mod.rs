@@ -10,10 +10,12 @@
 //! Text must be redacted *before* it is cut: half a token looks like no token.
 
 mod clean;
+mod json;
 mod object;
 mod proxy;
 mod rules;
 
+pub use json::redact_json;
 pub use object::{redact_all, redact_object};
 pub use proxy::redact_proxy_file;
 

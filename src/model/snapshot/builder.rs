@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-use super::{Snapshot, Target, edges};
+use super::{Snapshot, Target, edges, emitters};
 use crate::model::change;
 use crate::model::event::Event;
 use crate::model::gap::Gap;
@@ -18,6 +18,7 @@ use crate::model::proxy::Proxy;
 use crate::model::proxy::sync;
 use crate::model::series::Series;
 use crate::model::source::Sources;
+use crate::model::span::{Span, Spans};
 use crate::model::time::{self, Window};
 use crate::model::workload::{Pod, Workload};
 
@@ -97,6 +98,11 @@ impl Builder {
         self.snapshot.series.extend(series);
     }
 
+    /// Spans of traces: all that there are.
+    pub fn spans(&mut self, spans: Spans) {
+        self.snapshot.spans = spans;
+    }
+
     /// An answer of a proxy's admin port.
     pub fn proxy(&mut self, namespace: &str, pod: &str, file: &str, bytes: &[u8]) {
         let proxy = self.proxies.entry((namespace.to_owned(), pod.to_owned())).or_insert_with(|| Proxy {
@@ -154,6 +160,7 @@ impl Builder {
             &snapshot.events,
             &|pod| snapshot.owner(pod),
         );
+        emitters::assign(&mut snapshot);
         snapshot.now = self.captured_at.or_else(|| latest(&snapshot)).unwrap_or_default();
         if snapshot.window.is_none() {
             snapshot.window = evidence_window(&snapshot);
@@ -256,7 +263,7 @@ fn latest(snapshot: &Snapshot) -> Option<Timestamp> {
     evidence_times(snapshot).max()
 }
 
-/// The span of the timestamped evidence: logs, access logs, series and events.
+/// The span of the timestamped evidence: logs, access logs, series, spans and events.
 fn evidence_window(snapshot: &Snapshot) -> Option<Window> {
     let (mut start, mut end) = (None::<Timestamp>, None::<Timestamp>);
     for at in evidence_times(snapshot) {
@@ -279,5 +286,10 @@ fn evidence_times(snapshot: &Snapshot) -> impl Iterator<Item = Timestamp> + '_ {
             .flatten()
             .filter_map(|(t, _)| time::from_unix(*t))
     });
-    logs.chain(series).chain(snapshot.events.iter().filter_map(|event| event.last))
+    // Spans stand in order of traces; the far ends of each need a pass over all.
+    let spans = snapshot.spans.all();
+    let first = spans.iter().min_by_key(|span| span.start);
+    let last = spans.iter().max_by_key(|span| span.start);
+    let spans = [first, last].into_iter().flatten().map(Span::time);
+    logs.chain(series).chain(snapshot.events.iter().filter_map(|event| event.last)).chain(spans)
 }

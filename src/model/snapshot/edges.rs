@@ -1,5 +1,7 @@
 //! Who calls whom, drawn from everything that was seen.
 
+mod spans;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Snapshot;
@@ -85,6 +87,7 @@ pub(super) fn graph(snapshot: &Snapshot, manifest: &[(String, String)]) -> Graph
         }
     }
     metric_edges(snapshot, &mut graph);
+    spans::draw(snapshot, &mut graph);
     named_edges(snapshot, &mut graph);
     for (caller, callee) in manifest {
         let namespace = snapshot.target.as_ref().map(|t| t.namespace.clone()).unwrap_or_default();

@@ -68,7 +68,7 @@ fn everything_the_format_names_is_read() {
         assert_eq!(material.logs[0].bytes, b"now \xff\n");
         assert!(material.logs[1].previous);
         assert_eq!(material.metrics[0].name, "up");
-        assert_eq!(material.traces, [("zipkin".to_owned(), json!([]))]);
+        assert_eq!(material.traces, [TraceFile { name: "zipkin".to_owned(), bytes: b"[]".to_vec() }]);
         assert_eq!(material.proxies[0].file, "clusters.json");
         assert_eq!(material.control_plane[0].pod, "istiod-1");
         assert_eq!(material.manifest.edges, [("a".to_owned(), "b".to_owned())]);
