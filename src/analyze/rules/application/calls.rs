@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::analyze::finding::{Evidence, Severity};
+use crate::analyze::finding::{Effect, Evidence, Finding, Severity};
 use crate::analyze::logs::digest::{CallGroup, Digest, WorkloadLog};
 use crate::analyze::logs::failure_text::Kind;
 use crate::model::memo::Derived;
@@ -114,6 +114,29 @@ impl Calls {
             }
             _ => format!("{} requests", self.count),
         }
+    }
+
+    /// A finding about these calls with what each such finding tells: who calls whom, the lines that say so, since when, and how
+    /// requests to the callee (`answered`) and to the Service of the caller (`passed_on`) fail.
+    pub fn told(
+        &self,
+        finding: Finding,
+        of: Option<&ServiceName>,
+        answered: &[&str],
+        passed_on: &[&str],
+    ) -> Finding {
+        let mut finding = finding
+            .related(self.caller.clone())
+            .evidences(self.evidence())
+            .onset(self.first)
+            .effect(Effect::calls(&self.caller));
+        if let Some(callee) = self.service() {
+            finding = finding.related(callee.reference()).effect(Effect::requests(callee, answered));
+        }
+        if let Some(caller) = of {
+            finding = finding.effect(Effect::requests(caller, passed_on));
+        }
+        finding
     }
 
     /// What the logs say, each group with one of its lines.

@@ -2,7 +2,7 @@
 
 use super::calls::{self, Calls, service_of, since};
 use super::settings::{Setting, settings};
-use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
+use crate::analyze::finding::{Confidence, Evidence, Finding, Role, Severity};
 use crate::analyze::logs::failure_text::Kind;
 use crate::analyze::remedy::{Prevention, Remedy};
 use crate::analyze::rule::{Check, Declared};
@@ -106,10 +106,6 @@ impl Check for LimitedByCallee {
             .severity(calls.severity())
             .role(if fact.setting.is_some() { Role::Cause } else { Role::Symptom }, confidence)
             .service(calls.service().cloned())
-            .related(caller.clone())
-            .evidences(calls.evidence())
-            .onset(calls.first)
-            .effect(Effect::calls(caller))
             .prevention(Prevention::alert(
                 "Alert on refused calls",
                 "sum by (uri) (rate(http_client_requests_seconds_count{status=\"429\"}[5m])) > 0",
@@ -126,12 +122,7 @@ impl Check for LimitedByCallee {
                 ));
             }
         }
-        if let Some(service) = calls.service() {
-            finding = finding.effect(Effect::requests(service, &["429", "4xx"]));
-        }
-        if let Some(service) = &fact.caller {
-            finding = finding.effect(Effect::requests(service, &["5xx", "429"]));
-        }
+        let finding = calls.told(finding, fact.caller.as_ref(), &["429", "4xx"], &["5xx", "429"]);
         finding.remedy(Remedy::manual(format!("Let {caller} call {callee} less often (batch, cache, wait as Retry-After says), or raise the limit of {callee} if it can bear it")))
     }
 }

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use super::calls::{self, Calls, service_of, since};
 use super::settings::{Setting, settings};
-use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
+use crate::analyze::finding::{Confidence, Evidence, Finding, Role, Severity};
 use crate::analyze::logs::failure_text::Kind;
 use crate::analyze::remedy::{Prevention, Remedy};
 use crate::analyze::rule::{Check, Declared};
@@ -112,10 +112,6 @@ impl Check for MessageTooLarge {
             .severity(calls.severity().max(Severity::Warning))
             .role(Role::Cause, Confidence::Observed)
             .service(calls.service().cloned().or_else(|| fact.caller.clone()))
-            .related(caller.clone())
-            .evidences(calls.evidence())
-            .onset(calls.first)
-            .effect(Effect::calls(caller))
             .prevention(Prevention::alert(
                 "Alert on calls that exceed a limit of resources",
                 "sum by (grpc_service, grpc_method) (rate(grpc_client_handled_total{grpc_code=\"ResourceExhausted\"}[5m])) > 0",
@@ -136,13 +132,7 @@ impl Check for MessageTooLarge {
                 ));
             }
         }
-        if let Some(service) = calls.service() {
-            finding =
-                finding.related(service.reference()).effect(Effect::requests(service, &["too_large", "5xx"]));
-        }
-        if let Some(service) = &fact.caller {
-            finding = finding.effect(Effect::requests(service, &["5xx"]));
-        }
+        let finding = calls.told(finding, fact.caller.as_ref(), &["too_large", "5xx"], &["5xx"]);
         finding.remedy(Remedy::manual(format!(
             "Page or stream what {callee} answers; until then raise the limit of the side that reads: the client's for answers, the server's for requests"
         )))

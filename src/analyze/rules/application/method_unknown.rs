@@ -4,7 +4,7 @@ use regex::Regex;
 use std::sync::LazyLock;
 
 use super::calls::{self, Calls, service_of, since};
-use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
+use crate::analyze::finding::{Confidence, Evidence, Finding, Role, Severity};
 use crate::analyze::logs::failure_text::Kind;
 use crate::analyze::remedy::{Prevention, Remedy};
 use crate::analyze::rule::{Check, Declared};
@@ -138,10 +138,6 @@ impl Check for MethodUnknown {
             .severity(calls.severity())
             .role(Role::Cause, if fact.rollout.is_some() { Confidence::Observed } else { Confidence::Possible })
             .service(calls.service().cloned().or_else(|| fact.caller.clone()))
-            .related(caller.clone())
-            .evidences(calls.evidence())
-            .onset(calls.first)
-            .effect(Effect::calls(caller))
             .prevention(Prevention::of("Test", "A contract test between the versions that run side by side; servers are rolled out before their clients"))
             .prevention(Prevention::alert(
                 "Alert on methods that are not there",
@@ -161,14 +157,7 @@ impl Check for MethodUnknown {
                 format!("Undo the rollout of {}, which parted the two sides", rollout.subject),
             ));
         }
-        if let Some(service) = calls.service() {
-            finding = finding
-                .related(service.reference())
-                .effect(Effect::requests(service, &["404", "unimplemented", "5xx"]));
-        }
-        if let Some(service) = &fact.caller {
-            finding = finding.effect(Effect::requests(service, &["5xx"]));
-        }
+        let finding = calls.told(finding, fact.caller.as_ref(), &["404", "unimplemented", "5xx"], &["5xx"]);
         finding.remedy(Remedy::manual(format!(
             "Roll {callee} out in the version that has {method}, or point {caller} at the server that has it"
         )))

@@ -2,7 +2,7 @@
 
 use super::calls::{self, Calls, service_of, since};
 use super::settings::{Setting, settings};
-use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
+use crate::analyze::finding::{Confidence, Evidence, Finding, Role, Severity};
 use crate::analyze::logs::failure_text::Kind;
 use crate::analyze::remedy::{Prevention, Remedy};
 use crate::analyze::rule::{Check, Declared};
@@ -84,10 +84,6 @@ impl Check for PingsTooOften {
             .severity(calls.severity().max(Severity::Warning))
             .role(Role::Cause, Confidence::Observed)
             .service(calls.service().cloned().or_else(|| fact.caller.clone()))
-            .related(caller.clone())
-            .evidences(calls.evidence())
-            .onset(calls.first)
-            .effect(Effect::calls(caller))
             .prevention(Prevention::of("Setting", "One keep-alive policy for clients and servers: the client's time not below the server's minimum (5 min by default)"))
             .prevention(Prevention::alert(
                 "Alert on calls that find no connection",
@@ -106,12 +102,7 @@ impl Check for PingsTooOften {
                 format!("Set {} to {value}", setting.name),
             ));
         }
-        if let Some(service) = calls.service() {
-            finding = finding.effect(Effect::requests(service, &["reset", "UC", "5xx"]));
-        }
-        if let Some(service) = &fact.caller {
-            finding = finding.effect(Effect::requests(service, &["5xx"]));
-        }
+        let finding = calls.told(finding, fact.caller.as_ref(), &["reset", "UC", "5xx"], &["5xx"]);
         finding.remedy(Remedy::manual(format!("Raise the keep-alive time of the gRPC client in {caller} to at least 5 min, or lower the minimum time in the keep-alive enforcement policy of {callee}")))
     }
 }
