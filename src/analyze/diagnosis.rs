@@ -9,6 +9,7 @@ use super::hypothesis;
 use super::istioctl;
 use super::registry::RULES;
 use super::rule::Rule;
+use super::trial;
 use crate::model::change::Change;
 use crate::model::gap::Gap;
 use crate::model::graph::Graph;
@@ -198,11 +199,23 @@ impl Options {
     }
 }
 
-/// Runs every rule over a snapshot and ranks what they found. Pure: the same snapshot gives the same diagnosis.
-pub fn analyze(snapshot: &Snapshot, options: &Options) -> Diagnosis {
+/// What the rules said of a snapshot.
+#[derive(Debug)]
+pub(super) struct Evaluated {
+    /// In order: the gravest first.
+    pub findings: Vec<Finding>,
+    /// How many rules were evaluated.
+    pub evaluated: usize,
+    /// The rules that were not.
+    pub not_evaluated: Vec<NotEvaluated>,
+    /// Rules that failed on this input.
+    pub gaps: Vec<Gap>,
+}
+
+/// Runs every rule over a snapshot.
+pub(super) fn evaluate(snapshot: &Snapshot, options: &Options) -> Evaluated {
     let mut findings = Findings::default();
-    let mut gaps = snapshot.gaps.clone();
-    gaps.extend(super::telemetry::gaps(snapshot));
+    let mut gaps = vec![];
     let (mut evaluated, mut not_evaluated) = (0, vec![]);
     for rule in RULES.iter().filter(|rule| options.wants(**rule)) {
         let meta = rule.meta();
@@ -239,7 +252,16 @@ pub fn analyze(snapshot: &Snapshot, options: &Options) -> Diagnosis {
             }
         }
     }
-    let mut findings = findings.finish();
+    Evaluated { findings: findings.finish(), evaluated, not_evaluated, gaps }
+}
+
+/// Runs every rule over a snapshot, ranks what they found, and tries the fixes of the likeliest causes. Pure: the same snapshot
+/// gives the same diagnosis.
+pub fn analyze(snapshot: &Snapshot, options: &Options) -> Diagnosis {
+    let mut gaps = snapshot.gaps.clone();
+    gaps.extend(super::telemetry::gaps(snapshot));
+    let Evaluated { mut findings, evaluated, not_evaluated, gaps: failed } = evaluate(snapshot, options);
+    gaps.extend(failed);
     if options.strict_aliases == Some(StrictAliases::Istioctl) {
         istioctl::attach(istioctl::messages(snapshot), &mut findings);
         let mut sorted = Findings::default();
@@ -251,5 +273,7 @@ pub fn analyze(snapshot: &Snapshot, options: &Options) -> Diagnosis {
     for (finding, location) in findings.iter_mut().zip(locations) {
         finding.location = location;
     }
-    hypothesis::conclude(snapshot, findings, gaps, evaluated, not_evaluated)
+    let mut diagnosis = hypothesis::conclude(snapshot, findings, gaps, evaluated, not_evaluated);
+    trial::try_fixes(snapshot, &mut diagnosis, options);
+    diagnosis
 }

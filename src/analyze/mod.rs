@@ -22,4 +22,5 @@ pub mod series;
 pub mod take_back;
 pub mod telemetry;
 pub mod traffic;
+pub mod trial;
 pub mod twin;

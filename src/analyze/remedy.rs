@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::trial::Trial;
 use crate::model::object::{Object, ObjectRef};
 
 /// How much can go wrong.
@@ -24,6 +25,17 @@ pub struct Patch {
     pub target: ObjectRef,
     /// The operations.
     pub operations: Value,
+}
+
+/// A change as data where it is no patch of fields.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Whole {
+    /// These are made, as manifests.
+    Create(Vec<Value>),
+    /// This one goes.
+    Delete(ObjectRef),
+    /// This workload gets so many pods.
+    Scale(ObjectRef, i64),
 }
 
 /// One fix: something to do, and how to take it back.
@@ -48,6 +60,12 @@ pub struct Remedy {
     /// The inverse as data.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inverse: Option<Patch>,
+    /// The change as data, where it makes, deletes or scales something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whole: Option<Whole>,
+    /// What came of trying it on the snapshot; none where nobody tried.
+    #[serde(skip)]
+    pub trial: Option<Trial>,
 }
 
 impl Remedy {
@@ -72,6 +90,8 @@ impl Remedy {
             rollback: vec![patch_command(&target, &inverse)],
             no_rollback: String::new(),
             inverse: Some(Patch { target, operations: inverse }),
+            whole: None,
+            trial: None,
         })
     }
 
@@ -85,6 +105,8 @@ impl Remedy {
             rollback,
             no_rollback: String::new(),
             inverse: None,
+            whole: None,
+            trial: None,
         }
     }
 
@@ -98,6 +120,8 @@ impl Remedy {
             rollback: vec![],
             no_rollback: String::new(),
             inverse: None,
+            whole: None,
+            trial: None,
         }
     }
 
@@ -133,7 +157,22 @@ impl Remedy {
                 quote(&workload.name)
             )
         };
-        Remedy::commands(summary, vec![command(to)], vec![command(from)])
+        Remedy {
+            whole: Some(Whole::Scale(workload.field(""), to)),
+            ..Remedy::commands(summary, vec![command(to)], vec![command(from)])
+        }
+    }
+
+    /// `kubectl apply` of objects that are not there yet, taken back by deleting them.
+    pub fn create(manifests: Vec<Value>, summary: impl Into<String>) -> Self {
+        let texts: Vec<String> = manifests.iter().map(Value::to_string).collect();
+        let delete = manifests.iter().rev().filter_map(|manifest| {
+            let r = Object::read(manifest.clone())?.reference;
+            Some(format!("kubectl {}delete {} {}", scope(&r), resource(&r), quote(&r.name)))
+        });
+        let delete = delete.collect();
+        let apply = format!("kubectl apply -f - <<'EOF'\n{}\nEOF", texts.join("\n---\n"));
+        Remedy { whole: Some(Whole::Create(manifests)), ..Remedy::commands(summary, vec![apply], delete) }
     }
 
     /// `kubectl delete` of an object, taken back by applying it as it was.
@@ -153,6 +192,7 @@ impl Remedy {
         }
         Remedy {
             risk: Risk::Medium,
+            whole: Some(Whole::Delete(r.clone())),
             ..Remedy::commands(
                 summary,
                 vec![format!("kubectl {}delete {} {}", scope(r), resource(r), quote(&r.name))],

@@ -1,5 +1,6 @@
 //! Everything that one run has seen: the only thing that analysis reads.
 
+mod altered;
 mod builder;
 mod edges;
 mod emitters;

@@ -2,11 +2,15 @@
 //! take it back, how to prevent it, what it is not, what was not seen.
 
 use jiff::Timestamp;
+use std::collections::BTreeMap;
 
 use crate::analyze::diagnosis::{Diagnosis, RootCause, Verdict};
 use crate::analyze::finding::{Finding, Role, Severity};
 use crate::analyze::narrative::tell_change;
+use crate::analyze::remedy::Remedy;
 use crate::analyze::take_back::look;
+use crate::analyze::traffic::text::several;
+use crate::analyze::trial::Trial;
 use crate::model::gap::Gap;
 
 /// One section: its heading and its lines.
@@ -161,7 +165,10 @@ fn tell(diagnosis: &Diagnosis, cause: &RootCause) -> Option<Told> {
     let mut fixes = vec![];
     let mut rollbacks = vec![];
     for (index, remedy) in finding.remedies.iter().take(MAX_FIXES).enumerate() {
-        fixes.push(Line::Text(format!("{}. {}", index + 1, remedy.summary)));
+        // Why nothing can be said of a second choice is the same again.
+        let tried = tried(remedy, &finding.id).filter(|told| index == 0 || told.starts_with("tried"));
+        let tried = tried.map(|told| format!("; {told}")).unwrap_or_default();
+        fixes.push(Line::Text(format!("{}. {}{tried}", index + 1, remedy.summary)));
         fixes.extend(remedy.commands.iter().cloned().map(Line::Command));
         if !remedy.rollback.is_empty() {
             rollbacks.push(Line::Text(format!("of {}:", index + 1)));
@@ -190,6 +197,57 @@ fn tell(diagnosis: &Diagnosis, cause: &RootCause) -> Option<Told> {
         severity: finding.severity,
         sections,
     })
+}
+
+/// What came of trying a fix: `tried: 503 UH → 200, nothing else differs`. Nothing where nobody tried.
+fn tried(remedy: &Remedy, own: &str) -> Option<String> {
+    let verified = match remedy.trial.as_ref()? {
+        Trial::Verified(verified) => verified,
+        Trial::NotTried(why) => return Some(format!("not tried: {why}")),
+    };
+    let mut seen: BTreeMap<(String, String), Vec<&str>> = BTreeMap::new();
+    for request in &verified.requests {
+        let labels = (request.before.label.clone(), request.after.label.clone());
+        seen.entry(labels).or_default().push(&request.request);
+    }
+    let mut parts: Vec<String> = seen
+        .iter()
+        .take(3)
+        .map(|((before, after), requests)| {
+            let whom = match requests.as_slice() {
+                [one] if before == after => format!(" ({one})"),
+                [_] => String::new(),
+                many => format!(" ({} requests)", many.len()),
+            };
+            if before == after {
+                format!("still {after}{whom}")
+            } else {
+                format!("{before} → {after}{whom}")
+            }
+        })
+        .collect();
+    let others = verified.resolves.iter().filter(|id| *id != own).count();
+    let own = verified.resolves.len() > others;
+    match (own, others) {
+        (true, 0) if parts.is_empty() => parts.push("this finding is gone".to_owned()),
+        (true, 0) | (false, 0) => {}
+        (true, n) => parts.push(format!("{} gone with it", several(n as u64, "other finding"))),
+        (false, n) => parts.push(format!("{} gone", several(n as u64, "other finding"))),
+    }
+    parts.extend(
+        verified
+            .introduces
+            .iter()
+            .take(2)
+            .map(|new| format!("brings {} {}: {}", new.severity.as_str(), new.code, new.title)),
+    );
+    let broken = verified.requests.iter().any(|request| request.after.worse_than(&request.before));
+    if verified.introduces.is_empty() && !broken {
+        parts.push("nothing else differs".to_owned());
+    }
+    let assumes = verified.assumes.join(" and ");
+    let assumes = if assumes.is_empty() { assumes } else { format!(" (if {assumes})") };
+    Some(format!("tried: {}{assumes}", parts.join(", ")))
 }
 
 /// Its own evidence first, then what it explains.

@@ -9,6 +9,7 @@ use crate::analyze::diagnosis::{Diagnosis, RootCause, TestVerdict};
 use crate::analyze::finding::Finding;
 use crate::analyze::narrative::tell_change;
 use crate::analyze::remedy::Remedy;
+use crate::analyze::trial::{Fate, Trial};
 use crate::model::object::ObjectRef;
 
 /// The version of the document: raised when a field changes its meaning or goes away, not when one is added.
@@ -222,6 +223,9 @@ pub struct FindingView {
     /// How to take the best fix back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rollback: Option<RollbackView>,
+    /// What came of trying the best fix, as in `remediation.verified`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<VerifiedView>,
     /// How to keep it from happening again.
     pub prevention: Vec<PreventionView>,
 }
@@ -264,6 +268,72 @@ pub struct RemedyView {
     /// Why nothing takes it back, where it changes something that no command brings back.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub no_rollback: String,
+    /// What came of trying it on the snapshot and on the twin, where that decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<VerifiedView>,
+    /// Why trying it decides nothing, or why it was not tried.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub not_verified: String,
+}
+
+/// The difference that a fix makes, as far as configuration and objects decide it.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VerifiedView {
+    /// Identifiers of the findings that are gone with it.
+    pub resolves: Vec<String>,
+    /// Findings of Warning and above that come with it.
+    pub introduces: Vec<IntroducedView>,
+    /// Requests that fare otherwise, and those that were seen to fail and still do.
+    pub requests: Vec<TriedView>,
+    /// How many further requests were asked of the twin and fare as before.
+    pub unchanged: usize,
+    /// Whether the rollback was found to give the objects back as they were.
+    pub rollback_restores: bool,
+    /// What was taken for granted, such as that new pods become ready.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub assumes: Vec<String>,
+}
+
+/// A finding that a fix would bring.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct IntroducedView {
+    /// The rule's code.
+    pub code: String,
+    /// `Critical`, `Error` or `Warning`.
+    pub severity: String,
+    /// About what.
+    pub subject: SubjectView,
+    /// What it says.
+    pub title: String,
+}
+
+/// A request before and after a fix.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct TriedView {
+    /// The request, and from where.
+    pub request: String,
+    /// As it fares now.
+    pub before: FateView,
+    /// As it fares with the fix.
+    pub after: FateView,
+}
+
+/// How a request fares.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct FateView {
+    /// `Forwarded`, `Responded` or `Refused`.
+    pub outcome: String,
+    /// The status that the caller sees.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Envoy's response flag.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub flag: String,
+    /// In a few words: `503 UH`, `200 (20 of 100 requests: 503 UH)`.
+    pub label: String,
+    /// What decided.
+    pub detail: String,
 }
 
 /// How to take a fix back.
@@ -542,6 +612,7 @@ pub fn finding(finding: &Finding) -> FindingView {
         rollback: first
             .filter(|r| !r.rollback.is_empty())
             .map(|r| RollbackView { commands: r.rollback.clone(), patch: r.inverse.as_ref().map(patch) }),
+        verified: first.and_then(verified),
         prevention: finding
             .prevention
             .iter()
@@ -561,7 +632,48 @@ fn remedy(remedy: &Remedy) -> RemedyView {
         commands: remedy.commands.clone(),
         patch: remedy.patch.as_ref().map(patch),
         no_rollback: remedy.no_rollback.clone(),
+        verified: verified(remedy),
+        not_verified: match &remedy.trial {
+            Some(Trial::NotTried(why)) => why.clone(),
+            _ => String::new(),
+        },
     }
+}
+
+fn verified(remedy: &Remedy) -> Option<VerifiedView> {
+    let Some(Trial::Verified(verified)) = &remedy.trial else { return None };
+    let fate = |fate: &Fate| FateView {
+        outcome: format!("{:?}", fate.outcome),
+        status: fate.status,
+        flag: fate.flag.clone(),
+        label: fate.label.clone(),
+        detail: fate.detail.clone(),
+    };
+    Some(VerifiedView {
+        resolves: verified.resolves.clone(),
+        introduces: verified
+            .introduces
+            .iter()
+            .map(|new| IntroducedView {
+                code: new.code.to_owned(),
+                severity: new.severity.as_str().to_owned(),
+                subject: (&new.subject).into(),
+                title: new.title.clone(),
+            })
+            .collect(),
+        requests: verified
+            .requests
+            .iter()
+            .map(|tried| TriedView {
+                request: tried.request.clone(),
+                before: fate(&tried.before),
+                after: fate(&tried.after),
+            })
+            .collect(),
+        unchanged: verified.alike,
+        rollback_restores: verified.restores,
+        assumes: verified.assumes.clone(),
+    })
 }
 
 fn patch(patch: &crate::analyze::remedy::Patch) -> PatchView {

@@ -7,6 +7,7 @@ use crate::analyze::diagnosis::{Diagnosis, RootCause, TestVerdict, Verdict};
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role, Severity};
 use crate::analyze::narrative::tell_change;
 use crate::analyze::remedy::{Remedy, Risk};
+use crate::analyze::trial::{Introduced, Trial, Verified};
 use crate::api::v1alpha1::common::{self, Moment, TargetRef};
 use crate::api::v1alpha1::session::{Analysis, CaptureLogs};
 use crate::api::v1alpha1::status::{self, Counts, DebugSessionStatus, FindingState, Summary, Truncated};
@@ -250,6 +251,34 @@ fn project_remedy(remedy: &Remedy) -> status::Remedy {
         rollback: shown(&remedy.rollback),
         no_rollback: fit(&remedy.no_rollback, 256),
         commands_in_report: !fits,
+        verified: match &remedy.trial {
+            Some(Trial::Verified(verified)) => Some(project_verified(verified)),
+            _ => None,
+        },
+        not_verified: match &remedy.trial {
+            Some(Trial::NotTried(why)) => fit(why, 256),
+            _ => String::new(),
+        },
+    }
+}
+
+fn project_verified(verified: &Verified) -> status::Verified {
+    let told = |new: &Introduced| fit(&format!("{} {}: {}", new.severity.as_str(), new.code, new.title), 192);
+    status::Verified {
+        resolves: verified.resolves.iter().take(16).map(|id| fit(id, 32)).collect(),
+        introduces: verified.introduces.iter().take(4).map(told).collect(),
+        requests: verified
+            .requests
+            .iter()
+            .take(4)
+            .map(|tried| status::TriedRequest {
+                request: fit(&tried.request, 256),
+                before: fit(&tried.before.label, 128),
+                after: fit(&tried.after.label, 128),
+            })
+            .collect(),
+        rollback_restores: verified.restores,
+        assumes: verified.assumes.iter().take(4).map(|text| fit(text, 256)).collect(),
     }
 }
 

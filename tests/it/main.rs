@@ -27,5 +27,6 @@ mod rules;
 mod scenarios;
 mod traffic;
 mod traps;
+mod trials;
 mod twin;
 mod twin_gateway;

@@ -114,6 +114,17 @@ impl Sent {
     }
 }
 
+/// A share of the requests that fares otherwise than the answer says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lost {
+    /// Which: `20 of 100 requests`.
+    pub share: String,
+    /// The status that they get; none where there is no HTTP answer.
+    pub status: Option<u16>,
+    /// Envoy's response flag.
+    pub flag: String,
+}
+
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -170,9 +181,41 @@ pub struct Answer {
     /// The decisions in order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<Step>,
+    /// Shares of the requests that fail where the others do not; `steps` tell them.
+    #[serde(skip)]
+    pub lost: Vec<Lost>,
 }
 
 impl Answer {
+    /// Whether some or all of such requests fail: no answer, an answer that a proxy gives itself with a status of 400 or
+    /// above, or a backend's own failure.
+    pub fn fails(&self) -> bool {
+        let failure = self.status.is_some_and(|status| status >= 400);
+        match self.outcome {
+            Outcome::Refused => true,
+            Outcome::Responded => failure,
+            Outcome::Forwarded => failure || !self.lost.is_empty(),
+            Outcome::NotModelled => false,
+        }
+    }
+
+    /// What the caller sees, in a few words: `200`, `503 UH`, `200 (20 of 100 requests: 503 UH)`, `no answer`.
+    pub fn label(&self) -> String {
+        let seen = |status: Option<u16>, flag: &str| {
+            let what = status.map_or_else(|| "no answer".to_owned(), |status| status.to_string());
+            if flag.is_empty() { what } else { format!("{what} {flag}") }
+        };
+        let connected = self.outcome == Outcome::Forwarded && self.status.is_none();
+        let whole = if connected { "connected".to_owned() } else { seen(self.status, &self.flag) };
+        let lost: Vec<String> =
+            self.lost.iter().map(|l| format!("{}: {}", l.share, seen(l.status, &l.flag))).collect();
+        if lost.is_empty() || self.outcome != Outcome::Forwarded {
+            whole
+        } else {
+            format!("{whole} ({})", lost.join(", "))
+        }
+    }
+
     /// An answer that says that the twin cannot say, and why.
     pub fn not_modelled(name: &str, reason: impl Into<String>) -> Self {
         Answer { name: name.to_owned(), detail: reason.into(), ..Answer::default() }

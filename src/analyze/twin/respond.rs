@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::answer::{Answer, Sent, Step};
+use super::answer::{Answer, Lost, Sent, Step};
 use super::ask::Request;
 use super::http::engine::Seen;
 use super::http::headers::{self, HeaderOps};
@@ -168,6 +168,11 @@ fn faulty(fault: &Fault, answer: &mut Answer, delay: &mut f64) -> bool {
         "{share} % of requests are answered {status} FI by fault injection; this is the way of the others"
     );
     answer.steps.push(Step::by(&fault.source, told));
+    answer.lost.push(Lost {
+        share: format!("{share} % of requests"),
+        status: Some(status),
+        flag: "FI".to_owned(),
+    });
     true
 }
 

@@ -127,6 +127,53 @@ pub struct Remedy {
     /// Whether its commands are too long to stand here; the report has them.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub commands_in_report: bool,
+    /// What came of trying it on the objects that were read and on the model of the mesh, where that decides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<Verified>,
+    /// Why trying it decides nothing, or why it was not tried.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 256))]
+    pub not_verified: String,
+}
+
+/// The difference that a fix makes, as far as configuration and objects decide it.
+#[derive(KubeSchema, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Verified {
+    /// Identifiers of the findings that are gone with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 32)))]
+    pub resolves: Vec<String>,
+    /// Findings that come with it: severity, code and title.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4), inner(length(max = 192)))]
+    pub introduces: Vec<String>,
+    /// Requests that fare otherwise with it, and those that were seen to fail and still do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub requests: Vec<TriedRequest>,
+    /// Whether the rollback was found to give the objects back as they were.
+    #[serde(default)]
+    pub rollback_restores: bool,
+    /// What was taken for granted, such as that new pods become ready.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4), inner(length(max = 256)))]
+    pub assumes: Vec<String>,
+}
+
+/// A request before and after a fix.
+#[derive(KubeSchema, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TriedRequest {
+    /// The request, and from where.
+    #[schemars(length(max = 256))]
+    pub request: String,
+    /// How it fares now, such as `503 UH`.
+    #[schemars(length(max = 128))]
+    pub before: String,
+    /// How it fares with the fix, such as `200`.
+    #[schemars(length(max = 128))]
+    pub after: String,
 }
 
 /// How much can go wrong with a fix.

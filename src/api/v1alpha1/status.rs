@@ -9,7 +9,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::common::{Moment, Severity, TargetRef};
-pub use super::finding::{EvidenceItem, Finding, FindingState, Prevention, Remedy, Risk, Role};
+pub use super::finding::{
+    EvidenceItem, Finding, FindingState, Prevention, Remedy, Risk, Role, TriedRequest, Verified,
+};
 
 /// How a session stands, and what its last run found.
 #[derive(KubeSchema, Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -70,7 +70,13 @@ impl Builder {
 
     /// An object of any kind; what has no kind or no name is left out. Of two with the same name the later one counts.
     pub fn object(&mut self, body: Value) {
-        let Some(object) = Object::read(body) else { return };
+        if let Some(object) = Object::read(body) {
+            self.read_object(object);
+        }
+    }
+
+    /// The same for an object that was read already.
+    pub(super) fn read_object(&mut self, object: Object) {
         if object.reference.kind == "Event" {
             self.snapshot.events.push(Event::read(&object));
             return;

@@ -131,12 +131,7 @@ fn speak_http(fact: &Fact<'_>, snapshot: &Snapshot) -> Option<Remedy> {
         "apiVersion": "consul.hashicorp.com/v1alpha1", "kind": "ServiceDefaults",
         "metadata": {"name": name, "namespace": namespace}, "spec": {"protocol": "http"}
     });
-    let remedy = Remedy::commands(
-        summary,
-        vec![format!("kubectl apply -f - <<'EOF'\n{body}\nEOF")],
-        vec![format!("kubectl {}delete servicedefaults {}", scope(&fact.object.reference), quote(name))],
-    );
-    Some(remedy.risk(Risk::Medium))
+    Some(Remedy::create(vec![body], summary).risk(Risk::Medium))
 }
 
 /// Lets the weights of a splitter sum up to 100 by its last one.

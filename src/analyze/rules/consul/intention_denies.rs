@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role};
-use crate::analyze::remedy::{Prevention, Remedy, Risk, pointer, quote, scope};
+use crate::analyze::remedy::{Prevention, Remedy, Risk, pointer};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::rules::istio::support::{parts, since};
 use crate::analyze::traffic::way::Way;
@@ -197,16 +197,7 @@ fn allow(fact: &Fact<'_>) -> Option<Remedy> {
                 "metadata": {"name": fact.service.name, "namespace": fact.service.namespace},
                 "spec": {"destination": {"name": fact.service.name}, "sources": [source]}
             });
-            let reference = fact.service.reference();
-            Remedy::commands(
-                summary,
-                vec![format!("kubectl apply -f - <<'EOF'\n{body}\nEOF")],
-                vec![format!(
-                    "kubectl {}delete serviceintentions {}",
-                    scope(&reference),
-                    quote(&reference.name)
-                )],
-            )
+            Remedy::create(vec![body], summary)
         }
     };
     Some(remedy.risk(Risk::High))

@@ -198,16 +198,11 @@ fn grant(fact: &Fact<'_>) -> Remedy {
             "from": [{"group": from.group(), "kind": from.kind, "namespace": from.namespace}],
             "to": [{"group": fact.to_group, "kind": fact.to.kind, "name": fact.to.name}]}
     });
-    Remedy::commands(
+    Remedy::create(
+        vec![body],
         format!(
             "Make a ReferenceGrant in namespace {} that admits {} of namespace {}",
             fact.to.namespace, from.kind, from.namespace
         ),
-        vec![format!("kubectl apply -f - <<'EOF'\n{body}\nEOF")],
-        vec![format!(
-            "kubectl {}delete referencegrant {}",
-            scope(&fact.to),
-            crate::analyze::remedy::quote(&name)
-        )],
     )
 }

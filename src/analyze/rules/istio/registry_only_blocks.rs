@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
 use crate::analyze::logs::digest::CallGroup;
-use crate::analyze::remedy::{Prevention, Remedy, pointer, scope};
+use crate::analyze::remedy::{Prevention, Remedy, pointer};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::rules::application::calls;
 use crate::analyze::rules::istio::{egress, hosts};
@@ -311,9 +311,5 @@ fn declare(fact: &Fact<'_>) -> Option<Remedy> {
         "spec": {"hosts": [fact.host], "location": "MESH_EXTERNAL", "resolution": "DNS",
             "ports": [{"number": port, "name": format!("{}-{port}", protocol.to_ascii_lowercase()), "protocol": protocol}]}
     });
-    Some(Remedy::commands(
-        format!("Declare {} port {port} with a ServiceEntry", fact.host),
-        vec![format!("kubectl apply -f - <<'EOF'\n{body}\nEOF")],
-        vec![format!("kubectl {}delete serviceentry {}", scope(fact.caller), name.trim_matches('-'))],
-    ))
+    Some(Remedy::create(vec![body], format!("Declare {} port {port} with a ServiceEntry", fact.host)))
 }

@@ -276,15 +276,9 @@ fn admit(fact: &Fact<'_>, snapshot: &Snapshot) -> Option<Remedy> {
             "requiredAuthenticationRefs": [{"group": "policy.linkerd.io", "kind": "MeshTLSAuthentication", "name": name}]
         }
     });
-    let delete = format!(
-        "kubectl -n {} delete authorizationpolicies.policy.linkerd.io,meshtlsauthentications.policy.linkerd.io {}",
-        quote(server.namespace()),
-        quote(&name)
-    );
-    let remedy = Remedy::commands(
+    let remedy = Remedy::create(
+        vec![authentication, policy],
         format!("Admit the identities that were refused to {}: no policy admits anybody", server.reference),
-        vec![format!("kubectl apply -f - <<'EOF'\n{authentication}\n---\n{policy}\nEOF")],
-        vec![delete],
     );
     Some(remedy.risk(Risk::High))
 }

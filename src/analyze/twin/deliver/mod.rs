@@ -7,7 +7,7 @@ mod outside;
 use core::net::IpAddr;
 
 use super::Twin;
-use super::answer::{Answer, Backend, Outcome, Step};
+use super::answer::{Answer, Backend, Lost, Outcome, Step};
 use super::ask::Request;
 use super::backend;
 use super::endpoints::{Behind, Endpoint};
@@ -87,6 +87,11 @@ impl Leg<'_, '_, '_> {
             answer
                 .steps
                 .push(Step::plain(format!("{weight} of {whole} requests {}: {why}", what.trim_end())));
+            answer.lost.push(Lost {
+                share: format!("{weight} of {whole} requests"),
+                status,
+                flag: flag.to_owned(),
+            });
         }
         answer.backends = backend::added_up(taken);
         let names: Vec<String> = answer.backends.iter().map(backend::name).collect();
@@ -254,8 +259,13 @@ impl Leg<'_, '_, '_> {
         match first {
             None => Share::Taken(backend),
             Some(Ruling::NotModelled(why)) => Share::Unknown(why),
-            Some(Ruling::Refused { detail, .. }) if !all => {
+            Some(Ruling::Refused { status, flag, detail }) if !all => {
                 let count = pods.len();
+                answer.lost.push(Lost {
+                    share: format!("those to {refused} of {count} pods"),
+                    status,
+                    flag: flag.to_owned(),
+                });
                 answer.steps.push(Step::plain(format!("{refused} of {count} pods refuse it: {detail}")));
                 Share::Taken(backend)
             }

@@ -1,0 +1,254 @@
+//! Fixes are tried before anybody runs them: the remedies of the likeliest causes are applied to the snapshot, the rules run
+//! again over what configuration and objects then say, and the twin answers the requests at stake before and after.
+//!
+//! Logs, series and events are history, which no fix changes: what rests on them alone is neither said to be resolved nor to
+//! stay. Where objects do not decide, the trial says why and claims nothing.
+
+mod asks;
+mod compare;
+mod outcome;
+mod settle;
+
+use serde_json::Value;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::diagnosis::{Diagnosis, Options, evaluate};
+use super::finding::{Finding, Role, Severity};
+use super::remedy::{Remedy, Whole};
+use super::twin::Twin;
+use super::twin::answer::{Answer, Outcome};
+use crate::model::object::{Object, ObjectRef};
+use crate::model::snapshot::Snapshot;
+use asks::Question;
+pub use outcome::{Fate, Introduced, Trial, Tried, Verified};
+use settle::Settled;
+
+/// Findings whose remedies are tried: as many as a report tells causes.
+const MAX_FINDINGS: usize = 3;
+/// Remedies of one finding that are tried, the first ones.
+const MAX_REMEDIES: usize = 3;
+/// Objects over which rules run again, over all trials: about 10 µs each, so a second or two at most. At least one remedy is
+/// tried whatever the size.
+const MAX_OBJECTS: usize = 150_000;
+
+/// What the fixes are measured against: the snapshot without its history, and what the rules say of it.
+struct Ground<'s> {
+    snapshot: &'s Snapshot,
+    findings: Vec<Finding>,
+    options: &'s Options,
+}
+
+/// Tries the first remedies of the likeliest causes, and of the gravest further findings where there are fewer causes than
+/// are tried; notes with each what came of it, and puts those that bring an Error of their own behind the others.
+pub fn try_fixes(snapshot: &Snapshot, diagnosis: &mut Diagnosis, options: &Options) {
+    let chosen = chosen(diagnosis);
+    if chosen.is_empty() {
+        return;
+    }
+    let before = snapshot.altered(&[], &[]);
+    let ground = Ground { snapshot: &before, findings: evaluate(&before, options).findings, options };
+    let twin = Twin::new(&before);
+    let mut left = (MAX_OBJECTS / before.objects.len().max(1)).clamp(1, MAX_FINDINGS * MAX_REMEDIES);
+    for index in chosen {
+        let Some(finding) = diagnosis.findings.get(index) else { continue };
+        let cause = diagnosis.root_causes.iter().position(|cause| cause.finding == index);
+        let explains =
+            cause.and_then(|at| diagnosis.root_causes.get(at)).map(|cause| cause.explains.as_slice());
+        let questions = asks::questions(snapshot, diagnosis, finding, explains.unwrap_or_default());
+        let answers: Vec<Option<Answer>> = questions.iter().map(|q| answered(&twin, q)).collect();
+        let mut trials = vec![];
+        for remedy in finding.remedies.iter().take(MAX_REMEDIES) {
+            trials.push(match (is_data(remedy), left) {
+                (false, _) => untried(remedy),
+                (true, 0) => Some(Trial::NotTried(
+                    "the snapshot is too large for more than the first trials".to_owned(),
+                )),
+                (true, _) => {
+                    left -= 1;
+                    Some(attempt(&ground, diagnosis, remedy, (&questions, &answers)))
+                }
+            });
+        }
+        let Some(finding) = diagnosis.findings.get_mut(index) else { continue };
+        for (remedy, trial) in finding.remedies.iter_mut().zip(trials) {
+            remedy.trial = trial;
+        }
+        let cause = cause.and_then(|at| diagnosis.root_causes.get_mut(at));
+        let moved = reorder(&mut finding.remedies, cause.as_ref().and_then(|cause| cause.take_back));
+        if let Some(cause) = cause {
+            cause.take_back = moved;
+        }
+    }
+}
+
+/// The findings whose remedies are tried, by their places: those of the likeliest causes first.
+fn chosen(diagnosis: &Diagnosis) -> Vec<usize> {
+    let causes = diagnosis.root_causes.iter().map(|cause| cause.finding);
+    let others = diagnosis.findings.iter().enumerate();
+    let others = others.filter(|(_, f)| f.role == Role::Cause && f.severity >= Severity::Warning);
+    let mut chosen: Vec<usize> = vec![];
+    for at in causes.take(MAX_FINDINGS).chain(others.map(|(at, _)| at)) {
+        let finding = diagnosis.findings.get(at);
+        let data = finding.is_some_and(|f| f.remedies.iter().take(MAX_REMEDIES).any(is_data));
+        if data && chosen.len() < MAX_FINDINGS && !chosen.contains(&at) {
+            chosen.push(at);
+        }
+    }
+    chosen
+}
+
+fn is_data(remedy: &Remedy) -> bool {
+    remedy.patch.is_some() || remedy.whole.is_some()
+}
+
+/// Why a remedy that is no data was not tried; nothing where it changes nothing.
+fn untried(remedy: &Remedy) -> Option<Trial> {
+    remedy.changes().then(|| {
+        Trial::NotTried("its commands change what no object that was read shows beforehand".to_owned())
+    })
+}
+
+/// Asks the twin; none where the model fails on this input, which costs this answer alone.
+fn answered(twin: &Twin<'_>, question: &Question) -> Option<Answer> {
+    catch_unwind(AssertUnwindSafe(|| twin.answer(&question.ask))).ok()
+}
+
+/// Applies a remedy, and compares.
+fn attempt(
+    ground: &Ground<'_>,
+    diagnosis: &Diagnosis,
+    remedy: &Remedy,
+    (questions, before): (&[Question], &[Option<Answer>]),
+) -> Trial {
+    let settled = match change(ground.snapshot, remedy) {
+        Ok(settled) => settled,
+        Err(why) => return Trial::NotTried(why),
+    };
+    let mut after = ground.snapshot.altered(&settled.put, &settled.gone);
+    let endpoints = settle::endpoints(ground.snapshot, &after);
+    if !(endpoints.put.is_empty() && endpoints.gone.is_empty()) {
+        after = after.altered(&endpoints.put, &endpoints.gone);
+    }
+    let findings = evaluate(&after, ground.options).findings;
+    let compared = compare::compare(&ground.findings, &findings);
+    let known = |id: &String| diagnosis.findings.iter().any(|finding| finding.id == *id);
+    let twin = Twin::new(&after);
+    let (mut requests, mut alike, mut unknown) = (vec![], 0, None);
+    for (question, before) in questions.iter().zip(before) {
+        let (Some(before), Some(after)) = (before, answered(&twin, question)) else { continue };
+        if let Some(answer) = [before, &after].into_iter().find(|a| a.outcome == Outcome::NotModelled) {
+            unknown.get_or_insert_with(|| answer.detail.clone());
+            continue;
+        }
+        let (before, after) = (Fate::of(before), Fate::of(&after));
+        let same = before.same_as(&after);
+        if same && !(question.felt && before.fails) {
+            alike += 1;
+            continue;
+        }
+        requests.push(Tried { request: question.ask.name.clone(), before, after });
+    }
+    let resolves: Vec<String> = compared.resolves.into_iter().filter(known).collect();
+    let differs = requests.iter().any(|tried| !tried.before.same_as(&tried.after));
+    if resolves.is_empty() && compared.introduces.is_empty() && !differs {
+        return Trial::NotTried(match unknown {
+            Some(why) => format!("the twin cannot say: {why}"),
+            None => "neither a rule nor the twin sees a difference in configuration alone".to_owned(),
+        });
+    }
+    Trial::Verified(Box::new(Verified {
+        resolves,
+        introduces: compared.introduces,
+        requests,
+        alike,
+        restores: restores(ground.snapshot, remedy),
+        assumes: settled.assumes,
+    }))
+}
+
+/// A remedy as a change of objects, with what follows from it in a cluster.
+fn change(before: &Snapshot, remedy: &Remedy) -> Result<Settled, String> {
+    let missing = |reference: &ObjectRef| format!("{reference} is not among what was read");
+    if let Some(patch) = &remedy.patch {
+        let object = before.find(&patch.target).ok_or_else(|| missing(&patch.target))?;
+        let body = patched(&object.body, &patch.operations).ok_or("the patch does not fit the object")?;
+        return settle::put(before, renewed(object, body));
+    }
+    match &remedy.whole {
+        Some(Whole::Delete(reference)) => settle::remove(before, reference),
+        Some(Whole::Scale(reference, replicas)) => {
+            let object = before.find(reference).ok_or_else(|| missing(reference))?;
+            let mut body = Value::clone(&object.body);
+            let spec = body.get_mut("spec").and_then(Value::as_object_mut).ok_or("it has no spec")?;
+            spec.insert("replicas".to_owned(), (*replicas).into());
+            settle::put(before, renewed(object, body))
+        }
+        Some(Whole::Create(manifests)) => {
+            let objects: Vec<Object> = manifests.iter().cloned().filter_map(Object::read).collect();
+            match objects.iter().find(|object| before.find(&object.reference).is_some()) {
+                Some(there) => Err(format!("{} is there already", there.reference)),
+                None => Ok(Settled { put: objects, ..Settled::default() }),
+            }
+        }
+        None => Err("it is no change of objects".to_owned()),
+    }
+}
+
+fn renewed(object: &Object, body: Value) -> Object {
+    match Object::read(body) {
+        Some(read) => Object { edits: object.edits.clone(), ..read },
+        None => object.clone(),
+    }
+}
+
+/// A body with a JSON patch applied; `None` where it does not fit.
+fn patched(body: &Value, operations: &Value) -> Option<Value> {
+    let steps: json_patch::Patch = serde_json::from_value(operations.clone()).ok()?;
+    let mut body = body.clone();
+    json_patch::patch(&mut body, &steps).ok()?;
+    Some(body)
+}
+
+/// Whether the way back leads to the objects as they were.
+fn restores(before: &Snapshot, remedy: &Remedy) -> bool {
+    let patch = remedy.patch.as_ref().zip(remedy.inverse.as_ref());
+    if let Some((patch, inverse)) = patch {
+        let object = before.find(&patch.target);
+        let after = object.and_then(|object| patched(&object.body, &patch.operations));
+        let back = after.and_then(|after| patched(&after, &inverse.operations));
+        return back.is_some_and(|back| object.is_some_and(|object| *object.body == back));
+    }
+    // What is made is deleted again, what is deleted is applied from the object itself, and a number is set to the one before.
+    remedy.whole.is_some() && !remedy.rollback.is_empty()
+}
+
+/// Puts remedies that bring an Error, or break a request, behind those that do not; the new place of the one at `take_back`.
+/// Where every remedy that was tried does so and nothing else is offered, that is the first thing said.
+fn reorder(remedies: &mut Vec<Remedy>, take_back: Option<usize>) -> Option<usize> {
+    let harmful = |remedy: &Remedy| matches!(&remedy.trial, Some(Trial::Verified(v)) if v.harms());
+    if !remedies.first().is_some_and(harmful) && !remedies.iter().any(harmful) {
+        return take_back;
+    }
+    let mut numbered: Vec<(usize, Remedy)> = std::mem::take(remedies).into_iter().enumerate().collect();
+    numbered.sort_by_key(|(_, remedy)| harmful(remedy));
+    if numbered.first().is_some_and(|(_, remedy)| harmful(remedy)) {
+        let first = Remedy::manual(
+            "None of these changes stands alone: each brings an Error of its own, named with it. Make what that one needs first",
+        );
+        numbered.insert(0, (usize::MAX, first));
+    }
+    let moved = numbered.iter().position(|(at, _)| Some(*at) == take_back);
+    remedies.extend(numbered.into_iter().map(|(_, remedy)| remedy));
+    moved
+}
+
+impl Verified {
+    /// Whether it brings an Error, or lets a request fare worse than it did.
+    pub fn harms(&self) -> bool {
+        self.introduces.iter().any(|new| new.grave)
+            || self.requests.iter().any(|tried| tried.after.worse_than(&tried.before))
+    }
+}
+
+#[cfg(test)]
+mod tests;

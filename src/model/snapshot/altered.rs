@@ -1,0 +1,106 @@
+//! A snapshot as it would be if objects stood otherwise. What was seen of the past (logs, series, events, what proxies said)
+//! belongs to the objects as they were, and is left out.
+
+use serde_json::Value;
+use std::sync::Arc;
+
+use super::{Builder, Snapshot};
+use crate::model::object::{Object, ObjectRef};
+
+impl Snapshot {
+    /// What configuration and objects alone say if these objects stood there, new or in place of those of their names, and
+    /// those were gone. Who calls whom, and who changed what when, stay known. What a controller wrote into the status of
+    /// routes, gateways and mesh objects is its word about them as they were, and is left out with the rest of the past.
+    #[must_use]
+    pub fn altered(&self, put: &[Object], gone: &[ObjectRef]) -> Snapshot {
+        let mut builder = Builder::new();
+        builder.captured_at(Some(self.now));
+        builder.window(self.window);
+        builder.onset(self.onset);
+        builder.target(self.target.clone());
+        builder.istio(&self.istio.root_namespace, self.istio.mesh_config.clone());
+        let stays = |object: &&Object| !gone.iter().any(|r| r.same_object(&object.reference));
+        for object in self.objects.values().filter(stays).chain(put) {
+            builder.read_object(without_judgement(object.clone()));
+        }
+        let mut altered = builder.finish();
+        altered.window = self.window;
+        altered.istio.present |= self.istio.present;
+        altered.changes.clone_from(&self.changes);
+        altered.graph.edges.clone_from(&self.graph.edges);
+        altered.gaps.clone_from(&self.gaps);
+        altered
+    }
+
+    /// An object by what names it, of kinds that two APIs share the one of its group.
+    pub fn find(&self, reference: &ObjectRef) -> Option<&Object> {
+        let ObjectRef { kind, namespace, name, .. } = reference;
+        let own = self.object(&format!("{}/{kind}", reference.group()), namespace, name);
+        own.or_else(|| self.object(kind, namespace, name))
+            .filter(|object| object.reference.same_object(reference))
+    }
+}
+
+/// The object without the status that a controller of the mesh or of the Gateway API wrote.
+fn without_judgement(mut object: Object) -> Object {
+    let group = object.reference.group();
+    let judged = group == "gateway.networking.k8s.io" || group.ends_with("istio.io");
+    if judged && object.body.get("status").is_some() {
+        let mut body = Value::clone(&object.body);
+        if let Some(top) = body.as_object_mut() {
+            top.remove("status");
+        }
+        object.body = Arc::new(body);
+    }
+    object
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::log::LogStream;
+    use serde_json::json;
+
+    fn service(selector: &str) -> Value {
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a", "namespace": "n"},
+            "spec": {"selector": {"app": selector}, "ports": [{"port": 80}]}})
+    }
+
+    fn snapshot() -> Snapshot {
+        let mut builder = Builder::new();
+        builder.object(service("wrong"));
+        builder.object(
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a", "namespace": "n"},
+            "spec": {"template": {"metadata": {"labels": {"app": "right"}}}}}),
+        );
+        builder.object(json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": {"name": "g", "namespace": "n"},
+            "spec": {}, "status": {"conditions": [{"type": "Accepted", "status": "False"}]}}));
+        builder.log(LogStream::read("n", "a", "c", false, b"words", false));
+        builder.edge("n/x", "n/a");
+        builder.finish()
+    }
+
+    #[test]
+    fn an_object_stands_otherwise_and_what_follows_from_it_does() {
+        let before = snapshot();
+        let put = Object::read(service("right")).unwrap();
+        let after = before.altered(&[put], &[]);
+        let behind = |s: &Snapshot| s.graph.backing.values().next().unwrap().len();
+        assert_eq!((behind(&before), behind(&after)), (0, 1));
+        assert_eq!(after.graph.edges.len(), 1, "who calls whom stays known");
+        assert!(after.logs.is_empty() && !before.logs.is_empty());
+        assert!(after.gateway_api.gateways[0].object.body.get("status").is_none());
+        assert_eq!((after.now, after.window), (before.now, before.window));
+    }
+
+    #[test]
+    fn an_object_is_gone_and_others_of_its_name_stay() {
+        let before = snapshot();
+        let after = before.altered(&[], &[ObjectRef::new("Service", "n", "a")]);
+        assert!(after.services.is_empty() && after.workloads.len() == 1);
+        let gateway =
+            ObjectRef { api_version: "networking.istio.io/v1".into(), ..ObjectRef::new("Gateway", "n", "g") };
+        assert!(before.find(&gateway).is_none(), "it is one of another API");
+        assert_eq!(before.altered(&[], &[gateway]).gateway_api.gateways.len(), 1);
+    }
+}
