@@ -7,14 +7,18 @@
 //! ```
 //! [`digest`] sums it all up once for each workload. Everything here is bounded: a log is hostile until read.
 
+pub mod anomalies;
 pub mod client_error;
 pub mod digest;
+pub mod events;
 pub mod failure_text;
 mod grpc;
 pub mod http;
+pub mod ids;
 pub mod join;
 pub mod kind;
 pub mod marks;
+pub mod mask;
 mod reading;
 pub mod record;
 pub mod shape;

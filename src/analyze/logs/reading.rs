@@ -9,10 +9,10 @@ use super::failure_text::{Kind, PoolState, pool_state};
 use super::http;
 use super::join::{Entry, MAX_LINES, entries};
 use super::marks;
+use super::mask::mask;
 use super::record::{Level, Record, parse};
 use super::shape::{is_exception_head, is_frame};
 use super::stack::exception;
-use super::template::template;
 use crate::analyze::finding::{MAX_EXCERPT, cut};
 use crate::model::log::LogStream;
 use crate::model::memo::Derived;
@@ -32,7 +32,7 @@ const MAX_GROUPS: usize = 128;
 /// Lines below the head of an entry in which a failure is looked for.
 const MAX_STACK: usize = 24;
 /// Fields in which loggers put a stack.
-const STACK_FIELDS: &[&str] = &[
+pub(super) const STACK_FIELDS: &[&str] = &[
     "stack_trace",
     "stacktrace",
     "stackTrace",
@@ -75,13 +75,13 @@ impl Derived for Digest {
 }
 
 /// Finds the Service behind a host or an address.
-struct Resolver {
+pub(super) struct Resolver {
     services: BTreeSet<ServiceName>,
     addresses: BTreeMap<String, ServiceName>,
 }
 
 impl Resolver {
-    fn new(snapshot: &Snapshot) -> Self {
+    pub(super) fn new(snapshot: &Snapshot) -> Self {
         let mut addresses = BTreeMap::new();
         for service in &snapshot.services {
             for ip in service.cluster_ips.iter().filter(|ip| *ip != "None") {
@@ -97,7 +97,7 @@ impl Resolver {
         Resolver { services: snapshot.services.iter().map(|s| s.service_name()).collect(), addresses }
     }
 
-    fn service(&self, host: &str, namespace: &str) -> Option<ServiceName> {
+    pub(super) fn service(&self, host: &str, namespace: &str) -> Option<ServiceName> {
         if let Some(service) = self.addresses.get(host) {
             return Some(service.clone());
         }
@@ -182,8 +182,8 @@ impl Builder {
             (None, None) => return,
         };
         let shape = match &thrown {
-            Some(e) => format!("{} {}", e.fingerprint(), template(&e.message)),
-            None => template(&format!(
+            Some(e) => format!("{} {}", e.fingerprint(), mask(&e.message)),
+            None => mask(&format!(
                 "{} {}",
                 record.message,
                 if record.fields.is_empty() { "" } else { record.error_text() }
@@ -271,7 +271,7 @@ impl Builder {
 }
 
 /// Whether a line without a level carries the operating system's own words for a failure: no program says so in passing.
-fn of_the_system(line: &str) -> bool {
+pub(super) fn of_the_system(line: &str) -> bool {
     // Without their first letters, which some write large.
     const WORDS: &[&str] = &[
         "oo many open files",
@@ -286,7 +286,7 @@ fn of_the_system(line: &str) -> bool {
 }
 
 /// The head of an entry and what was thrown at its root: what somebody would quote.
-fn sample(lines: &[&str]) -> String {
+pub(super) fn sample(lines: &[&str]) -> String {
     let root = lines
         .iter()
         .skip(1)
@@ -301,7 +301,7 @@ fn sample(lines: &[&str]) -> String {
 }
 
 /// The time that the application itself wrote, for logs that came without the runtime's.
-fn written_time(record: &Record<'_>, head: &str) -> Option<Timestamp> {
+pub(super) fn written_time(record: &Record<'_>, head: &str) -> Option<Timestamp> {
     if let Some(text) = record.field(&["ts", "time", "timestamp", "@timestamp", "t", "date"]) {
         return time::parse(text).or_else(|| time::from_unix(text.parse().ok()?));
     }

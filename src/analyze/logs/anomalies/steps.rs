@@ -1,0 +1,294 @@
+//! Requests that leave their usual way: which line follows which one within the part of a request that one service handles.
+//!
+//! Lines with ids of a request (and span) stand in sequences. For each statement the share of those that follow it is compared
+//! before and after the onset, as in Nezha (Yu et al., ESEC/FSE 2023): a step that always came and does not any more is an early return,
+//! one that never came is an exception's handler. In each request the step that leaves first, and among ends the deepest, is where it
+//! began to fail; the callers of that service leave their way as well, and later.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::super::events::ServiceEvents;
+use super::super::record::Level;
+use super::weigh::{corrected, of_shares, weight};
+use super::{Context, evidence, time};
+use crate::analyze::anomaly::{Anomaly, Direction, Kind, Place, Signal};
+use crate::model::network::ServiceName;
+
+/// What a step says at best that is the first to leave the usual way in the requests that do (natural logarithm). On recorded
+/// incidents whose cause is in the code the service at fault had one in four of five, others in one of twenty.
+const FIRST: f64 = 2.8;
+/// The same for one that leaves it after another service did.
+const LATER: f64 = 0.2;
+/// A new branch to a line that tells of no trouble, while nothing is lost: the mix of requests changes, too.
+const BRANCH: f64 = 0.3;
+/// Requests with lines of this statement that are needed on each side.
+const MIN_REQUESTS: u32 = 4;
+/// A step is lost where its share falls below this part of what it was.
+const LOST: f64 = 0.6;
+/// A step is usual from this share on.
+const USUAL: f64 = 0.15;
+/// A step that came in at most this share before the onset is new: earlier trouble stands in many logs.
+const RARE: f64 = 0.02;
+/// Lines of one sequence that are looked at; a batch job's one "request" has thousands.
+const MAX_SEQUENCE: usize = 512;
+/// The share of a service's lines with ids that makes its steps known.
+const FOLLOWED: f64 = 0.5;
+/// Stands for the end of a sequence.
+const END: u32 = u32::MAX;
+
+/// A step: service, statement, and the one that follows it.
+type Step = (u32, u32, u32);
+
+/// The part of one request that one service handles.
+struct Sequence {
+    service: u32,
+    request: u64,
+    /// When each line came, and its template.
+    lines: Vec<(i64, u32)>,
+}
+
+/// A step that deviates.
+struct Broken {
+    step: Step,
+    nats: f64,
+    /// Shares of the step before and after.
+    before: f64,
+    after: f64,
+    requests: u32,
+    /// The step that is lost for it, with its shares.
+    lost: Option<(u32, f64, f64)>,
+}
+
+/// The anomalies of all steps, and the services whose steps are known.
+pub(super) fn anomalies(context: &Context<'_>) -> (Vec<Anomaly>, BTreeSet<ServiceName>) {
+    let services: Vec<(&ServiceName, &ServiceEvents)> = context.events.services.iter().collect();
+    let mut stepping = BTreeSet::new();
+    let mut sequences = vec![];
+    for (number, (name, log)) in services.iter().enumerate() {
+        let with_ids = log.events.iter().filter(|event| event.ids.request.is_some()).count();
+        let of_service = sequences_of(log, number as u32);
+        let lines: usize = of_service.iter().map(|s| s.lines.len()).sum();
+        // One line for each request shows no step.
+        if with_ids as f64 >= FOLLOWED * log.events.len() as f64 && lines >= 2 * of_service.len() && lines > 0
+        {
+            stepping.insert((*name).clone());
+        }
+        sequences.extend(of_service);
+    }
+    leave_out_cut(context, &mut sequences);
+    let best = context.splits.iter().map(|split| {
+        let broken = broken_steps(&sequences, *split, &services, context.splits.len());
+        (broken.iter().map(|b| b.nats).sum::<f64>(), *split, broken)
+    });
+    // A named onset counts as long as anything changes there; what is found is found where most changes.
+    let best = match context.named {
+        Some(_) => best.into_iter().find(|(_, _, broken)| !broken.is_empty()),
+        None => best.into_iter().reduce(|a, b| if b.0 > a.0 { b } else { a }),
+    };
+    let Some((_, split, broken)) = best else { return (vec![], stepping) };
+    let origins = Origins::count(&sequences, split, &broken);
+    let out = broken.iter().filter_map(|b| describe(b, &services, &origins)).collect();
+    (out, stepping)
+}
+
+/// Leaves out the requests that recording cut off: their ends are no ends.
+fn leave_out_cut(context: &Context<'_>, sequences: &mut Vec<Sequence>) {
+    let mut last: HashMap<u64, i64> = HashMap::new();
+    for sequence in sequences.iter() {
+        let ends = sequence.lines.iter().map(|(at, _)| *at).max().unwrap_or_default();
+        last.entry(sequence.request).and_modify(|at| *at = ends.max(*at)).or_insert(ends);
+    }
+    sequences.retain(|s| last.get(&s.request).is_some_and(|at| !context.is_cut(*at)));
+}
+
+fn sequences_of(log: &ServiceEvents, service: u32) -> Vec<Sequence> {
+    let mut by_part: HashMap<(u64, Option<u64>), usize> = HashMap::new();
+    let mut out: Vec<Sequence> = vec![];
+    for event in &log.events {
+        let Some(request) = event.ids.request else { continue };
+        let at = *by_part.entry((request, event.ids.span)).or_insert_with(|| {
+            out.push(Sequence { service, request, lines: vec![] });
+            out.len() - 1
+        });
+        if let Some(sequence) = out.get_mut(at).filter(|s| s.lines.len() < MAX_SEQUENCE) {
+            sequence.lines.push((event.at, event.template));
+        }
+    }
+    out
+}
+
+impl Sequence {
+    /// Each line with the template that follows it and when that came.
+    fn steps(&self) -> impl Iterator<Item = (Step, i64)> + '_ {
+        let next = self.lines.iter().skip(1).map(|(at, template)| (Some(*at), *template));
+        self.lines
+            .iter()
+            .zip(next.chain([(None, END)]))
+            .map(|((at, template), (then, next))| ((self.service, *template, next), then.unwrap_or(*at)))
+    }
+
+    fn starts(&self) -> i64 {
+        self.lines.first().map_or(0, |(at, _)| *at)
+    }
+}
+
+/// The steps whose share changed for the worse.
+fn broken_steps(
+    sequences: &[Sequence],
+    split: i64,
+    services: &[(&ServiceName, &ServiceEvents)],
+    splits: usize,
+) -> Vec<Broken> {
+    type Row = BTreeMap<u32, [u32; 2]>;
+    let mut rows: BTreeMap<(u32, u32), Row> = BTreeMap::new();
+    for sequence in sequences {
+        let side = usize::from(sequence.starts() >= split);
+        for ((service, from, to), _) in sequence.steps() {
+            let cell = rows.entry((service, from)).or_default().entry(to).or_default();
+            if let Some(count) = cell.get_mut(side) {
+                *count += 1;
+            }
+        }
+    }
+    let tests = rows.len() * splits;
+    let mut out = vec![];
+    for ((service, from), row) in rows {
+        let sum = |side: usize| row.values().filter_map(|cell| cell.get(side)).sum::<u32>();
+        let (before, after) = (sum(0), sum(1));
+        if before < MIN_REQUESTS || after < MIN_REQUESTS {
+            continue;
+        }
+        let (n, m) = (f64::from(before), f64::from(after));
+        let share = |cell: &[u32; 2]| (f64::from(cell[0]) / n, f64::from(cell[1]) / m);
+        let lost = row
+            .iter()
+            .map(|(to, cell)| (*to, share(cell)))
+            .filter(|(to, (p, q))| {
+                *to != END && *p >= USUAL && *q < LOST * p && !is_error(services, service, *to)
+            })
+            .max_by(|a, b| (a.1.0 - a.1.1).total_cmp(&(b.1.0 - b.1.1)));
+        for (to, cell) in &row {
+            let (p, q) = share(cell);
+            // What comes instead: a line that never came here, an error that comes more often, or nothing.
+            let bad = p <= RARE || *to == END || is_error(services, service, *to);
+            if !bad || q <= p || q < p * 1.5 {
+                continue;
+            }
+            let nats = of_shares(f64::from(cell[0]), n, f64::from(cell[1]), m);
+            // An end that others have as well is a branch, as long as nothing was lost for it.
+            if *to == END && lost.is_none() {
+                continue;
+            }
+            if let Some(nats) = corrected(nats, tests) {
+                let lost = lost.map(|(to, (p, q))| (to, p, q));
+                out.push(Broken {
+                    step: (service, from, *to),
+                    nats,
+                    before: p,
+                    after: q,
+                    requests: after,
+                    lost,
+                });
+            }
+        }
+    }
+    out
+}
+
+fn is_error(services: &[(&ServiceName, &ServiceEvents)], service: u32, template: u32) -> bool {
+    let log = services.get(service as usize).map(|(_, log)| log);
+    let template = log.and_then(|log| log.templates.get(template as usize));
+    template.is_some_and(|t| t.level.is_some_and(|level| level >= Level::Error))
+}
+
+/// Where requests begin to leave their way.
+struct Origins {
+    /// Requests with a broken step, by service; those in which it is the first one; and when the first of them left.
+    of_service: BTreeMap<u32, (u32, u32, i64)>,
+    first_at: BTreeMap<Step, i64>,
+}
+
+impl Origins {
+    fn count(sequences: &[Sequence], split: i64, broken: &[Broken]) -> Self {
+        let wanted: BTreeSet<Step> = broken.iter().map(|b| b.step).collect();
+        // By request: whether it is an end, its time (ends: the latest first), and the service.
+        let mut left: HashMap<u64, Vec<(bool, i64, u32)>> = HashMap::new();
+        let mut first_at: BTreeMap<Step, i64> = BTreeMap::new();
+        for sequence in sequences.iter().filter(|s| s.starts() >= split) {
+            for (step, at) in sequence.steps().filter(|(step, _)| wanted.contains(step)) {
+                let is_end = step.2 == END;
+                let order = if is_end { -at } else { at };
+                left.entry(sequence.request).or_default().push((is_end, order, sequence.service));
+                first_at.entry(step).and_modify(|first| *first = at.min(*first)).or_insert(at);
+            }
+        }
+        let mut of_service: BTreeMap<u32, (u32, u32, i64)> = BTreeMap::new();
+        for mut steps in left.into_values() {
+            steps.sort_unstable();
+            let origin = steps.first().map(|step| step.2);
+            let services: BTreeSet<u32> = steps.iter().map(|step| step.2).collect();
+            for service in services {
+                let entry = of_service.entry(service).or_default();
+                entry.0 += 1;
+                entry.1 += u32::from(origin == Some(service));
+            }
+        }
+        Origins { of_service, first_at }
+    }
+}
+
+fn describe(
+    broken: &Broken,
+    services: &[(&ServiceName, &ServiceEvents)],
+    origins: &Origins,
+) -> Option<Anomaly> {
+    let (service, from, to) = broken.step;
+    let (name, log) = services.get(service as usize)?;
+    let template = |at: u32| log.templates.get(at as usize);
+    let text = |at: u32| template(at).map_or("nothing more", |t| t.text.as_str());
+    let (all, first, _) = origins.of_service.get(&service).copied().unwrap_or_default();
+    let share = f64::from(first) / f64::from(all.max(1));
+    let is_trouble = to == END || is_error(services, service, to);
+    let first_weight = if broken.lost.is_some() || is_trouble { FIRST } else { BRANCH };
+    let full = LATER + (first_weight - LATER) * share;
+    let from_template = template(from)?;
+    let (kind, direction, what, shown) = match broken.lost {
+        Some((lost, _, _)) => (
+            Kind::VanishedTemplate,
+            Direction::Gone,
+            format!("{} → {}", text(from), text(lost)),
+            template(lost),
+        ),
+        None => (Kind::NewTemplate, Direction::New, format!("{} → {}", text(from), text(to)), template(to)),
+    };
+    let shown = template(to).or(shown).unwrap_or(from_template);
+    let value = match broken.lost {
+        Some((lost, p, q)) => format!(
+            "after \"{}\" came \"{}\" in {:.0} % before and in {:.0} % since; now \"{}\" comes in {:.0} % of {}; in {first} of {all} such requests this service is the first to leave the usual way",
+            text(from),
+            text(lost),
+            p * 100.0,
+            q * 100.0,
+            text(to),
+            broken.after * 100.0,
+            broken.requests
+        ),
+        None => format!(
+            "after \"{}\" comes \"{}\" in {:.0} % of {}, in {:.0} % before; in {first} of {all} such requests this service is the first to leave the usual way",
+            text(from),
+            text(to),
+            broken.after * 100.0,
+            broken.requests,
+            broken.before * 100.0
+        ),
+    };
+    let onset = origins.first_at.get(&broken.step).copied().and_then(time);
+    let (before, after) = broken.lost.map_or((broken.before, broken.after), |(_, p, q)| (p, q));
+    Some(
+        Anomaly::new(Place::Service((*name).clone()), Signal::Log, kind, &what, direction)
+            .weighing(weight(full, broken.nats), broken.nats)
+            .values(before, after, "share")
+            .since(onset, 1.0)
+            .evidence(evidence(shown, value, onset)),
+    )
+}
