@@ -7,8 +7,13 @@ use super::record::Record;
 pub struct Ids {
     /// Of the request: a trace id, or a request or correlation id.
     pub request: Option<u64>,
-    /// Of the span within it: one service's part of the request.
+    /// Of the span within it, as traces number them: one service's part of the request.
     pub span: Option<u64>,
+}
+
+/// The number under which the request of a trace's id goes.
+pub fn request(trace_id: &str) -> u64 {
+    hash(trace_id)
 }
 
 /// Fields that name a request, in order of trust.
@@ -53,7 +58,8 @@ pub fn ids(record: &Record<'_>, text: &str) -> Ids {
         return in_text(text);
     }
     let id = |names: &[&str]| record.field(names).filter(|id| id.len() >= MIN_ID).map(hash);
-    let found = Ids { request: id(REQUEST_FIELDS), span: id(SPAN_FIELDS) };
+    let span = record.field(SPAN_FIELDS).filter(|id| id.len() >= MIN_ID).map(span_id);
+    let found = Ids { request: id(REQUEST_FIELDS), span };
     if found.request.is_none() { Ids { span: found.span, ..in_text(&record.message) } } else { found }
 }
 
@@ -80,15 +86,15 @@ fn in_text(text: &str) -> Ids {
                 _ => (id, None),
             };
             match key {
-                Key::Span => out.span = out.span.or(Some(hash(id))),
+                Key::Span => out.span = out.span.or(Some(span_id(id))),
                 Key::Request => {
                     out.request = out.request.or(Some(hash(trace)));
-                    out.span = out.span.or(span.map(hash));
+                    out.span = out.span.or(span.map(span_id));
                 }
-                Key::Follows if out.request.is_some() => out.span = out.span.or(Some(hash(id))),
+                Key::Follows if out.request.is_some() => out.span = out.span.or(Some(span_id(id))),
                 Key::Follows | Key::Bare if id.len() >= MIN_BARE && out.request.is_none() => {
                     out.request = Some(hash(trace));
-                    out.span = out.span.or(span.map(hash));
+                    out.span = out.span.or(span.map(span_id));
                 }
                 Key::Follows | Key::Bare | Key::Other => {}
             }
@@ -155,6 +161,11 @@ fn key_before(before: &str) -> Key {
     }
 }
 
+/// A span's id as the number that it is in traces.
+fn span_id(id: &str) -> u64 {
+    u64::from_str_radix(id, 16).unwrap_or_else(|_| hash(id))
+}
+
 /// FNV-1a over the characters that matter: some write ids with dashes or capitals, and others without.
 fn hash(id: &str) -> u64 {
     let kept = id.bytes().filter(|b| *b != b'-');
@@ -185,7 +196,11 @@ mod tests {
             format!(r#"{{"level":"info","msg":"done","traceId":"{TRACE}","spanId":"{SPAN}"}}"#),
             format!("2026-11-22 10:00:00,1 INFO [trace_id={} span_id={SPAN}] done", TRACE.to_uppercase()),
         ] {
-            assert_eq!(of(&line), Ids { request: Some(hash(TRACE)), span: Some(hash(SPAN)) }, "{line}");
+            assert_eq!(
+                of(&line),
+                Ids { request: Some(hash(TRACE)), span: u64::from_str_radix(SPAN, 16).ok() },
+                "{line}"
+            );
         }
     }
 

@@ -19,6 +19,7 @@ use crate::analyze::finding::Evidence;
 use crate::model::mesh::istio::{full_host, service_of_host};
 use crate::model::network::ServiceName;
 use crate::model::snapshot::Snapshot;
+use crate::model::span::Spans;
 
 /// Anomalies of all logs, the strongest first. `onset` is when the trouble began, as far as somebody knows: it may be a minute or
 /// so late. Where nobody knows, the logs are split where they change most.
@@ -36,6 +37,7 @@ pub fn anomalies(snapshot: &Snapshot, onset: Option<Timestamp>) -> Vec<Anomaly> 
 /// What all looks at logs share.
 struct Context<'a> {
     events: &'a Events,
+    spans: &'a Spans,
     /// Microseconds of all lines, in order: the clock.
     clock: Vec<i64>,
     /// Microseconds in which something was recorded, up to each of them.
@@ -60,7 +62,7 @@ const EARLY: f64 = 0.3;
 const MIN_SIDE: f64 = 0.03;
 
 impl<'a> Context<'a> {
-    fn new(snapshot: &Snapshot, events: &'a Events, onset: Option<Timestamp>) -> Self {
+    fn new(snapshot: &'a Snapshot, events: &'a Events, onset: Option<Timestamp>) -> Self {
         let mut clock: Vec<i64> =
             events.services.values().flat_map(|s| s.events.iter().map(|e| e.at)).collect();
         clock.sort_unstable();
@@ -83,7 +85,8 @@ impl<'a> Context<'a> {
                 Some(*sum)
             })
             .collect();
-        let mut context = Context { events, clock, passed, ends, splits: vec![], named, services };
+        let mut context =
+            Context { events, spans: &snapshot.spans, clock, passed, ends, splits: vec![], named, services };
         let inside = |at: &i64| (MIN_SIDE..=1.0 - MIN_SIDE).contains(&context.elapsed(*at));
         let mut splits: Vec<i64> = candidates.into_iter().filter(inside).collect();
         splits.dedup();

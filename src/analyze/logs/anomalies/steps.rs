@@ -4,15 +4,20 @@
 //! before and after the onset, as in Nezha (Yu et al., ESEC/FSE 2023): a step that always came and does not any more is an early return,
 //! one that never came is an exception's handler. In each request the step that leaves first, and among ends the deepest, is where it
 //! began to fail; the callers of that service leave their way as well, and later.
+//!
+//! Where spans of the same requests are there, a span's operation is the first step of its lines: a handler that fails before its first
+//! line shows by that.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::super::events::ServiceEvents;
+use super::super::ids;
 use super::super::record::Level;
 use super::weigh::{corrected, of_shares, weight};
 use super::{Context, evidence, time};
 use crate::analyze::anomaly::{Anomaly, Direction, Kind, Place, Signal};
 use crate::model::network::ServiceName;
+use crate::model::span::Name;
 
 /// What a step says at best that is the first to leave the usual way in the requests that do (natural logarithm). On recorded
 /// incidents whose cause is in the code the service at fault had one in four of five, others in one of twenty.
@@ -24,7 +29,9 @@ const BRANCH: f64 = 0.3;
 /// Requests with lines of this statement that are needed on each side.
 const MIN_REQUESTS: u32 = 4;
 /// A step is lost where its share falls below this part of what it was.
-const LOST: f64 = 0.6;
+const LOST: f64 = 0.8;
+/// A loss counts in full from the inverse of this on.
+const WHOLE: f64 = 1.4;
 /// A step is usual from this share on.
 const USUAL: f64 = 0.15;
 /// A step that came in at most this share before the onset is new: earlier trouble stands in many logs.
@@ -35,6 +42,8 @@ const MAX_SEQUENCE: usize = 512;
 const FOLLOWED: f64 = 0.5;
 /// Stands for the end of a sequence.
 const END: u32 = u32::MAX;
+/// From here on statements are the operations of spans, by the index of their names.
+const OPERATIONS: u32 = 1 << 30;
 
 /// A step: service, statement, and the one that follows it.
 type Step = (u32, u32, u32);
@@ -43,6 +52,7 @@ type Step = (u32, u32, u32);
 struct Sequence {
     service: u32,
     request: u64,
+    span: Option<u64>,
     /// When each line came, and its template.
     lines: Vec<(i64, u32)>,
 }
@@ -75,6 +85,7 @@ pub(super) fn anomalies(context: &Context<'_>) -> (Vec<Anomaly>, BTreeSet<Servic
         }
         sequences.extend(of_service);
     }
+    let operations = begin_with_spans(context, &services, &mut sequences);
     leave_out_cut(context, &mut sequences);
     let best = context.splits.iter().map(|split| {
         let broken = broken_steps(&sequences, *split, &services, context.splits.len());
@@ -87,8 +98,65 @@ pub(super) fn anomalies(context: &Context<'_>) -> (Vec<Anomaly>, BTreeSet<Servic
     };
     let Some((_, split, broken)) = best else { return (vec![], stepping) };
     let origins = Origins::count(&sequences, split, &broken);
-    let out = broken.iter().filter_map(|b| describe(b, &services, &origins)).collect();
+    let out = broken.iter().filter_map(|b| describe(context, b, &services, &operations, &origins)).collect();
     (out, stepping)
+}
+
+/// Puts the operation of each span before its lines, and adds the spans without lines of requests that have lines elsewhere. Answers
+/// the operations.
+fn begin_with_spans(
+    context: &Context<'_>,
+    services: &[(&ServiceName, &ServiceEvents)],
+    sequences: &mut Vec<Sequence>,
+) -> Vec<Name> {
+    let mut operations: Vec<Name> = vec![];
+    if context.spans.is_empty() {
+        return operations;
+    }
+    let mut numbers: HashMap<Name, u32> = HashMap::new();
+    let logged: HashSet<u64> = sequences.iter().map(|s| s.request).collect();
+    let mut with_lines: HashMap<(u32, u64), Vec<usize>> = HashMap::new();
+    for (at, sequence) in sequences.iter().enumerate() {
+        if let Some(span) = sequence.span {
+            with_lines.entry((sequence.service, span)).or_default().push(at);
+        }
+    }
+    if with_lines.is_empty() {
+        return operations;
+    }
+    for trace in context.spans.traces() {
+        let request = ids::request(trace.id);
+        if !logged.contains(&request) {
+            continue;
+        }
+        for span in trace.spans {
+            let wrote =
+                |(name, _): &(&ServiceName, &ServiceEvents)| Some(*name) == context.spans.service(span);
+            let Some(service) = services.iter().position(wrote) else { continue };
+            let service = service as u32;
+            let number = *numbers.entry(span.operation).or_insert_with(|| {
+                operations.push(span.operation);
+                OPERATIONS + operations.len() as u32 - 1
+            });
+            let start = span.start / 1000;
+            match with_lines.get(&(service, span.id)) {
+                Some(known) => {
+                    for at in known {
+                        if let Some(sequence) = sequences.get_mut(*at).filter(|s| s.request == request) {
+                            sequence.lines.insert(0, (start.min(sequence.starts()), number));
+                        }
+                    }
+                }
+                None => sequences.push(Sequence {
+                    service,
+                    request,
+                    span: Some(span.id),
+                    lines: vec![(start, number)],
+                }),
+            }
+        }
+    }
+    operations
 }
 
 /// Leaves out the requests that recording cut off: their ends are no ends.
@@ -107,7 +175,7 @@ fn sequences_of(log: &ServiceEvents, service: u32) -> Vec<Sequence> {
     for event in &log.events {
         let Some(request) = event.ids.request else { continue };
         let at = *by_part.entry((request, event.ids.span)).or_insert_with(|| {
-            out.push(Sequence { service, request, lines: vec![] });
+            out.push(Sequence { service, request, span: event.ids.span, lines: vec![] });
             out.len() - 1
         });
         if let Some(sequence) = out.get_mut(at).filter(|s| s.lines.len() < MAX_SEQUENCE) {
@@ -238,20 +306,28 @@ impl Origins {
 }
 
 fn describe(
+    context: &Context<'_>,
     broken: &Broken,
     services: &[(&ServiceName, &ServiceEvents)],
+    operations: &[Name],
     origins: &Origins,
 ) -> Option<Anomaly> {
     let (service, from, to) = broken.step;
     let (name, log) = services.get(service as usize)?;
     let template = |at: u32| log.templates.get(at as usize);
-    let text = |at: u32| template(at).map_or("nothing more", |t| t.text.as_str());
+    let operation = |at: u32| at.checked_sub(OPERATIONS).and_then(|at| operations.get(at as usize));
+    let text = |at: u32| match (template(at), operation(at)) {
+        (Some(template), _) => template.text.as_str(),
+        (None, Some(name)) => context.spans.text(*name),
+        (None, None) => "nothing more",
+    };
     let (all, first, _) = origins.of_service.get(&service).copied().unwrap_or_default();
     let share = f64::from(first) / f64::from(all.max(1));
     let is_trouble = to == END || is_error(services, service, to);
     let first_weight = if broken.lost.is_some() || is_trouble { FIRST } else { BRANCH };
-    let full = LATER + (first_weight - LATER) * share;
-    let from_template = template(from)?;
+    // A step that is lost in part may be a matter of what is asked for.
+    let lost_part = broken.lost.map_or(1.0, |(_, p, q)| ((p - q) / p * WHOLE).min(1.0));
+    let full = LATER + (first_weight - LATER) * share * lost_part;
     let (kind, direction, what, shown) = match broken.lost {
         Some((lost, _, _)) => (
             Kind::VanishedTemplate,
@@ -261,7 +337,7 @@ fn describe(
         ),
         None => (Kind::NewTemplate, Direction::New, format!("{} → {}", text(from), text(to)), template(to)),
     };
-    let shown = template(to).or(shown).unwrap_or(from_template);
+    let shown = template(to).or(shown).or(template(from))?;
     let value = match broken.lost {
         Some((lost, p, q)) => format!(
             "after \"{}\" came \"{}\" in {:.0} % before and in {:.0} % since; now \"{}\" comes in {:.0} % of {}; in {first} of {all} such requests this service is the first to leave the usual way",
