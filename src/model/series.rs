@@ -33,8 +33,7 @@ impl Series {
         self.points.iter().map(|(_, value)| *value).reduce(f64::max)
     }
 
-    /// The growth of a counter between two Unix times, resets taken into account: a fall counts as a start from 0, as
-    /// Prometheus' `increase` has it, but without extrapolation. `None` with fewer than two points.
+    /// The growth of a counter between two Unix times, by [`growth`] and without extrapolation. `None` with fewer than two points.
     pub fn increase(&self, start: f64, end: f64) -> Option<f64> {
         let inside: Vec<f64> =
             self.points.iter().filter(|(t, _)| start <= *t && *t <= end).map(|(_, v)| *v).collect();
@@ -42,7 +41,7 @@ impl Series {
             return None;
         }
         let pairs = inside.iter().zip(inside.iter().skip(1));
-        Some(pairs.map(|(a, b)| if b >= a { b - a } else { *b }).sum())
+        Some(pairs.map(|(a, b)| growth(*a, *b)).sum())
     }
 
     /// The growth of a counter over all of it.
@@ -54,6 +53,19 @@ impl Series {
     pub fn within(&self, window: &Window) -> impl Iterator<Item = (f64, f64)> + '_ {
         let (start, end) = (super::time::to_unix(window.start), super::time::to_unix(window.end));
         self.points.iter().copied().filter(move |(t, _)| start <= *t && *t <= end)
+    }
+}
+
+/// What a counter grew by from one sample to the next. A fall is a start from 0, as Prometheus' `rate` has it, but for one to more
+/// than half of what it was: there a counter that sums over several (queues, channels, pods) has lost one of them, nothing
+/// started again, and what is left is no growth.
+pub fn growth(before: f64, after: f64) -> f64 {
+    if after >= before {
+        after - before
+    } else if after > before / 2.0 {
+        0.0
+    } else {
+        after
     }
 }
 

@@ -137,6 +137,8 @@ fn a_counter_that_starts_again_has_not_grown_by_what_it_lost() {
     assert_eq!(series(&[500.0, 0.0, 2.0]).total_increase(), Some(2.0));
     // One sample is no growth: after a restart of the exporter it takes two.
     assert_eq!(series(&[500.0]).total_increase(), None);
+    // A sum over queues that lost one of them has neither started again nor grown by all that is left.
+    assert_eq!(series(&[1000.0, 1010.0, 900.0, 905.0]).total_increase(), Some(15.0));
 }
 
 #[test]
