@@ -25,6 +25,7 @@ mod remedies;
 mod replay;
 mod rules;
 mod scenarios;
+mod templates;
 mod traffic;
 mod traps;
 mod trials;

@@ -70,11 +70,15 @@ fn in_text(text: &str) -> Ids {
     let mut out = Ids::default();
     let mut at = 0;
     while at < limit && (out.request.is_none() || out.span.is_none()) {
-        let length = bytes.iter().skip(at).take_while(|b| b.is_ascii_hexdigit() || **b == b'-').count();
-        if length < MIN_ID {
-            // The rest of a word that only begins like an id, and what stands behind it.
-            let word = bytes.iter().skip(at).take_while(|b| b.is_ascii_alphanumeric() || **b == b'-').count();
+        let rest = bytes.get(at..).unwrap_or_default();
+        let word = rest.iter().take_while(|b| b.is_ascii_alphanumeric() || **b == b'-').count();
+        if word < MIN_ID {
             at += word.max(1);
+            continue;
+        }
+        let length = rest.iter().take_while(|b| b.is_ascii_hexdigit() || **b == b'-').count();
+        if length < MIN_ID {
+            at += word;
             continue;
         }
         let whole = !bytes.get(at + length).is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_');

@@ -211,14 +211,14 @@ impl Form {
         if text.starts_with("goroutine ") || text.starts_with("runtime stack:") {
             return Form::Goroutine;
         }
-        if text.contains("Traceback (most recent call last):") {
+        if text.trim_end().ends_with("Traceback (most recent call last):") {
             return Form::Traceback;
         }
         if text.ends_with(':') && text.contains(" panicked at ") {
             return Form::Panicked;
         }
         if text.starts_with("** ")
-            || text.contains("** Generic server")
+            || (memchr::memchr(b'*', text.as_bytes()).is_some() && text.contains("** Generic server"))
             || text.starts_with("=CRASH REPORT")
             || text.starts_with("=ERROR REPORT")
         {

@@ -80,6 +80,7 @@ pub fn mask_into(message: &str, out: &mut String) {
     out.truncate(out.trim_end().len());
 }
 
+#[inline]
 fn is_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
         || byte >= 0x80
@@ -107,8 +108,8 @@ fn is_word(byte: u8) -> bool {
 fn word_length(bytes: &[u8]) -> usize {
     let plain = bytes.iter().take_while(|b| is_word(**b)).count();
     let head = bytes.get(..plain).unwrap_or_default();
-    let is_url = head.windows(3).any(|w| w == b"://");
-    if !is_url && !(head.first() == Some(&b'/') && plain > 1) {
+    let begins_path = head.first() == Some(&b'/') && plain > 1;
+    if !begins_path && !(memchr::memchr(b'/', head).is_some() && head.windows(3).any(|w| w == b"://")) {
         return plain;
     }
     let more = bytes.iter().skip(plain);
@@ -155,6 +156,8 @@ fn end_of_quote(rest: &str, quote: u8, before: &str) -> Option<usize> {
 fn end_of_data(bytes: &[u8], budget: &mut usize) -> Option<usize> {
     let first = *bytes.first()?;
     let (mut depth, mut pairs, mut colons, mut commas, mut nested) = (0usize, 0, 0, 0, false);
+    // Blanks that follow no comma: a list of single words has none.
+    let (mut prose, mut before) = (false, first);
     let mut quoted = false;
     let mut end = None;
     for (at, byte) in bytes.iter().enumerate() {
@@ -176,12 +179,15 @@ fn end_of_data(bytes: &[u8], budget: &mut usize) -> Option<usize> {
             b'=' => pairs += 1,
             b':' => colons += 1,
             b',' => commas += 1,
+            b' ' if before != b',' => prose = true,
             _ => {}
         }
+        before = *byte;
     }
     let length = end.unwrap_or(bytes.len());
     let is_data = pairs >= 3
         || commas >= 3
+        || (first == b'[' && commas > 0 && !prose)
         || (first == b'{' && pairs + colons > 0)
         || (first == b'[' && bytes.get(1) == Some(&b'{'))
         || (nested && length > MAX_BRACKET && pairs + colons + commas > 0);
@@ -190,6 +196,9 @@ fn end_of_data(bytes: &[u8], budget: &mut usize) -> Option<usize> {
 
 /// A word, masked as far as it varies.
 fn word(word: &str, next: &str, out: &mut String) {
+    if word.len() <= MAX_WORD && word.bytes().all(|b| b.is_ascii_alphabetic()) {
+        return plain(word, next, out.ends_with('='), out);
+    }
     let core = word.trim_end_matches([':', '.', '!', '?', '-']);
     let tail = word.get(core.len()..).unwrap_or_default();
     if core.is_empty() {
@@ -198,7 +207,8 @@ fn word(word: &str, next: &str, out: &mut String) {
     }
     let has_digit = core.bytes().any(|b| b.is_ascii_digit());
     let is_value = out.ends_with('=');
-    if is_url(core) || is_path(core) || is_mail(core) || is_encoded(core) {
+    let has = |byte| memchr::memchr(byte, core.as_bytes()).is_some();
+    if (has(b'/') && is_url(core)) || is_path(core) || (has(b'@') && is_mail(core)) || is_encoded(core) {
         wild(out);
     } else if !has_digit {
         plain(core, next, is_value, out);
@@ -216,10 +226,11 @@ fn word(word: &str, next: &str, out: &mut String) {
 
 /// A word without digits.
 fn plain(core: &str, next: &str, is_value: bool, out: &mut String) {
-    let after_wild = out.trim_end().ends_with(WILD);
-    if after_wild && (is_unit(core) || is_zone(core)) {
+    let after_wild = out.ends_with([WILD, ' ']) && out.trim_end().ends_with(WILD);
+    if after_wild && core.len() <= 4 && (is_unit(core) || is_zone(core)) {
         out.truncate(out.trim_end().len());
-    } else if is_of_calendar(core)
+    } else if core.len() == 3
+        && is_of_calendar(core)
         && (after_wild
             || next.trim_start_matches([' ', ',']).starts_with(|c: char| c.is_ascii_digit())
             || next.trim_start().get(..3).is_some_and(is_of_calendar))
@@ -311,7 +322,7 @@ fn is_url(word: &str) -> bool {
 
 /// `/var/log/x`, `a/b/c`, `C:\x`, but neither `HTTP/1.1` nor `and/or`.
 fn is_path(word: &str) -> bool {
-    let slashes = word.bytes().filter(|b| *b == b'/').count();
+    let slashes = memchr::memchr_iter(b'/', word.as_bytes()).count();
     if word.starts_with('/') {
         return word.len() > 1 && word.bytes().any(|b| b.is_ascii_alphanumeric());
     }
@@ -471,6 +482,7 @@ mod tests {
             ("AccountId:6ba7b810-9dad-11d1-80b4-00c04fd430c8, ok", "AccountId:*, ok"),
             ("peer fe80::12ab:1 joined", "peer * joined"),
             ("trips: [Trip(id=1, no=G12), Trip(id=2, no=D1)]", "trips: [*]"),
+            ("flags [amber, quartz] of [the user, and more]", "flags [*] of [the user, and more]"),
             ("sent {\"id\":\"x\",\"n\":1} to mq", "sent {*} to mq"),
             ("pool (total=1, waiting=3)", "pool (total=*, waiting=*)"),
             ("user=alice state=FAILED ok=true", "user=* state=FAILED ok=*"),

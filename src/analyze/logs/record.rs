@@ -27,17 +27,14 @@ impl Level {
             return None;
         }
         Some(match word.to_ascii_lowercase().as_str() {
-            "trace" | "debug" | "finest" | "finer" | "fine" | "verbose" | "dbug" | "trce" | "10" | "20" => {
-                Level::Debug
-            }
-            "info" | "information" | "notice" | "log" | "config" | "statement" | "detail" | "hint" | "30" => {
-                Level::Info
-            }
-            "warn" | "warning" | "40" => Level::Warn,
+            "trace" | "debug" | "finest" | "finer" | "fine" | "verbose" | "dbug" | "trce" | "dbg" | "vrb"
+            | "trc" | "10" | "20" => Level::Debug,
+            "info" | "information" | "inf" | "notice" | "log" | "config" | "statement" | "detail"
+            | "hint" | "30" => Level::Info,
+            "warn" | "warning" | "wrn" | "40" => Level::Warn,
             "error" | "err" | "severe" | "fail" | "50" => Level::Error,
-            "fatal" | "critical" | "crit" | "alert" | "emerg" | "emergency" | "panic" | "dpanic" | "60" => {
-                Level::Fatal
-            }
+            "fatal" | "ftl" | "critical" | "crit" | "alert" | "emerg" | "emergency" | "panic" | "dpanic"
+            | "60" => Level::Fatal,
             _ => return None,
         })
     }
@@ -116,6 +113,9 @@ fn parse_json(line: &str) -> Option<Record<'_>> {
             "loglevel",
             "levelname",
             "@level",
+            "@l",
+            "LogLevel",
+            "Level",
             "priority",
         ])
         .and_then(Level::read);
@@ -123,6 +123,9 @@ fn parse_json(line: &str) -> Option<Record<'_>> {
         "msg",
         "message",
         "@message",
+        "@m",
+        "@mt",
+        "Message",
         "event",
         "log",
         "body",
@@ -227,7 +230,7 @@ fn quoted_value(text: &str) -> (Cow<'_, str>, &str) {
 
 /// Plain text: a time, perhaps a process, a level, and words.
 fn parse_text(line: &str) -> Record<'_> {
-    if let Some(record) = parse_klog(line) {
+    if let Some(record) = parse_klog(line).or_else(|| parse_redis(line)) {
         return record;
     }
     let mut rest = line;
@@ -301,6 +304,26 @@ fn parse_klog(line: &str) -> Option<Record<'_>> {
     Some(Record { level: Some(level), message: Cow::Borrowed(message), fields: vec![] })
 }
 
+/// `1:M 22 Nov 2026 10:00:00.123 # words`: a process, its role, a time, and a sign for the level.
+fn parse_redis(line: &str) -> Option<Record<'_>> {
+    let (process, rest) = line.split_once(':')?;
+    let is_process = !process.is_empty() && process.bytes().all(|b| b.is_ascii_digit());
+    let role = is_process && rest.starts_with(['M', 'S', 'C', 'X']) && rest.get(1..2) == Some(" ");
+    let mut words = rest.splitn(7, ' ').skip(4).filter(|_| role);
+    let (clock, sign) = (words.next()?, words.next()?);
+    let level = match sign {
+        "." | "-" => Level::Debug,
+        "*" => Level::Info,
+        "#" => Level::Warn,
+        _ => return None,
+    };
+    clock.contains(':').then(|| Record {
+        level: Some(level),
+        message: Cow::Borrowed(words.next().unwrap_or_default()),
+        fields: vec![],
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -308,6 +331,21 @@ mod tests {
     fn text(line: &str) -> (Option<Level>, String) {
         let record = parse(line);
         (record.level, record.message.into_owned())
+    }
+
+    #[test]
+    fn short_names_and_signs_of_levels() {
+        assert_eq!(
+            text("[10:00:00 WRN] Thread pool grew"),
+            (Some(Level::Warn), "Thread pool grew".to_owned())
+        );
+        assert_eq!(text("10:00:00 INF started"), (Some(Level::Info), "started".to_owned()));
+        assert_eq!(
+            text("1:M 22 Nov 2026 10:00:00.123 # Connection with replica lost."),
+            (Some(Level::Warn), "Connection with replica lost.".to_owned())
+        );
+        assert_eq!(parse(r#"{"@t":"x","@l":"Error","@m":"no"}"#).level, Some(Level::Error));
+        assert_eq!(text("12:M at 10:00 # no").0, None);
     }
 
     #[test]

@@ -22,8 +22,11 @@ const COARSE_WORDS: usize = 3;
 const MAX_WORDS: usize = 48;
 /// Distinct names (`with_underscores`, `CamelCase`, `dotted.names`) at one place that make it variable.
 const NAMES: usize = 3;
-/// Distinct words at one place that make it variable: few are choices that a programmer wrote (`opened`, `closed`).
-const WORDS: usize = 6;
+/// Distinct words at one place that make it variable, in lines shorter than so many words: few are choices that a programmer wrote
+/// (`opened`, `closed`), and the longer the line the less likely somebody wrote it twice.
+const WORDS: &[(usize, usize)] = &[(6, 5), (8, 4), (12, 3), (usize::MAX, 2)];
+/// A word is a value where another line has a value in its place, in lines of so many words.
+const BESIDE_VALUE: usize = 4;
 /// Distinct first words that make the first place variable: a sentence's first word is the last one to vary.
 const FIRST_WORDS: usize = 16;
 /// Among so many first words a logger puts the place in the source.
@@ -189,7 +192,7 @@ fn widen(shapes: &mut [Shape<'_>]) -> bool {
     let mut seen: HashMap<(u64, usize), BTreeSet<&str>> = HashMap::new();
     for (shape, sum) in shapes.iter().zip(&sums) {
         for (at, word) in shape.words.iter().enumerate() {
-            if *word != WILD_WORD && !is_place(word) {
+            if !is_place(word) {
                 let words = seen.entry((sum.wrapping_sub(mix(word, at)), at)).or_default();
                 if words.len() < FIRST_WORDS {
                     words.insert(word);
@@ -198,12 +201,14 @@ fn widen(shapes: &mut [Shape<'_>]) -> bool {
         }
     }
     let variable = |words: &BTreeSet<&str>, at: usize, length: usize, placed: bool| {
+        let of_length = WORDS.iter().find(|(below, _)| length < *below).map_or(2, |(_, enough)| *enough);
         let enough = match (at, length) {
             (_, 1) => usize::MAX,
             (0, _) => FIRST_WORDS,
             _ if placed => 2,
-            _ if words.iter().all(|word| is_name(word)) => NAMES,
-            _ => WORDS,
+            _ if length >= BESIDE_VALUE && words.iter().any(|word| is_value(word)) => 2,
+            _ if words.iter().all(|word| is_name(word)) => NAMES.min(of_length),
+            _ => of_length,
         };
         words.len() >= enough
     };
@@ -221,6 +226,11 @@ fn widen(shapes: &mut [Shape<'_>]) -> bool {
         }
     }
     changed
+}
+
+/// Whether a word is a value and nothing else, or a bracket that holds one.
+fn is_value(word: &str) -> bool {
+    matches!(word, WILD_WORD | "[" | "(" | "\"" | "'")
 }
 
 /// Whether a word is a place in the source: such a word never varies.
@@ -322,7 +332,7 @@ mod tests {
             "cannot open file",
             "cannot close file",
         ]);
-        assert_eq!(found.len(), 4, "{found:?}");
+        assert_eq!(found.len(), 3, "{found:?}");
         let found = mine([
             "user alice joined",
             "user bob joined",
