@@ -4,6 +4,8 @@
 //!   of the same format (the peer).
 //! - `application_log/*`: logs of applications in several styles, in bytes per second: read into lines, then summed up (joined, parsed,
 //!   failed calls and errors grouped).
+//! - `templates/*`: lines of eighteen kinds of logs (`tests/logs`): masked, against one regular expression that masks the same sorts of values;
+//!   then all of it, joined, parsed, grouped into statements and searched for anomalies, over three decades of lines.
 //! - `mesh_objects/*`: 10,000 objects of a mesh: parsing their JSON (the limit), normalising them, running all rules.
 //!
 //! `cargo bench --bench analysis`
@@ -20,7 +22,9 @@
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use meshscope::analyze::diagnosis::{Options, analyze};
+use meshscope::analyze::logs::anomalies::anomalies;
 use meshscope::analyze::logs::digest::Digest;
+use meshscope::analyze::logs::mask::mask_into;
 use meshscope::collect::assemble::assemble;
 use meshscope::collect::material::Material;
 use meshscope::model::log::LogStream;
@@ -138,6 +142,73 @@ fn application_logs(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// So many lines of all kinds of `tests/logs`, each kind in a pod of its own, with the runtime's timestamps.
+fn mixed_logs(lines: usize) -> Vec<(String, Vec<u8>)> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/logs");
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder).expect("logs").map(|entry| entry.expect("a file").path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "log"));
+    files.sort();
+    let of_each = lines / files.len();
+    let kinds = files.iter().enumerate().map(|(at, path)| {
+        let text = std::fs::read_to_string(path).expect("text");
+        let known: Vec<&str> = text.lines().filter_map(|line| Some(line.split_once('\t')?.1)).collect();
+        let mut log = String::new();
+        for i in 0..of_each {
+            let second = i * 3600 / of_each;
+            log.push_str(&format!(
+                "2026-11-22T03:{:02}:{:02}.{i:09}Z {}\n",
+                second / 60,
+                second % 60,
+                known[i % known.len()]
+            ));
+        }
+        (format!("kind{at}-0"), log.into_bytes())
+    });
+    kinds.collect()
+}
+
+fn templates(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("templates");
+    group.sample_size(20);
+    let logs = mixed_logs(LINES);
+    let lines: Vec<&str> =
+        logs.iter().flat_map(|(_, log)| std::str::from_utf8(log).expect("text").lines()).collect();
+    group.throughput(Throughput::Elements(lines.len() as u64));
+    let values = regex::Regex::new(
+        r#"(?x) "[^"]*" | https?://\S+ | [\w.+-]+@[\w-]+\.\w+ | (?:/[\w.-]+)+ | [0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}
+           | \d{1,3}(?:\.\d{1,3}){3}(?::\d+)? | \d{4}-\d\d-\d\d[T\ ][\d:.,]+Z? | \b[0-9a-f]{8,}\b | \d+(?:\.\d+)?(?:ms|s|µs|[KMG]B)?"#,
+    )
+    .expect("the expression is valid");
+    group.bench_function("peer: mask with a regular expression", |b| {
+        b.iter(|| lines.iter().map(|line| values.replace_all(black_box(line), "*").len()).sum::<usize>())
+    });
+    group.bench_function("mask", |b| {
+        let mut out = String::new();
+        b.iter(|| {
+            let masked = lines.iter().map(|line| {
+                mask_into(black_box(line), &mut out);
+                out.len()
+            });
+            masked.sum::<usize>()
+        })
+    });
+    for count in [1_000, 10_000, 100_000] {
+        let logs = mixed_logs(count);
+        group.throughput(Throughput::Elements(count as u64));
+        group.bench_function(format!("read {count} lines and find what deviates"), |b| {
+            b.iter(|| {
+                let mut builder = Builder::new();
+                for (pod, log) in &logs {
+                    builder.log(LogStream::read("shop", pod, "app", false, black_box(log), false));
+                }
+                anomalies(&builder.finish(), None).len()
+            })
+        });
+    }
+    group.finish();
+}
+
 /// 10,000 objects: Services, their pods, routes and subsets, in 20 namespaces.
 fn objects() -> Vec<Value> {
     let mut out = vec![];
@@ -179,5 +250,5 @@ fn mesh_objects(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, access_logs, application_logs, mesh_objects);
+criterion_group!(benches, access_logs, application_logs, templates, mesh_objects);
 criterion_main!(benches);

@@ -109,7 +109,8 @@ fn word_length(bytes: &[u8]) -> usize {
     let plain = bytes.iter().take_while(|b| is_word(**b)).count();
     let head = bytes.get(..plain).unwrap_or_default();
     let begins_path = head.first() == Some(&b'/') && plain > 1;
-    if !begins_path && !(memchr::memchr(b'/', head).is_some() && head.windows(3).any(|w| w == b"://")) {
+    let is_url = memchr::memchr(b'/', head).is_some() && head.windows(3).any(|w| w == b"://");
+    if !begins_path && !is_url {
         return plain;
     }
     let more = bytes.iter().skip(plain);
@@ -229,14 +230,14 @@ fn plain(core: &str, next: &str, is_value: bool, out: &mut String) {
     let after_wild = out.ends_with([WILD, ' ']) && out.trim_end().ends_with(WILD);
     if after_wild && core.len() <= 4 && (is_unit(core) || is_zone(core)) {
         out.truncate(out.trim_end().len());
-    } else if core.len() == 3
+        return;
+    }
+    let is_date = core.len() == 3
         && is_of_calendar(core)
         && (after_wild
             || next.trim_start_matches([' ', ',']).starts_with(|c: char| c.is_ascii_digit())
-            || next.trim_start().get(..3).is_some_and(is_of_calendar))
-    {
-        wild(out);
-    } else if is_value && !says_what(out) {
+            || next.trim_start().get(..3).is_some_and(is_of_calendar));
+    if is_date || (is_value && !says_what(out)) {
         wild(out);
     } else {
         out.push_str(core);

@@ -240,7 +240,8 @@ fn is_place(word: &str) -> bool {
 
 /// Joins what is alike in most places, in leaves with more templates than anybody wrote.
 fn join_crowds(groups: BTreeMap<Vec<&str>, Vec<usize>>) -> Vec<Vec<usize>> {
-    let mut leaves: BTreeMap<(usize, &str), Vec<(Vec<&str>, Vec<usize>)>> = BTreeMap::new();
+    type Leaf<'a> = Vec<(Vec<&'a str>, Vec<usize>)>;
+    let mut leaves: BTreeMap<(usize, &str), Leaf<'_>> = BTreeMap::new();
     for (words, members) in groups {
         leaves
             .entry((words.len(), words.first().copied().unwrap_or_default()))

@@ -1,11 +1,13 @@
 //! What deviates in the logs of services, as anomalies.
 //!
 //! - [`counts`]: statements that are new, frequent or gone; errors; what a client's error says of the one that it called.
+//! - [`cluster`]: containers that start again, and warnings of the cluster.
 //! - [`steps`]: requests that leave their usual way: the line that always followed another one does not come, or a new one does.
 //!
 //! What was before the onset is the measure. Time is counted in lines of all services together: where all load doubles nothing
 //! deviates, and where nothing was recorded nothing is missing.
 
+mod cluster;
 mod counts;
 mod steps;
 mod weigh;
@@ -21,16 +23,17 @@ use crate::model::network::ServiceName;
 use crate::model::snapshot::Snapshot;
 use crate::model::span::Spans;
 
-/// Anomalies of all logs, the strongest first. `onset` is when the trouble began, as far as somebody knows: it may be a minute or
+/// Anomalies of all logs and of the cluster's events, the strongest first. `onset` is when the trouble began, as far as somebody knows: it may be a minute or
 /// so late. Where nobody knows, the logs are split where they change most.
 pub fn anomalies(snapshot: &Snapshot, onset: Option<Timestamp>) -> Vec<Anomaly> {
     let events = snapshot.derived::<Events>();
     let context = Context::new(snapshot, &events, onset);
-    if context.clock.is_empty() {
-        return vec![];
+    let mut out = cluster::anomalies(snapshot, onset);
+    if !context.clock.is_empty() {
+        let (broken, stepping) = steps::anomalies(&context);
+        out.extend(broken);
+        out.extend(counts::anomalies(&context, &stepping));
     }
-    let (mut out, stepping) = steps::anomalies(&context);
-    out.extend(counts::anomalies(&context, &stepping));
     bounded(out)
 }
 
