@@ -1,7 +1,7 @@
 //! All logs as streams of events: which statement wrote a line, when, and for which request, service by service.
 
 use jiff::Timestamp;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::client_error::failure;
 use super::digest::Place;
@@ -84,6 +84,8 @@ pub struct Event {
 impl Derived for Events {
     fn derive(snapshot: &Snapshot) -> Self {
         let resolver = Resolver::new(snapshot);
+        let labels = snapshot.series.iter().map(|s| (s.label("namespace"), s.label("service")));
+        let measured: BTreeSet<(&str, &str)> = labels.filter(|(_, service)| !service.is_empty()).collect();
         let mut readers: BTreeMap<ServiceName, Reader> = BTreeMap::new();
         for stream in &snapshot.logs {
             let ours = !is_proxy_container(&stream.container)
@@ -91,12 +93,26 @@ impl Derived for Events {
                 && !stream.container.starts_with("linkerd-")
                 && snapshot.in_scope(&stream.namespace);
             if ours {
-                let service = service_of_pod(snapshot, &stream.namespace, &stream.pod);
+                let service = service_of(snapshot, &measured, &stream.namespace, &stream.pod);
                 readers.entry(service).or_default().read(stream, &resolver);
             }
         }
         Events { services: readers.into_iter().map(|(service, reader)| (service, reader.finish())).collect() }
     }
+}
+
+/// The service that a pod's lines are counted under. Where nothing is known of a pod but its name, and series are about a service of
+/// exactly that name, it is that one: `worker-1` may be a pod of `worker` or a name that somebody chose.
+fn service_of(
+    snapshot: &Snapshot,
+    measured: &BTreeSet<(&str, &str)>,
+    namespace: &str,
+    pod: &str,
+) -> ServiceName {
+    if snapshot.pod(namespace, pod).is_none() && measured.contains(&(namespace, pod)) {
+        return ServiceName::new(namespace, pod);
+    }
+    service_of_pod(snapshot, namespace, pod)
 }
 
 /// What is kept of the lines of one shape.

@@ -15,9 +15,9 @@ use crate::model::network::ServiceName;
 // What deviations of each sort say at best, as natural logarithms: shares of services at fault that show one, over shares of the
 // others, counted on recorded incidents with known causes and drawn towards nothing, because they are few.
 /// An error of its own that was not there before.
-const OWN_ERROR: f64 = 1.4;
+const OWN_ERROR: f64 = 1.6;
 /// The same, where an exception was thrown or the runtime or the system speaks of its own trouble.
-const OWN_EXCEPTION: f64 = 2.0;
+const OWN_EXCEPTION: f64 = 2.2;
 /// A warning of its own.
 const OWN_WARNING: f64 = 0.8;
 /// A line of its own that tells of no trouble.
@@ -25,7 +25,7 @@ const OWN_LINE: f64 = 0.3;
 /// An error or warning that says that somebody else failed, without a name.
 const OF_OTHERS: f64 = 0.2;
 /// An error whose text names another service: what it says of that one.
-const NAMES_OTHER: f64 = 0.9;
+const NAMES_OTHER: f64 = 1.2;
 /// The same, where it names only what the service is about ("payment").
 const NAMES_STEM: f64 = 0.5;
 /// A line that ceased while the service went on.
@@ -39,7 +39,10 @@ const RISE: f64 = 2.0;
 /// The anomalies of all statements. What a service whose requests are followed line by line does not write any more is told by
 /// its steps (`stepping`).
 pub(super) fn anomalies(context: &Context<'_>, stepping: &BTreeSet<ServiceName>) -> Vec<Anomaly> {
-    let tests: usize = context.events.services.values().map(|s| s.templates.len()).sum();
+    // Errors are few: that one of them deviates is less likely by chance than that one of all statements does.
+    let templates = || context.events.services.values().flat_map(|s| &s.templates);
+    let grave = templates().filter(|t| is_grave(t)).count();
+    let calm = templates().count() - grave;
     let mut out = vec![];
     for (service, log) in &context.events.services {
         let mut times: Vec<Vec<i64>> = vec![vec![]; log.templates.len()];
@@ -52,6 +55,7 @@ pub(super) fn anomalies(context: &Context<'_>, stepping: &BTreeSet<ServiceName>)
             if !template.has_words() {
                 continue;
             }
+            let tests = if is_grave(template) { grave } else { calm };
             out.extend(more(context, service, template, times, tests));
             if !stepping.contains(service) {
                 out.extend(fewer(context, service, log, template, times, tests));
@@ -59,6 +63,10 @@ pub(super) fn anomalies(context: &Context<'_>, stepping: &BTreeSet<ServiceName>)
         }
     }
     out
+}
+
+fn is_grave(template: &Template) -> bool {
+    template.level.is_some_and(|level| level >= Level::Warn)
 }
 
 /// A statement that came up or became frequent.
@@ -144,7 +152,7 @@ fn fewer(
     tests: usize,
 ) -> Option<Anomaly> {
     // An error that is gone is no fault.
-    if template.level.is_some_and(|level| level >= Level::Warn) {
+    if is_grave(template) {
         return None;
     }
     let best = context.splits.iter().map(|split| {

@@ -20,8 +20,9 @@ use crate::model::network::ServiceName;
 use crate::model::span::Name;
 
 /// What a step says at best that is the first to leave the usual way in the requests that do (natural logarithm). On recorded
-/// incidents whose cause is in the code the service at fault had one in four of five, others in one of twenty.
-const FIRST: f64 = 2.8;
+/// incidents with logs the service at fault had such a step in 3 of 14 and others in none of 178 (with the onset found: 2 of 14 and
+/// 2 of 178), which is 2.5 to 4.4 with half a case added to each; they are few, so the lower half of that range counts.
+const FIRST: f64 = 3.0;
 /// The same for one that leaves it after another service did.
 const LATER: f64 = 0.2;
 /// A new branch to a line that tells of no trouble, while nothing is lost: the mix of requests changes, too.
