@@ -109,7 +109,7 @@ fn word_length(bytes: &[u8]) -> usize {
     let plain = bytes.iter().take_while(|b| is_word(**b)).count();
     let head = bytes.get(..plain).unwrap_or_default();
     let begins_path = head.first() == Some(&b'/') && plain > 1;
-    let is_url = memchr::memchr(b'/', head).is_some() && head.windows(3).any(|w| w == b"://");
+    let is_url = plain > 3 && head.windows(3).any(|w| w == b"://");
     if !begins_path && !is_url {
         return plain;
     }
@@ -206,10 +206,15 @@ fn word(word: &str, next: &str, out: &mut String) {
         out.push_str(word);
         return;
     }
-    let has_digit = core.bytes().any(|b| b.is_ascii_digit());
+    let (mut has_digit, mut has_slash, mut has_at) = (false, false, false);
+    for byte in core.bytes() {
+        has_digit |= byte.is_ascii_digit();
+        has_slash |= matches!(byte, b'/' | b'\\');
+        has_at |= byte == b'@';
+    }
     let is_value = out.ends_with('=');
-    let has = |byte| memchr::memchr(byte, core.as_bytes()).is_some();
-    if (has(b'/') && is_url(core)) || is_path(core) || (has(b'@') && is_mail(core)) || is_encoded(core) {
+    let is_place = has_slash && (is_url(core) || is_path(core));
+    if is_place || (has_at && is_mail(core)) || is_encoded(core) {
         wild(out);
     } else if !has_digit {
         plain(core, next, is_value, out);
@@ -323,7 +328,7 @@ fn is_url(word: &str) -> bool {
 
 /// `/var/log/x`, `a/b/c`, `C:\x`, but neither `HTTP/1.1` nor `and/or`.
 fn is_path(word: &str) -> bool {
-    let slashes = memchr::memchr_iter(b'/', word.as_bytes()).count();
+    let slashes = word.bytes().filter(|b| *b == b'/').count();
     if word.starts_with('/') {
         return word.len() > 1 && word.bytes().any(|b| b.is_ascii_alphanumeric());
     }
