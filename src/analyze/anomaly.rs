@@ -13,14 +13,15 @@ use serde::{Serialize, Serializer};
 use std::fmt;
 
 use super::finding::{Evidence, cut, fingerprint};
+use super::series::short;
 use crate::model::network::ServiceName;
 use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
 
 /// Anomalies kept for one place and one signal: a reader looks at three, causality needs each kind once.
 pub const MAX_PER_PLACE: usize = 16;
-/// No single observation outweighs this (natural logarithm, 1 : 150): an instrument can be wrong itself.
-pub const MAX_LOG_LR: f64 = 5.0;
+/// No single observation outweighs this (natural logarithm, 1 : 1100): an instrument can be wrong itself.
+pub const MAX_LOG_LR: f64 = 7.0;
 /// Bytes of a metric's, template's or operation's name that are kept.
 const MAX_WHAT: usize = 160;
 
@@ -139,6 +140,8 @@ pub enum Kind {
     SelfTime,
     /// Time between a caller's span and its callee's.
     NetworkTime,
+    /// Time that a caller waits for whatever it calls.
+    Waiting,
     /// Requests that fail, wherever they began to.
     Errors,
     /// Requests that begin to fail here: nothing that was called failed.
@@ -177,6 +180,7 @@ impl Kind {
             Kind::Latency => "latency",
             Kind::SelfTime => "time spent in the service itself",
             Kind::NetworkTime => "time on the network",
+            Kind::Waiting => "time spent waiting for others",
             Kind::Errors => "errors",
             Kind::ErrorOrigin => "errors that begin here",
             Kind::Availability => "availability",
@@ -334,18 +338,39 @@ impl Anomaly {
         self
     }
 
+    /// What happened, without where: `CPU rose from 5 to 98 %`.
+    pub fn told(&self) -> String {
+        let unit = if self.unit.is_empty() { String::new() } else { format!(" {}", self.unit) };
+        match self.direction {
+            Direction::New | Direction::Gone => self.kind.as_str().to_owned(),
+            Direction::Up | Direction::Down => format!(
+                "{} {} from {} to {}{unit}",
+                self.kind.as_str(),
+                self.direction.as_str(),
+                short(self.before),
+                short(self.after)
+            ),
+        }
+    }
+
     /// The service that it speaks about: the one that it blames, else the one at which it was seen.
     pub fn about(&self) -> Option<&ServiceName> {
         self.blames.as_ref().or_else(|| self.place.service())
     }
 }
 
-/// Sorts anomalies, the strongest first with a fixed order among equals, and keeps [`MAX_PER_PLACE`] for each place.
-pub fn bounded(mut anomalies: Vec<Anomaly>) -> Vec<Anomaly> {
+/// Anomalies in order, the strongest first, with a fixed order among equals.
+pub fn sorted(mut anomalies: Vec<Anomaly>) -> Vec<Anomaly> {
     anomalies.sort_by(|a, b| {
         let odds = b.log_lr.total_cmp(&a.log_lr).then_with(|| b.strength.total_cmp(&a.strength));
         odds.then_with(|| a.id.cmp(&b.id))
     });
+    anomalies
+}
+
+/// Anomalies in order, and of each place the first [`MAX_PER_PLACE`].
+pub fn bounded(anomalies: Vec<Anomaly>) -> Vec<Anomaly> {
+    let mut anomalies = sorted(anomalies);
     let mut kept: std::collections::BTreeMap<Place, usize> = std::collections::BTreeMap::new();
     anomalies.retain(|anomaly| {
         let count = kept.entry(anomaly.place.clone()).or_default();

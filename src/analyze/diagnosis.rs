@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use super::anomaly::Anomaly;
 use super::finding::{Finding, Findings, Severity};
 use super::hypothesis;
 use super::istioctl;
@@ -110,7 +111,7 @@ pub struct RuledOut {
 pub struct TimelineEntry {
     /// When.
     pub time: Timestamp,
-    /// `Change`, `Onset`, `Finding` or `Event`.
+    /// `Change`, `Onset`, `Anomaly`, `Finding` or `Event`.
     pub kind: String,
     /// What happened, in our words.
     pub text: String,
@@ -144,6 +145,8 @@ pub struct Diagnosis {
     pub root_causes: Vec<RootCause>,
     /// What the rules said: the gravest first.
     pub findings: Vec<Finding>,
+    /// What deviates in series, logs and spans since the onset, the strongest first.
+    pub anomalies: Vec<Anomaly>,
     /// Changes in the window that touch what was asked about, oldest first.
     pub changes: Vec<Change>,
     /// What happened, oldest first.

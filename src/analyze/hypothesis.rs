@@ -11,12 +11,14 @@ use std::collections::BTreeSet;
 
 use super::causal::asked::concerns;
 use super::causal::explain::Explainer;
+use super::causal::suspects::{Suspect, Suspects};
 use super::causal::odds::{EXPLAINED, changed, coverage, dependencies, felt_since, prior, test};
 use super::causal::timing::{self, CLOCK_ERROR};
 use super::diagnosis::{Diagnosis, NotEvaluated, RootCause, Test, TestVerdict, Verdict};
 use super::finding::{Confidence, Finding, Role, Severity};
 use super::narrative;
 use super::remedy::Remedy;
+use super::rule::Family;
 use super::take_back;
 use crate::model::change::Change;
 use crate::model::gap::Gap;
@@ -26,6 +28,8 @@ use crate::model::snapshot::Snapshot;
 const SOMETHING_ELSE: f64 = 0.0;
 /// A hypothesis below this probability is not worth a reader's time.
 const WORTH_NAMING: f64 = 0.05;
+/// A suspect among others is: where no object says what is wrong, the order of services is the answer.
+const WORTH_RANKING: f64 = 0.02;
 /// From this probability on the first hypothesis is called the root cause.
 const ROOT_CAUSE: f64 = 0.5;
 /// Closeness from which a symptom is a cause's own: the same Service or workload, failing as the cause predicts.
@@ -80,6 +84,7 @@ pub fn conclude(
     not_evaluated: Vec<NotEvaluated>,
 ) -> Diagnosis {
     let onset = timing::onset(snapshot, &findings);
+    let anomalies = snapshot.derived::<Suspects>().anomalies.clone();
     let mut candidates = candidates(snapshot, &findings, onset);
     explain_away(&mut candidates, &findings);
     let causes = ranked(&candidates, &findings);
@@ -129,7 +134,8 @@ pub fn conclude(
         window: snapshot.window,
         target: snapshot.target.clone(),
         onset,
-        timeline: narrative::timeline(snapshot, &findings, onset),
+        timeline: narrative::timeline(snapshot, &findings, &anomalies, onset),
+        anomalies,
         ruled_out: narrative::ruled_out(snapshot, &findings),
         changes: narrative::relevant_changes(snapshot, onset),
         graph: snapshot.graph.clone(),
@@ -178,11 +184,14 @@ fn is_mere(finding: &Finding) -> bool {
 fn candidates(snapshot: &Snapshot, findings: &[Finding], onset: Option<Timestamp>) -> Vec<Candidate> {
     let explainer = Explainer::new(&snapshot.graph);
     let asked = |finding: &Finding| concerns(snapshot, &explainer, finding);
+    let suspects = snapshot.derived::<Suspects>();
     let symptoms: Vec<usize> = (0..findings.len())
         .filter(|at| findings.get(*at).is_some_and(|f| is_symptom(f) && asked(f)))
         .collect();
     let mut out = vec![];
-    for (index, finding) in findings.iter().enumerate().filter(|(_, f)| is_candidate(f) && asked(f)) {
+    // Suspects by signals are weighed against what was asked about where they are found.
+    let wanted = |finding: &Finding| is_candidate(finding) && (by_signals(finding) || asked(finding));
+    for (index, finding) in findings.iter().enumerate().filter(|(_, f)| wanted(f)) {
         let explains: Vec<(usize, f64)> = symptoms
             .iter()
             .filter_map(|at| Some((*at, explainer.explains(finding, findings.get(*at)?))))
@@ -190,6 +199,14 @@ fn candidates(snapshot: &Snapshot, findings: &[Finding], onset: Option<Timestamp
             .collect();
         let mut candidate =
             Candidate { finding: index, explains, tests: vec![], change: None, onset: None, log_odds: 0.0 };
+        if let Some(suspect) = suspects.all.iter().find(|s| by_signals(finding) && finding.service.as_ref() == Some(&s.service)) {
+            candidate.tests = weighed(suspect, suspects.all.len());
+            candidate.onset = suspect.onset;
+            candidate.change = changed(snapshot, finding, suspect.onset.as_slice()).1;
+            candidate.log_odds = candidate.tests.iter().map(|test| test.log_odds).sum();
+            out.push(candidate);
+            continue;
+        }
         candidate.tests.push(prior(finding));
         candidate.tests.push(coverage(finding, &candidate.explains, &symptoms, findings));
         let onsets = felt_since(finding, &candidate.explains, findings, onset);
@@ -205,6 +222,23 @@ fn candidates(snapshot: &Snapshot, findings: &[Finding], onset: Option<Timestamp
         out.push(candidate);
     }
     out
+}
+
+/// Whether a finding names a suspect by what deviates at it. Such hypotheses are weighed against each other already; what an object
+/// says outright takes nothing from them and loses nothing to them but its place.
+fn by_signals(finding: &Finding) -> bool {
+    finding.meta.family == Family::Signals
+}
+
+/// The tests of a suspect, and one that weighs it against all others, so that the sum is that of its probability.
+fn weighed(suspect: &Suspect, suspects: usize) -> Vec<Test> {
+    let mut tests = suspect.tests.clone();
+    let sum: f64 = tests.iter().map(|test| test.log_odds).sum();
+    let probability = suspect.probability.clamp(0.001, MOST_CERTAIN);
+    let against = (probability / (1.0 - probability)).ln() - sum;
+    let text = format!("weighed against {} other services, and against none of them", suspects.saturating_sub(1));
+    tests.push(test(TestVerdict::Refuted, (against * 100.0).round() / 100.0, text));
+    tests
 }
 
 /// What a better hypothesis accounts for no longer speaks for a worse one.
@@ -245,6 +279,7 @@ fn explain_away(candidates: &mut [Candidate], findings: &[Finding]) {
         }
         if let Some(candidate) = candidates.get(at)
             && candidate.log_odds > SOMETHING_ELSE
+            && !by_signals(finding)
         {
             taken.extend(candidate.explains.iter().map(|(s, c)| (*s, *c, candidate.finding)));
         }
@@ -267,7 +302,7 @@ fn ranked(candidates: &[Candidate], findings: &[Finding]) -> Vec<(usize, f64)> {
         let explains_others =
             candidate.explains.iter().any(|(s, c)| *c >= EXPLAINED && *s != candidate.finding);
         // A mere warning that explains nothing is advice, and no answer to "why is it failing".
-        if !explains_others && finding.severity < Severity::Error {
+        if !explains_others && finding.severity < Severity::Error && !by_signals(finding) {
             continue;
         }
         let mut residue = candidate.residue();
@@ -277,13 +312,14 @@ fn ranked(candidates: &[Candidate], findings: &[Finding]) -> Vec<(usize, f64)> {
         let rivals = candidates.iter().enumerate().filter(|(other, rival)| {
             // The same object and field, said of another caller or pod, is no other explanation.
             let same = findings.get(rival.finding).is_some_and(|other| other.subject == finding.subject);
-            *other != at && !same && accounted_share(&residue, |symptom| rival.closeness(symptom)) > ACCOUNTED
+            let weighed = findings.get(rival.finding).is_some_and(by_signals);
+            *other != at && !same && !weighed && accounted_share(&residue, |symptom| rival.closeness(symptom)) > ACCOUNTED
         });
         let others: f64 = rivals.map(|(_, rival)| rival.log_odds.exp()).sum();
         let own = candidate.log_odds.exp();
         let most = if is_mere(finding) { MERE_SYMPTOM } else { MOST_CERTAIN };
         let probability = (own / (own + others + SOMETHING_ELSE.exp())).min(most);
-        if probability >= WORTH_NAMING {
+        if probability >= if by_signals(finding) { WORTH_RANKING } else { WORTH_NAMING } {
             out.push((at, probability));
         }
     }

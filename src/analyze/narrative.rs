@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use std::collections::BTreeSet;
 
+use super::anomaly::Anomaly;
 use super::diagnosis::{RootCause, RuledOut, TimelineEntry, Verdict};
 use super::finding::{Finding, Role, Severity};
 use crate::model::change::{Change, ChangeKind};
@@ -10,6 +11,8 @@ use crate::model::snapshot::Snapshot;
 
 /// At most this many lines of a timeline, changes, or things ruled out are worth reading.
 const MAX_LINES: usize = 40;
+/// Anomalies on a timeline: the strongest, for hundreds may deviate at once.
+const MAX_ANOMALIES: usize = 12;
 /// Changes are of interest from this long before the onset, in seconds.
 const LOOK_BACK: i64 = 3600;
 /// Changes are of interest until this long after it, in seconds.
@@ -141,7 +144,12 @@ pub fn relevant_changes(snapshot: &Snapshot, onset: Option<Timestamp>) -> Vec<Ch
 }
 
 /// What happened, oldest first: changes, the onset, when each symptom began.
-pub fn timeline(snapshot: &Snapshot, findings: &[Finding], onset: Option<Timestamp>) -> Vec<TimelineEntry> {
+pub fn timeline(
+    snapshot: &Snapshot,
+    findings: &[Finding],
+    anomalies: &[Anomaly],
+    onset: Option<Timestamp>,
+) -> Vec<TimelineEntry> {
     let mut out: Vec<TimelineEntry> = relevant_changes(snapshot, onset)
         .iter()
         .map(|change| TimelineEntry {
@@ -155,6 +163,13 @@ pub fn timeline(snapshot: &Snapshot, findings: &[Finding], onset: Option<Timesta
         kind: "Onset".to_owned(),
         text: "the first failure".to_owned(),
     }));
+    for anomaly in anomalies.iter().take(MAX_ANOMALIES) {
+        out.extend(anomaly.onset.map(|time| TimelineEntry {
+            time,
+            kind: "Anomaly".to_owned(),
+            text: format!("{} at {}", anomaly.told(), anomaly.place),
+        }));
+    }
     for finding in findings.iter().filter(|f| f.role != Role::Context && f.severity >= Severity::Warning) {
         out.extend(finding.onset.map(|time| TimelineEntry {
             time,

@@ -18,6 +18,7 @@ use super::rules::proxy;
 use super::rules::rollout;
 use super::rules::runtime;
 use super::rules::service;
+use super::rules::signals;
 
 /// All rules. A new one is a file under `rules/` and a line here.
 #[rustfmt::skip]
@@ -317,6 +318,12 @@ pub const RULES: &[&dyn Rule] = &[
     &runtime::pool_counted::PoolCounted,
     &runtime::limits_counted::LimitsCounted,
 
+    // What deviates in series, logs and spans.
+    &signals::resource_strained::ResourceStrained,
+    &signals::slow_by_itself::SlowByItself,
+    &signals::fails_by_itself::FailsByItself,
+    &signals::load_surge::LoadSurge,
+    &signals::gone_silent::GoneSilent,
     // Services and endpoints.
     &service::selector_matches_nothing::SelectorMatchesNothing,
     &service::no_ready_endpoints::NoReadyEndpoints,

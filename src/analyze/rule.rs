@@ -91,6 +91,8 @@ pub enum Family {
     Traffic,
     /// What applications say themselves.
     Application,
+    /// What deviates in series, logs and spans.
+    Signals,
 }
 
 impl Family {
@@ -105,6 +107,7 @@ impl Family {
             Family::Gateway => "Gateway",
             Family::Traffic => "Traffic",
             Family::Application => "Application",
+            Family::Signals => "Signals",
         }
     }
 }

@@ -4,10 +4,11 @@
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 
-use crate::analyze::diagnosis::{Diagnosis, RootCause, Verdict};
+use crate::analyze::diagnosis::{Diagnosis, RootCause, Test, Verdict};
 use crate::analyze::finding::{Finding, Role, Severity};
 use crate::analyze::narrative::tell_change;
 use crate::analyze::remedy::Remedy;
+use crate::analyze::rule::Family;
 use crate::analyze::take_back::look;
 use crate::analyze::traffic::text::several;
 use crate::analyze::trial::Trial;
@@ -16,7 +17,7 @@ use crate::model::gap::Gap;
 /// One section: its heading and its lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Section {
-    /// `Seen`, `Because`, `Changed`, `Fix`, `Rollback`, `Prevent`, `Not this`, `Not seen`.
+    /// `Seen`, `Because`, `Changed`, `Weighed`, `Fix`, `Rollback`, `Prevent`, `Not this`, `Not seen`.
     pub heading: &'static str,
     /// Its lines.
     pub lines: Vec<Line>,
@@ -162,6 +163,9 @@ fn tell(diagnosis: &Diagnosis, cause: &RootCause) -> Option<Told> {
         });
         add("Changed", lines);
     }
+    if finding.meta.family == Family::Signals {
+        add("Weighed", cause.tests.iter().take(MAX_LINES).map(weighed).collect());
+    }
     let mut fixes = vec![];
     let mut rollbacks = vec![];
     for (index, remedy) in finding.remedies.iter().take(MAX_FIXES).enumerate() {
@@ -248,6 +252,11 @@ fn tried(remedy: &Remedy, own: &str) -> Option<String> {
     let assumes = verified.assumes.join(" and ");
     let assumes = if assumes.is_empty() { assumes } else { format!(" (if {assumes})") };
     Some(format!("tried: {}{assumes}", parts.join(", ")))
+}
+
+/// A test with what it adds, in tenths: where no object says what is wrong, the weights are the reason.
+fn weighed(test: &Test) -> Line {
+    Line::Text(format!("{:+.1}  {}", test.log_odds, test.test))
 }
 
 /// Its own evidence first, then what it explains.

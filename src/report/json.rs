@@ -140,7 +140,7 @@ pub struct RootCauseView {
     pub probability: f64,
     /// The code of the rule.
     pub cause: String,
-    /// `Workload`, `Network`, `Config`, `Platform`, `Mesh`, `Gateway`, `Traffic` or `Application`.
+    /// `Workload`, `Network`, `Config`, `Platform`, `Mesh`, `Gateway`, `Traffic`, `Application` or `Signals`.
     pub category: String,
     /// What happens, in the field's words.
     pub mechanism: String,
@@ -491,7 +491,7 @@ pub fn document(diagnosis: &Diagnosis) -> Document {
         window: diagnosis.window.map(|w| WindowView { start: w.start, end: w.end }),
         root_causes: diagnosis.root_causes.iter().filter_map(|cause| root_cause(diagnosis, cause)).collect(),
         findings: diagnosis.findings.iter().map(finding).collect(),
-        anomalies: vec![],
+        anomalies: diagnosis.anomalies.iter().filter_map(|a| serde_json::to_value(a).ok()).collect(),
         changes: diagnosis.changes.iter().map(change).collect(),
         timeline: diagnosis
             .timeline

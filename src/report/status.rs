@@ -421,6 +421,7 @@ mod tests {
             window: None,
             target: None,
             onset: None,
+            anomalies: vec![],
             root_causes: findings
                 .iter()
                 .enumerate()

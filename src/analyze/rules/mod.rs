@@ -19,3 +19,4 @@ pub mod rollout;
 pub mod runtime;
 pub mod seen;
 pub mod service;
+pub mod signals;

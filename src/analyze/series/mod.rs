@@ -1,4 +1,168 @@
 //! What series say: any series of numbers, whether its metric is known or not.
+//!
+//! ```text
+//! series ─prepare─> readings ─shift─> z against the own baseline ─weigh─> likelihood ratio ─> anomalies
+//!            │ rates, means, failures      │ floors without a unit       │ corrected for how many were looked at
+//!            └ meaning (words), place (labels)
+//! ```
 
+pub mod meaning;
+mod place;
+pub mod prepare;
+pub mod shift;
 pub mod split;
 pub mod stats;
+
+use jiff::Timestamp;
+use std::collections::BTreeMap;
+
+use super::anomaly::{Anomaly, Direction, Kind, Place, Signal, bounded};
+use super::finding::Evidence;
+use crate::model::snapshot::Snapshot;
+use crate::model::time::{from_unix, to_unix};
+use meaning::Side;
+use prepare::{Reading, Readings};
+use shift::{Shift, measure, own_share};
+
+/// The shift, in robust standard deviations, at which "faulty" and "not faulty" are equally likely for one series looked at.
+const EVEN: f64 = 3.0;
+/// How fast the ratio grows with the shift: shifts of healthy series fall off like Student's t with three degrees of freedom
+/// (density z⁻⁴), those of faulty ones like a half-Cauchy (z⁻²); the ratio grows with z².
+const GROWTH: f64 = 2.0;
+/// What a move in the good direction still says: a service that fails fast is quick, and one without requests has no errors.
+const GOOD_DIRECTION: f64 = 0.2;
+/// Ratios below this are not worth a line (natural logarithm; e^0.4 ≈ 1.5).
+const WORTH_TELLING: f64 = 0.4;
+/// A series that has no point for this many of its steps at the end of the window has ceased.
+const SILENT_STEPS: f64 = 5.0;
+
+/// The natural logarithm of the likelihood ratio of a shift, when the largest of `looked_at` series is reported. The largest
+/// of m shifts with tails z⁻³ is typically m^⅓ times larger: Šidák's correction for these tails.
+fn log_lr(z: f64, looked_at: usize) -> f64 {
+    let typical = EVEN * (looked_at.max(1) as f64).cbrt();
+    (GROWTH * (z.abs() / typical).ln()).max(0.0)
+}
+
+/// What deviates in series since an onset; nothing where no onset is known, for then there is no "before".
+pub fn anomalies(snapshot: &Snapshot, onset: Option<Timestamp>) -> Vec<Anomaly> {
+    let Some(onset) = onset.map(to_unix) else { return vec![] };
+    let readings = snapshot.derived::<Readings>();
+    let mut looked_at: BTreeMap<(&Place, Kind), usize> = BTreeMap::new();
+    for reading in &readings.0 {
+        *looked_at.entry((&reading.place, reading.meaning.kind)).or_default() += 1;
+    }
+    // Of each kind at each place the worst counts: percentiles and pods say the same thing several times.
+    let mut worst: BTreeMap<(&Place, Kind, Side), (f64, Shift, &Reading)> = BTreeMap::new();
+    for reading in &readings.0 {
+        let meaning = &reading.meaning;
+        let Some(shift) = measure(reading, onset) else { continue };
+        let count = looked_at.get(&(&reading.place, meaning.kind)).copied().unwrap_or(1);
+        let good = match bad_direction(reading) {
+            Some(Direction::Up) => shift.z < 0.0,
+            Some(Direction::Down) => shift.z > 0.0,
+            _ => false,
+        };
+        let towards = if good { GOOD_DIRECTION } else { 1.0 };
+        let odds = log_lr(shift.z, count) * own_share(meaning.kind, meaning.side) * towards;
+        let best = worst.entry((&reading.place, meaning.kind, meaning.side)).or_insert((odds, shift, reading));
+        if odds > best.0 {
+            *best = (odds, shift, reading);
+        }
+    }
+    let moved = worst.into_values().filter(|(odds, ..)| *odds >= WORTH_TELLING);
+    let mut out: Vec<Anomaly> = moved.map(|(odds, shift, reading)| moved_away(odds, &shift, reading)).collect();
+    out.extend(ceased(&readings.0, onset));
+    bounded(out)
+}
+
+/// The direction that is bad for a reading's values: failures that were turned over from successes are bad when they rise.
+fn bad_direction(reading: &Reading) -> Option<Direction> {
+    if reading.ceiling.is_some() { Some(Direction::Up) } else { reading.meaning.bad }
+}
+
+fn moved_away(odds: f64, shift: &Shift, reading: &Reading) -> Anomaly {
+    let (before, after) = (reading.original(shift.before), reading.original(shift.after));
+    let direction = if after >= before { Direction::Up } else { Direction::Down };
+    let name = if reading.variant.is_empty() {
+        reading.name.clone()
+    } else {
+        format!("{} {}", reading.name, reading.variant)
+    };
+    let onset = reading.times.get(shift.at).copied().and_then(from_unix);
+    let value = format!(
+        "{} {} from {} to {}, {:.0} times its usual spread",
+        reading.meaning.kind.as_str(),
+        direction.as_str(),
+        short(before),
+        short(after),
+        shift.z.abs()
+    );
+    // What a client measures speaks of what it calls; whom exactly, the graph decides.
+    let kind = if reading.meaning.side == Side::Client && reading.meaning.kind == Kind::Latency {
+        Kind::Waiting
+    } else {
+        reading.meaning.kind
+    };
+    let evidence = Evidence::new("Metric", reading.place.to_string(), value).at(onset).excerpt(&name);
+    Anomaly::new(reading.place.clone(), Signal::Series, kind, &name, direction)
+        .weighing(odds, shift.z)
+        .values(before, after, unit(reading))
+        .since(onset, reading.step)
+        .evidence(evidence)
+}
+
+/// Places all of whose series ceased while others go on: the pod, or whatever it was, is gone.
+fn ceased(readings: &[Reading], onset: f64) -> Vec<Anomaly> {
+    let end = readings.iter().filter_map(|r| r.times.last().copied()).fold(f64::MIN, f64::max);
+    let mut last: BTreeMap<&Place, (f64, f64, usize)> = BTreeMap::new();
+    for reading in readings {
+        let (Some(at), false) = (reading.times.last().copied(), matches!(reading.place, Place::Edge { .. })) else {
+            continue;
+        };
+        let known = last.entry(&reading.place).or_insert((at, reading.step, 0));
+        *known = (known.0.max(at), known.1.max(reading.step), known.2 + reading.times.len());
+    }
+    let silent = |(_, (at, step, points)): &(&Place, (f64, f64, usize))| {
+        end - at > SILENT_STEPS * step && *at >= onset - SILENT_STEPS * step && *points > shift::FEWEST_BEFORE
+    };
+    last.into_iter()
+        .filter(silent)
+        .map(|(place, (at, step, _))| {
+            let since = from_unix(at + step);
+            let value = format!("no series of it goes on; others do for {} s more", short(end - at));
+            Anomaly::new(place.clone(), Signal::Series, Kind::Missing, "all series", Direction::Gone)
+                .weighing(2.0, (end - at) / step)
+                .since(since, step)
+                .evidence(Evidence::new("Metric", place.to_string(), value).at(since))
+        })
+        .collect()
+}
+
+/// A unit that the metric's name gives away.
+fn unit(reading: &Reading) -> &'static str {
+    let name = reading.name.to_ascii_lowercase();
+    let words = meaning::words(&reading.name);
+    let any = |list: &[&str]| words.iter().any(|word| list.contains(&word.as_str()));
+    let base = if name.contains('%') || any(&["pct", "percent"]) || reading.ceiling == Some(100.0) {
+        "%"
+    } else if any(&["ms", "milliseconds"]) {
+        "ms"
+    } else if any(&["seconds", "s"]) {
+        "s"
+    } else if any(&["ratio"]) || reading.ceiling.is_some() {
+        "share"
+    } else if any(&["bytes"]) {
+        "bytes"
+    } else {
+        ""
+    };
+    if reading.meaning.counter { "1/s" } else { base }
+}
+
+/// A number as a reader wants it: three significant digits.
+pub fn short(value: f64) -> String {
+    let magnitude = if value == 0.0 { 0 } else { value.abs().log10().floor() as i32 };
+    let digits = (2 - magnitude).clamp(0, 6) as usize;
+    let text = format!("{value:.digits$}");
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+}

@@ -1,0 +1,355 @@
+//! Which service is at fault itself: what deviates at each, what of that its dependencies account for, and who was first.
+//!
+//! A suspect's log-odds are the sum of tests with a written likelihood ratio each. What says the same thing twice counts once:
+//! of each aspect (processor, latency, errors, …) the strongest anomaly speaks, and a second aspect of the same service adds
+//! half, a third a quarter, because one fault shows in several. Failures and slowness travel from callee to caller, so what a
+//! dependency shows as well is explained away; resources are a service's own; traffic comes from the callers.
+
+use jiff::Timestamp;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::aspect::{Aspect, aspect_of};
+use super::topology::Topology;
+use crate::analyze::anomaly::{Anomaly, Direction, Kind, Signal, sorted};
+use crate::analyze::diagnosis::{Test, TestVerdict};
+use crate::analyze::logs;
+use crate::analyze::onset::Estimate;
+use crate::analyze::series;
+use crate::analyze::series::shift::own_share;
+use crate::analyze::series::meaning::Side;
+use crate::model::change::{Change, ChangeKind};
+use crate::model::memo::Derived;
+use crate::model::network::ServiceName;
+use crate::model::snapshot::Snapshot;
+
+/// What each further hop leaves of a dependency's power to explain: it is one cause among more.
+const HOP: f64 = 0.9;
+/// The share of an anomaly that a dependency with the same anomaly explains at most: it can have a part of its own.
+const EXPLAINED_AT_MOST: f64 = 0.9;
+/// What a further aspect of the same service adds, relative to the one before it: they are not independent.
+const FURTHER: f64 = 0.5;
+/// Log-odds of "none of these": what a service needs to show before it is more likely at fault than something unseen.
+const NONE_OF_THESE: f64 = 1.5;
+/// Suspects kept.
+const MAX_SUSPECTS: usize = 12;
+/// A change this long before the onset still speaks, in seconds; at once it speaks with [`CHANGED`].
+const CHANGE_REACH: f64 = 3600.0;
+/// A change just before the onset, in the right place (natural logarithm, e^1.25 ≈ 3.5): about seven of ten incidents follow one,
+/// and any one service is changed in two of ten windows of that length.
+const CHANGED: f64 = 1.25;
+/// A service that began to deviate later than the first by more than can be told apart.
+const LATE: f64 = -0.75;
+/// What the asked-about service cannot reach is seldom what it suffers from.
+const OUT_OF_REACH: f64 = -1.0;
+/// A rise of requests by this factor is a surge.
+const SURGE: f64 = 1.5;
+/// What a surge leaves of the anomalies at services that it passes through.
+const UNDER_SURGE: f64 = 0.3;
+/// Natural logarithm of the likelihood ratio from which an anomaly that users feel makes an incident.
+const FELT: f64 = 2.0;
+
+/// What sort of fault it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Nature {
+    /// A resource of its own ran short.
+    Resource,
+    /// It became slow by itself.
+    Slow,
+    /// It fails by itself.
+    Failing,
+    /// More requests come than it can serve.
+    Surge,
+    /// It does not do any more what it did.
+    Silent,
+}
+
+/// One service that may be at fault.
+#[derive(Debug, Clone)]
+pub struct Suspect {
+    /// The service.
+    pub service: ServiceName,
+    /// How likely it is the one, against all others and against none of them.
+    pub probability: f64,
+    /// What sort of fault it is, by its strongest anomaly.
+    pub nature: Nature,
+    /// The tests, the weightiest first.
+    pub tests: Vec<Test>,
+    /// Its anomalies, the strongest first: indices into [`Suspects::anomalies`].
+    pub anomalies: Vec<usize>,
+    /// The first of them.
+    pub onset: Option<Timestamp>,
+    /// The sum of the tests.
+    score: f64,
+}
+
+/// All anomalies of a snapshot, and the services at fault, the likeliest first.
+#[derive(Debug, Clone, Default)]
+pub struct Suspects {
+    /// What deviates, the strongest first.
+    pub anomalies: Vec<Anomaly>,
+    /// Who is suspected.
+    pub all: Vec<Suspect>,
+}
+
+impl Derived for Suspects {
+    fn derive(snapshot: &Snapshot) -> Self {
+        let onset = snapshot.derived::<Estimate>().0;
+        // What somebody said may be late, and logs look around it themselves; what series show is the next best.
+        let named = snapshot.onset.or(onset.map(|onset| onset.at));
+        let mut anomalies = guarded(|| series::anomalies(snapshot, onset.map(|onset| onset.at)));
+        anomalies.extend(guarded(|| logs::anomalies::anomalies(snapshot, named)));
+        let anomalies = sorted(anomalies);
+        let all = rank(snapshot, &anomalies, onset.map(|onset| onset.at));
+        Suspects { anomalies, all }
+    }
+}
+
+/// A source that fails costs its own evidence and not the run.
+fn guarded(source: impl FnOnce() -> Vec<Anomaly>) -> Vec<Anomaly> {
+    catch_unwind(AssertUnwindSafe(source)).unwrap_or_default()
+}
+
+/// One contribution to a suspect's odds.
+struct Part {
+    aspect: Aspect,
+    anomaly: usize,
+    /// Before and after explaining away.
+    raw: f64,
+    left: f64,
+    by: Option<ServiceName>,
+}
+
+type Aspects = BTreeMap<Aspect, usize>;
+
+fn rank(snapshot: &Snapshot, anomalies: &[Anomaly], onset: Option<Timestamp>) -> Vec<Suspect> {
+    let felt = anomalies.iter().any(|a| a.log_lr >= FELT && is_felt(a.kind));
+    if snapshot.onset.is_none() && !felt {
+        return vec![];
+    }
+    let topology = Topology::new(snapshot);
+    let mut shown: BTreeMap<&ServiceName, Aspects> = BTreeMap::new();
+    for (at, anomaly) in anomalies.iter().enumerate() {
+        let Some(service) = anomaly.about() else { continue };
+        // They come sorted: the first of an aspect is its strongest.
+        shown.entry(service).or_default().entry(aspect_of(anomaly)).or_insert(at);
+    }
+    let surge = Surge::find(anomalies, &shown, &topology);
+    let first = shown.values().flat_map(|own| began(own, anomalies)).min_by(f64_order);
+    let mut suspects: Vec<Suspect> = shown
+        .iter()
+        .map(|(service, own)| {
+            let parts = explained(service, own, anomalies, &shown, &topology);
+            let mut suspect = weigh(service, parts, anomalies);
+            surge.apply(&mut suspect, anomalies);
+            suspect.tests.extend(lateness(own, anomalies, first));
+            suspect.tests.extend(changed(snapshot, service, suspect.onset.or(onset)));
+            suspect.tests.extend(reach(snapshot, service, &topology));
+            suspect.score = suspect.tests.iter().map(|test| test.log_odds).sum();
+            suspect
+        })
+        .collect();
+    suspects.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.service.cmp(&b.service)));
+    let total: f64 = NONE_OF_THESE.exp() + suspects.iter().map(|suspect| suspect.score.exp()).sum::<f64>();
+    for suspect in &mut suspects {
+        suspect.probability = suspect.score.exp() / total;
+    }
+    suspects.truncate(MAX_SUSPECTS);
+    suspects
+}
+
+fn f64_order(a: &f64, b: &f64) -> std::cmp::Ordering {
+    a.total_cmp(b)
+}
+
+/// Whether users feel it: the rest happens without anybody's harm too.
+fn is_felt(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::Latency
+            | Kind::SelfTime
+            | Kind::NetworkTime
+            | Kind::Errors
+            | Kind::ErrorOrigin
+            | Kind::Availability
+            | Kind::Restarts
+            | Kind::Missing
+            | Kind::MissingCall
+            | Kind::NewTemplate
+    )
+}
+
+fn ratio(anomalies: &[Anomaly], at: usize) -> f64 {
+    anomalies.get(at).map_or(0.0, |anomaly| anomaly.log_lr)
+}
+
+/// What is left of each aspect of a service when its dependencies have explained what they can.
+fn explained(
+    service: &ServiceName,
+    own: &Aspects,
+    anomalies: &[Anomaly],
+    shown: &BTreeMap<&ServiceName, Aspects>,
+    topology: &Topology,
+) -> Vec<Part> {
+    let dependencies = topology.dependencies(service);
+    let mut parts: Vec<Part> = own
+        .iter()
+        .map(|(aspect, at)| {
+            let raw = ratio(anomalies, *at);
+            let mut best: Option<(f64, &ServiceName)> = None;
+            for (dependency, hops) in &dependencies {
+                let Some(theirs) = shown.get(dependency) else { continue };
+                let shows = aspect.explained_by().iter().filter_map(|aspect| theirs.get(aspect));
+                let most = shows.map(|at| ratio(anomalies, *at)).fold(0.0, f64::max);
+                let power = most * HOP.powi(i32::try_from(*hops).unwrap_or(i32::MAX));
+                if power > best.map_or(0.0, |(known, _)| known) {
+                    best = Some((power, dependency));
+                }
+            }
+            let share = best.map_or(0.0, |(power, _)| (power / raw.max(f64::MIN_POSITIVE)).min(1.0));
+            let left = raw * (1.0 - EXPLAINED_AT_MOST * share);
+            Part { aspect: *aspect, anomaly: *at, raw, left, by: best.map(|(_, by)| by.clone()) }
+        })
+        .collect();
+    parts.sort_by(|a, b| b.left.total_cmp(&a.left).then_with(|| a.aspect.cmp(&b.aspect)));
+    parts
+}
+
+/// The sum over a service's aspects as tests.
+fn weigh(service: &ServiceName, parts: Vec<Part>, anomalies: &[Anomaly]) -> Suspect {
+    let mut tests = vec![];
+    let mut factor = 1.0;
+    for part in &parts {
+        let Some(anomaly) = anomalies.get(part.anomaly) else { continue };
+        let evidence: Vec<String> = anomaly.evidence.iter().map(|evidence| evidence.id.clone()).collect();
+        let mut text = format!("{} at {} {}", anomaly.kind.as_str(), anomaly.place, anomaly.direction.as_str());
+        if let Some(by) = part.by.as_ref().filter(|_| part.left < part.raw) {
+            let share = 100.0 * (1.0 - part.left / part.raw);
+            text = format!("{text}; {share:.0} % of that follows from its dependency {by}");
+        }
+        let log_odds = quarter(part.left * factor);
+        tests.push(Test { test: text, verdict: TestVerdict::Supported, log_odds, evidence });
+        factor *= FURTHER;
+    }
+    let nature = parts.first().map_or(Nature::Failing, |part| part.aspect.nature(anomalies.get(part.anomaly)));
+    let onset = parts.iter().filter_map(|part| anomalies.get(part.anomaly)?.onset).min();
+    let order = parts.iter().map(|part| part.anomaly).collect();
+    Suspect { service: service.clone(), probability: 0.0, nature, tests, anomalies: order, onset, score: 0.0 }
+}
+
+/// Likelihood ratios are known to a few per cent at best.
+fn quarter(log_odds: f64) -> f64 {
+    (log_odds * 100.0).round() / 100.0
+}
+
+/// When the convincing anomalies of a service began, in Unix seconds, with what their resolution allows.
+fn began<'a>(own: &'a Aspects, anomalies: &'a [Anomaly]) -> impl Iterator<Item = f64> + 'a {
+    own.values()
+        .filter_map(|at| anomalies.get(*at))
+        .filter(|anomaly| anomaly.log_lr >= 1.0)
+        .filter_map(|anomaly| Some(crate::model::time::to_unix(anomaly.onset?)))
+}
+
+/// A cause precedes its effects, as far as the resolution of both tells.
+fn lateness(own: &Aspects, anomalies: &[Anomaly], first: Option<f64>) -> Option<Test> {
+    let resolution = own.values().filter_map(|at| anomalies.get(*at)).map(|a| a.resolution).fold(0.0, f64::max);
+    let late = began(own, anomalies).min_by(f64_order)? - first?;
+    (late > 2.0 * resolution.max(1.0)).then(|| Test {
+        test: format!("it deviates only {late:.0} s after the first service that does"),
+        verdict: TestVerdict::Refuted,
+        log_odds: LATE,
+        evidence: vec![],
+    })
+}
+
+/// Whether the service was changed shortly before.
+fn changed(snapshot: &Snapshot, service: &ServiceName, onset: Option<Timestamp>) -> Option<Test> {
+    let onset = onset?;
+    let of_it = |change: &&Change| {
+        let subject = &change.subject;
+        !matches!(change.kind, ChangeKind::NodeState | ChangeKind::Created)
+            && subject.namespace == service.namespace
+            && (subject.name == service.name || snapshot.graph.services_of(subject).any(|own| own == service))
+    };
+    let age = |change: &&Change| (onset.as_second() - change.time.as_second()) as f64;
+    let near = |change: &&Change| (-60.0..=CHANGE_REACH).contains(&age(change));
+    let change = snapshot.changes.iter().filter(of_it).rfind(near)?;
+    let seconds = age(&change).max(0.0);
+    Some(Test {
+        test: format!("{} was changed {seconds:.0} s before it began", change.subject),
+        verdict: TestVerdict::Supported,
+        log_odds: quarter(CHANGED * (1.0 - 0.8 * seconds / CHANGE_REACH)),
+        evidence: vec![],
+    })
+}
+
+/// Whether what was asked about can suffer from it at all.
+fn reach(snapshot: &Snapshot, service: &ServiceName, topology: &Topology) -> Option<Test> {
+    let target = snapshot.target.as_ref().filter(|target| !target.services.is_empty())?;
+    let asked: Vec<ServiceName> =
+        target.services.iter().map(|name| ServiceName::new(&target.namespace, name)).collect();
+    let known = asked.iter().any(|own| topology.callees(own).next().is_some());
+    let reached =
+        asked.iter().any(|own| own == service || topology.dependencies(own).contains_key(service));
+    (known && !reached).then(|| Test {
+        test: "what was asked about is not known to call it".to_owned(),
+        verdict: TestVerdict::Refuted,
+        log_odds: OUT_OF_REACH,
+        evidence: vec![],
+    })
+}
+
+/// More requests than usual, from outside: a hypothesis of its own, for it explains everything else.
+#[derive(Debug, Default)]
+struct Surge {
+    /// Where they come in.
+    entry: Option<ServiceName>,
+    /// Where they pass through.
+    through: Vec<ServiceName>,
+}
+
+impl Surge {
+    fn find(anomalies: &[Anomaly], shown: &BTreeMap<&ServiceName, Aspects>, topology: &Topology) -> Self {
+        let rise = |own: &Aspects| {
+            let anomaly = anomalies.get(*own.get(&Aspect::Traffic)?)?;
+            let rises = anomaly.direction == Direction::Up
+                && anomaly.signal == Signal::Series
+                && anomaly.after >= SURGE * anomaly.before.abs();
+            rises.then_some(anomaly)
+        };
+        let risen: Vec<(&ServiceName, &Anomaly)> =
+            shown.iter().filter_map(|(service, own)| Some((*service, rise(own)?))).collect();
+        // One service with more requests is one with more work; several share a cause.
+        let is_surge = risen.len() >= 2 && 2 * risen.len() >= shown.len();
+        let from_outside = |service: &ServiceName| {
+            !topology.callers(service).any(|caller| risen.iter().any(|(other, _)| *other == caller))
+        };
+        let entry = risen.iter().filter(|(service, _)| from_outside(service)).max_by(|a, b| {
+            (a.1.after - a.1.before).total_cmp(&(b.1.after - b.1.before)).then_with(|| b.0.cmp(a.0))
+        });
+        let Some((entry, _)) = entry.filter(|_| is_surge) else { return Surge::default() };
+        let through = risen.iter().map(|(service, _)| (*service).clone()).filter(|s| s != *entry).collect();
+        Surge { entry: Some((*entry).clone()), through }
+    }
+
+    fn apply(&self, suspect: &mut Suspect, anomalies: &[Anomaly]) {
+        if self.through.contains(&suspect.service) {
+            let entry = self.entry.as_ref().map(ToString::to_string).unwrap_or_default();
+            for test in &mut suspect.tests {
+                test.log_odds = quarter(test.log_odds * UNDER_SURGE);
+                test.test = format!("{}; the surge of requests through {entry} explains most of it", test.test);
+            }
+        } else if self.entry.as_ref() == Some(&suspect.service) {
+            let rise = suspect.anomalies.iter().filter_map(|at| anomalies.get(*at));
+            let rise = rise.filter(|anomaly| anomaly.kind == Kind::Traffic).map(|a| a.log_lr).fold(0.0, f64::max);
+            suspect.nature = Nature::Surge;
+            suspect.tests.push(Test {
+                test: "more requests than usual come in here, and from no service that is known".to_owned(),
+                verdict: TestVerdict::Supported,
+                // Elsewhere traffic counts for little, since it comes from somebody else.
+                log_odds: quarter(rise / own_share(Kind::Traffic, Side::Own) - rise),
+                evidence: vec![],
+            });
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Who depends on whom, as far as services go: from the service graph, and from series that are measured on a call.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::analyze::anomaly::Place;
+use crate::analyze::series::prepare::Readings;
+use crate::model::network::ServiceName;
+use crate::model::snapshot::Snapshot;
+
+/// Hops that a failure is followed: deeper chains exist, but no service waits longer than its callers' time-outs.
+const MAX_HOPS: u32 = 8;
+
+/// Who calls whom.
+#[derive(Debug, Clone, Default)]
+pub struct Topology {
+    callees: BTreeMap<ServiceName, BTreeSet<ServiceName>>,
+    services: BTreeSet<ServiceName>,
+}
+
+impl Topology {
+    /// The topology of a snapshot.
+    pub fn new(snapshot: &Snapshot) -> Self {
+        let mut out = Topology::default();
+        for (service, workloads) in &snapshot.graph.backing {
+            out.services.insert(service.clone());
+            for workload in workloads {
+                snapshot.graph.callees(workload).for_each(|callee| out.add(service, callee));
+            }
+        }
+        for (caller, callee) in snapshot.graph.edges.keys() {
+            // A caller without a Service in front of it is a service by its own name.
+            if snapshot.graph.services_of(caller).next().is_none() {
+                out.add(&ServiceName::new(&caller.namespace, &caller.name), callee);
+            }
+        }
+        for reading in &snapshot.derived::<Readings>().0 {
+            match &reading.place {
+                Place::Edge { caller, callee } => out.add(caller, callee),
+                place => out.services.extend(place.service().cloned()),
+            }
+        }
+        out
+    }
+
+    fn add(&mut self, caller: &ServiceName, callee: &ServiceName) {
+        self.services.extend([caller.clone(), callee.clone()]);
+        if caller != callee {
+            self.callees.entry(caller.clone()).or_default().insert(callee.clone());
+        }
+    }
+
+    /// All services that anything names.
+    pub fn services(&self) -> &BTreeSet<ServiceName> {
+        &self.services
+    }
+
+    /// Whether anything is known of who calls whom.
+    pub fn knows_calls(&self) -> bool {
+        !self.callees.is_empty()
+    }
+
+    /// What a service calls itself.
+    pub fn callees(&self, service: &ServiceName) -> impl Iterator<Item = &ServiceName> {
+        self.callees.get(service).into_iter().flatten()
+    }
+
+    /// Who calls a service.
+    pub fn callers<'a>(&'a self, service: &'a ServiceName) -> impl Iterator<Item = &'a ServiceName> {
+        self.callees.iter().filter(move |(_, called)| called.contains(service)).map(|(caller, _)| caller)
+    }
+
+    /// Everything that a service depends on, with the number of hops; itself not among it.
+    pub fn dependencies(&self, service: &ServiceName) -> BTreeMap<ServiceName, u32> {
+        let mut reached = BTreeMap::new();
+        let mut layer = vec![service];
+        for hops in 1..=MAX_HOPS {
+            let mut next = vec![];
+            for callee in layer.iter().flat_map(|one| self.callees(one)) {
+                if callee != service && !reached.contains_key(callee) {
+                    reached.insert(callee.clone(), hops);
+                    next.push(callee);
+                }
+            }
+            layer = next;
+        }
+        reached
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dependencies_have_their_distance_and_cycles_end() {
+        let name = |text: &str| ServiceName::new("n", text);
+        let mut topology = Topology::default();
+        for (caller, callee) in [("a", "b"), ("b", "c"), ("c", "a"), ("a", "c")] {
+            topology.add(&name(caller), &name(callee));
+        }
+        assert_eq!(topology.dependencies(&name("a")), [(name("b"), 1), (name("c"), 1)].into());
+        assert_eq!(topology.callers(&name("c")).count(), 2);
+    }
+}

@@ -1,0 +1,196 @@
+//! What a series is about and which way is bad for it, from the words of its metric's name, its unit and its labels.
+//!
+//! Names of metrics are written by many hands, but out of one vocabulary: what fails is an "error", a "failure" or a "timeout",
+//! what waits is a "queue" or a "backlog". So the words decide, and an unknown metric is a series like any other. A name can
+//! hold words of several sorts (`http_request_duration_seconds`): the first matching line of [`VOCABULARY`] decides.
+
+use crate::analyze::anomaly::{Direction, Kind};
+use crate::model::series::Series;
+
+/// On which side of a call a series was measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Side {
+    /// Where it says: what the place itself does.
+    Own,
+    /// At the caller: it speaks of what the place calls.
+    Client,
+    /// At the node under it: it speaks of everything on that node.
+    Node,
+}
+
+/// What a series is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Meaning {
+    /// What sort of trouble it shows.
+    pub kind: Kind,
+    /// The direction that is bad; `None` where either may be.
+    pub bad: Option<Direction>,
+    /// On which side it was measured.
+    pub side: Side,
+    /// It only ever grows: what counts is its rate.
+    pub counter: bool,
+}
+
+/// Words of configuration and of bookkeeping: nothing that they name can deviate.
+const CONSTANT: &[&str] = &[
+    "limit", "limits", "quota", "requested", "capacity", "max", "min", "info", "created", "scrape", "build", "labels",
+    "annotations", "generation", "replicas_desired", "spec", "bucket", "expiry", "expiration", "timestamp",
+];
+/// Words of whatever speaks of the other side of a call.
+const CLIENT: &[&str] = &["client", "outbound", "upstream", "dependency", "egress", "provider", "remote"];
+/// Words of whatever speaks of a whole machine.
+const NODE: &[&str] = &["node", "host", "machine"];
+
+type Line = (&'static [&'static str], Kind, Option<Direction>);
+const UP: Option<Direction> = Some(Direction::Up);
+const DOWN: Option<Direction> = Some(Direction::Down);
+
+/// Words, what they are about, and which way is bad. Order matters: `success_rate` before `error`, `error` before `latency`,
+/// `duration` before `request`, `memory_bytes` before `bytes`.
+const VOCABULARY: &[Line] = &[
+    (&["availability", "available", "success", "successful", "ready", "up", "healthy", "hit", "hits"], Kind::Availability, DOWN),
+    (&["uptime"], Kind::Restarts, DOWN),
+    (&["oom", "killed", "oomkilled", "restart", "restarts", "crash", "crashes", "evicted", "evictions"], Kind::Restarts, UP),
+    (
+        &[
+            "error", "errors", "err", "fail", "failed", "failure", "failures", "5xx", "4xx", "timeout", "timeouts", "exception",
+            "exceptions", "dropped", "drops", "rejected", "exhausted", "reset", "resets", "refused", "denied", "aborted",
+            "unavailable", "faults", "miss", "misses", "retransmits", "retransmissions", "retries", "retry",
+        ],
+        Kind::Errors,
+        UP,
+    ),
+    (&["latency", "duration", "delay", "elapsed", "rtt", "p50", "p75", "p90", "p95", "p99", "percentile"], Kind::Latency, UP),
+    (&["cpu", "throttled", "throttling", "load1", "load5", "load"], Kind::Cpu, UP),
+    (&["memory", "mem", "rss", "heap", "gc", "swap"], Kind::Memory, UP),
+    (&["disk", "fs", "filesystem", "volume", "iops", "inode", "inodes", "io"], Kind::Disk, UP),
+    (
+        &[
+            "queue", "queued", "depth", "backlog", "lag", "pool", "buffer", "pending", "waiting", "age", "saturation",
+            "inflight", "threads", "connections", "utilization",
+        ],
+        Kind::Saturation,
+        UP,
+    ),
+    (&["network", "receive", "received", "transmit", "transmitted", "bytes", "packets", "socket", "sockets", "tcp"], Kind::Network, None),
+    (
+        &[
+            "requests", "request", "rps", "qps", "ops", "throughput", "workload", "queries", "query", "records", "calls", "rq",
+            "messages", "events", "lps", "tps", "processed", "transactions",
+        ],
+        Kind::Traffic,
+        None,
+    ),
+];
+
+/// Labels that hold the status of an answer, as various exporters call them.
+const STATUS_LABELS: &[&str] = &["response_code", "status_code", "code", "status", "grpc_response_status", "http_status_code"];
+
+/// The words of a name: split at what is no letter or digit, and where small letters end (`CpuUsage`), in lower case.
+pub fn words(name: &str) -> Vec<String> {
+    let mut out = vec![];
+    let mut word = String::new();
+    let mut before = ' ';
+    let mut chars = name.chars().peekable();
+    while let Some(c) = chars.next() {
+        let starts = c.is_ascii_uppercase()
+            && (before.is_ascii_lowercase()
+                || before.is_ascii_digit()
+                || before.is_ascii_uppercase() && chars.peek().is_some_and(char::is_ascii_lowercase));
+        if (starts || !c.is_ascii_alphanumeric()) && !word.is_empty() {
+            out.push(std::mem::take(&mut word));
+        }
+        if c.is_ascii_alphanumeric() {
+            word.push(c.to_ascii_lowercase());
+        }
+        before = c;
+    }
+    out.extend(Some(word).filter(|word| !word.is_empty()));
+    out
+}
+
+/// What a series is about; `None` where it is configuration, bookkeeping or one bucket of a histogram.
+pub fn of(series: &Series) -> Option<Meaning> {
+    let words = words(&series.name);
+    let any = |list: &[&str]| words.iter().any(|word| list.contains(&word.as_str()));
+    if any(CONSTANT) || series.labels.contains_key("le") {
+        return None;
+    }
+    let side = if any(CLIENT) {
+        Side::Client
+    } else if any(NODE) {
+        Side::Node
+    } else {
+        Side::Own
+    };
+    let last = words.last().map(String::as_str).unwrap_or_default();
+    // Cumulative by convention, and never seen to fall but to a fresh start.
+    let counter = matches!(last, "total" | "count" | "sum") && grows(series);
+    let known = VOCABULARY.iter().find(|(list, ..)| any(list));
+    let (mut kind, mut bad) = known.map_or((Kind::Unknown, None), |(_, kind, bad)| (*kind, *bad));
+    if kind == Kind::Traffic && STATUS_LABELS.iter().any(|label| failed(series.label(label))) {
+        (kind, bad) = (Kind::Errors, UP);
+    }
+    // A quantile without a word beside it (`destination_99`) is the latency of the side that it names.
+    let edge = words.iter().any(|word| matches!(word.as_str(), "source" | "destination"));
+    if kind == Kind::Unknown && edge && matches!(last, "50" | "75" | "90" | "95" | "99" | "999") {
+        (kind, bad) = (Kind::Latency, UP);
+    }
+    Some(Meaning { kind, bad, side, counter })
+}
+
+/// Whether a status says that a request failed: 5xx, none at all (`0`), or a gRPC status of the server's own making.
+fn failed(status: &str) -> bool {
+    let grpc = ["UNKNOWN", "INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "DATA_LOSS", "RESOURCE_EXHAUSTED"];
+    status == "0"
+        || status.len() == 3 && status.starts_with('5')
+        || grpc.iter().any(|name| status.eq_ignore_ascii_case(name))
+}
+
+/// Whether the values mostly grow: at most one in ten steps is a fall, which is a process that started again.
+fn grows(series: &Series) -> bool {
+    let pairs = series.points.iter().zip(series.points.iter().skip(1));
+    let falls = pairs.filter(|((_, a), (_, b))| b < a).count();
+    falls * 10 <= series.points.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meaning(name: &str, labels: &[(&str, &str)]) -> Option<(Kind, Option<Direction>, Side)> {
+        let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let points = vec![(0.0, 1.0), (1.0, 2.0)];
+        of(&Series { name: name.to_owned(), labels, points }).map(|m| (m.kind, m.bad, m.side))
+    }
+
+    #[test]
+    fn words_are_told_apart_however_they_are_joined() {
+        assert_eq!(words("CpuUsageRate(%)"), ["cpu", "usage", "rate"]);
+        assert_eq!(words("HTTPServerP99_ms"), ["http", "server", "p99", "ms"]);
+        assert_eq!(words("jvm.gc-pause"), ["jvm", "gc", "pause"]);
+    }
+
+    #[test]
+    fn the_bad_direction_follows_from_the_words() {
+        assert_eq!(meaning("success_rate", &[]), Some((Kind::Availability, DOWN, Side::Own)));
+        assert_eq!(meaning("http_request_duration_seconds", &[]), Some((Kind::Latency, UP, Side::Own)));
+        assert_eq!(meaning("upstream_request_errors_total", &[]), Some((Kind::Errors, UP, Side::Client)));
+        assert_eq!(meaning("container_memory_working_set_bytes", &[]), Some((Kind::Memory, UP, Side::Own)));
+        assert_eq!(meaning("NodeCpuUsage", &[]), Some((Kind::Cpu, UP, Side::Node)));
+        assert_eq!(meaning("requests_total", &[("code", "200")]), Some((Kind::Traffic, None, Side::Own)));
+        assert_eq!(meaning("requests_total", &[("code", "503")]), Some((Kind::Errors, UP, Side::Own)));
+        assert_eq!(meaning("frobnications", &[]), Some((Kind::Unknown, None, Side::Own)));
+        assert_eq!(meaning("memory_limit_bytes", &[]), None);
+    }
+
+    #[test]
+    fn a_counter_is_known_by_its_name_and_its_growth() {
+        let series = |values: &[f64]| {
+            let points = values.iter().enumerate().map(|(at, value)| (at as f64, *value)).collect();
+            Series { name: "calls_total".to_owned(), labels: Default::default(), points }
+        };
+        assert!(of(&series(&[1.0, 5.0, 9.0])).unwrap().counter);
+        assert!(!of(&series(&[9.0, 5.0, 9.0, 1.0])).unwrap().counter);
+    }
+}

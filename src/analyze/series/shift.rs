@@ -1,0 +1,113 @@
+//! How far a series has moved from what it was, in units of its own noise.
+
+use super::meaning::Side;
+use super::prepare::Reading;
+use super::stats::{median, quantile};
+use crate::analyze::anomaly::Kind;
+
+/// Points before the onset that a baseline needs: fewer have no spread to speak of.
+pub const FEWEST_BEFORE: usize = 4;
+/// Points that make one look: their median forgives one outlier.
+pub const LOOK: usize = 3;
+/// Points after the onset among which the worst look is taken: a fault of three minutes must not drown in what follows.
+const AFTER: usize = 8;
+/// Points before the onset that make the baseline: what was long ago is another day.
+const BEFORE: usize = 600;
+/// A change below this part of the usual level is no trouble, however quiet the series was.
+const LEVEL_FLOOR: f64 = 0.05;
+/// Nor is one below this part of the metric's usual size at other services.
+const PEER_FLOOR: f64 = 0.1;
+/// Failures out of all requests that anybody would notice, as a share.
+const SHARE_FLOOR: f64 = 0.01;
+/// Makes the distance of the quartiles comparable with a standard deviation, for a normal distribution.
+const IQR_TO_SIGMA: f64 = 1.349;
+/// Makes the median absolute deviation comparable with it.
+const MAD_TO_SIGMA: f64 = 1.4826;
+/// The share of looks at the baseline itself of which a shift must be in excess.
+const QUIET: f64 = 0.9;
+/// Shifts that noise alone reaches, in robust standard deviations: what a normal distribution stays within.
+const NOISE: f64 = 2.0;
+
+/// A move away from the baseline.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Shift {
+    /// In robust standard deviations, with its sign; floors and the restlessness of the baseline are in it.
+    pub z: f64,
+    /// The typical value before, in the reading's own terms.
+    pub before: f64,
+    /// The worst look after.
+    pub after: f64,
+    /// Index of the first point of that look.
+    pub at: usize,
+}
+
+/// The middle and the scale of a baseline. The scale is never nothing: the series' own spread, a part of its level, a part
+/// of the metric's size elsewhere. All of them have the series' own unit, so a change of units changes no score.
+pub fn scale(reading: &Reading, before: &[f64]) -> Option<(f64, f64)> {
+    let middle = median(before)?;
+    let away: Vec<f64> = before.iter().map(|value| (value - middle).abs()).collect();
+    let own = (median(&away)? * MAD_TO_SIGMA)
+        .max((quantile(before, 0.75)? - quantile(before, 0.25)?) / IQR_TO_SIGMA);
+    let noticeable = match (reading.ceiling, reading.meaning.kind) {
+        (Some(ceiling), _) => SHARE_FLOOR * ceiling,
+        // A share of errors that was 0: what names itself a ratio is one.
+        (None, Kind::Errors) if is_ratio(reading) => SHARE_FLOOR,
+        _ => 0.0,
+    };
+    let largest = reading.values.iter().fold(0.0, |most: f64, value| most.max(value.abs()));
+    // A series that was always 0 has neither spread nor level: against its own largest value any move counts as large.
+    let floor =
+        (LEVEL_FLOOR * middle.abs()).max(PEER_FLOOR * reading.peers).max(noticeable).max(0.02 * largest);
+    Some((middle, own.hypot(floor))).filter(|(_, scale)| *scale > 0.0)
+}
+
+fn is_ratio(reading: &Reading) -> bool {
+    reading.name.to_ascii_lowercase().contains("ratio") && reading.values.iter().all(|value| *value <= 1.0)
+}
+
+/// The worst look after an onset against what was before. `None` where either side holds too little.
+pub fn measure(reading: &Reading, onset: f64) -> Option<Shift> {
+    let at = reading.times.partition_point(|time| *time < onset);
+    let before = reading.values.get(at.saturating_sub(BEFORE)..at)?;
+    let after = reading.values.get(at..)?;
+    if before.len() < FEWEST_BEFORE || after.is_empty() {
+        return None;
+    }
+    let (middle, scale) = scale(reading, before)?;
+    let width = LOOK.min(after.len());
+    let mut worst: Option<Shift> = None;
+    for (index, look) in after.windows(width).take(AFTER).enumerate() {
+        let typical = median(look)?;
+        let z = (typical - middle) / scale;
+        if worst.is_none_or(|known| z.abs() > known.z.abs()) {
+            worst = Some(Shift { z, before: middle, after: typical, at: at + index });
+        }
+    }
+    let looks: Vec<f64> = before
+        .windows(width)
+        .filter_map(|look| Some((median(look)? - middle).abs() / scale))
+        .collect();
+    // A baseline that often strays this far by itself says less.
+    let restless = quantile(&looks, QUIET).unwrap_or(0.0) / NOISE;
+    worst.map(|shift| Shift { z: shift.z / restless.max(1.0), ..shift })
+}
+
+/// How much a measurement of this kind speaks of the place itself when it moved: resources are its own, traffic comes from
+/// elsewhere, and a caller's view of its callees or a node's of all its pods says little of this one. Rounded to what ablations on
+/// public fault data can tell apart (a tenth).
+pub fn own_share(kind: Kind, side: Side) -> f64 {
+    let by_kind = match kind {
+        Kind::Traffic | Kind::Network => 0.4,
+        Kind::Unknown => 0.5,
+        Kind::Memory => 0.8,
+        Kind::Saturation => 0.9,
+        _ => 1.0,
+    };
+    let by_side = match side {
+        Side::Own => 1.0,
+        Side::Client if kind == Kind::Errors => 0.7,
+        Side::Client => 0.3,
+        Side::Node => 0.2,
+    };
+    by_kind * by_side
+}
