@@ -90,7 +90,7 @@ fn of_series(readings: &[Reading], given: Option<f64>) -> Option<Onset> {
         })
     };
     let mut pieces: BTreeMap<i64, BTreeMap<(&Place, Kind), f64>> = BTreeMap::new();
-    for jump in readings.iter().flat_map(|reading| jumps(reading, &near)) {
+    for jump in readings.iter().flat_map(|reading| jumps(reading, given, &near)) {
         let piece = ((jump.at - start) / step).round() as i64;
         let known = pieces.entry(piece).or_default().entry(jump.what).or_default();
         *known = known.max(jump.weight);
@@ -115,7 +115,7 @@ fn of_series(readings: &[Reading], given: Option<f64>) -> Option<Onset> {
 }
 
 /// Where a reading jumps: the next look differs from the last two points by most of what it differs from the baseline.
-fn jumps<'a>(reading: &'a Reading, near: &dyn Fn(f64) -> bool) -> Vec<Jump<'a>> {
+fn jumps<'a>(reading: &'a Reading, given: Option<f64>, near: &dyn Fn(f64) -> bool) -> Vec<Jump<'a>> {
     let (times, values) = (&reading.times, &reading.values);
     let count = values.len();
     let share = own_share(reading.meaning.kind, reading.meaning.side);
@@ -124,6 +124,9 @@ fn jumps<'a>(reading: &'a Reading, near: &dyn Fn(f64) -> bool) -> Vec<Jump<'a>> 
     let steps: Vec<f64> = values.iter().zip(values.iter().skip(1)).map(|(a, b)| (b - a).abs()).collect();
     let restless = median(&steps).unwrap_or(0.0);
     let last = typical(count.saturating_sub(shift::LOOK), count);
+    // Whoever names an onset sees the trouble then: what was over before is another one.
+    let named = given.map(|given| times.partition_point(|time| *time < given));
+    let at_named = named.and_then(|at| typical(at.saturating_sub(2), at + 1));
     let mut out = vec![];
     for (at, time) in times.iter().enumerate().skip(shift::FEWEST_BEFORE) {
         if !near(*time) || at + 1 >= count {
@@ -145,7 +148,11 @@ fn jumps<'a>(reading: &'a Reading, near: &dyn Fn(f64) -> bool) -> Vec<Jump<'a>> 
         if first * typical_after <= 0.0 || height < TELLING || sudden < height / 2.0 {
             continue;
         }
-        let lasts = last.is_some_and(|last| (last - middle) / scale * first.signum() >= height / 2.0);
+        let persists = |look: Option<f64>| look.is_some_and(|v| (v - middle) / scale * first.signum() >= height / 2.0);
+        if named.is_some_and(|named| at < named) && !persists(at_named) {
+            continue;
+        }
+        let lasts = persists(last);
         let weight = (2.0 * (height / TELLING).ln()).min(MOST) * share * if lasts { 1.0 } else { OVER };
         out.push(Jump { what: (&reading.place, reading.meaning.kind), at: *time, weight });
     }

@@ -24,8 +24,10 @@ pub enum Aspect {
     Errors,
     /// Time spent waiting for others.
     Waiting,
-    /// Lines of logs.
+    /// Lines of logs that are new or frequent.
     Logs,
+    /// Lines of logs that ceased: steps that are not taken any more.
+    Steps,
     /// Calls that ceased or are new.
     Calls,
     /// Requests for each second.
@@ -52,7 +54,8 @@ pub fn aspect_of(anomaly: &Anomaly) -> Aspect {
         Kind::ErrorOrigin => Aspect::OwnErrors,
         Kind::Traffic => Aspect::Traffic,
         Kind::Network => Aspect::Network,
-        Kind::NewTemplate | Kind::VanishedTemplate | Kind::SpikingTemplate => Aspect::Logs,
+        Kind::NewTemplate | Kind::SpikingTemplate => Aspect::Logs,
+        Kind::VanishedTemplate => Aspect::Steps,
         Kind::MissingCall | Kind::NewCall => Aspect::Calls,
         Kind::Missing => Aspect::Gone,
         Kind::Unknown => Aspect::Other,
@@ -60,11 +63,29 @@ pub fn aspect_of(anomaly: &Anomaly) -> Aspect {
 }
 
 impl Aspect {
-    /// Aspects of a dependency that account for this one: slowness and failures travel from callee to caller.
+    /// Aspects of a dependency that account for this one: slowness and failures travel from callee to
+    /// caller, and what strains a dependency makes it slow or fail.
     pub fn explained_by(self) -> &'static [Aspect] {
         match self {
-            Aspect::Latency | Aspect::Waiting => &[Aspect::Latency, Aspect::OwnTime, Aspect::Gone],
-            Aspect::Errors => &[Aspect::Errors, Aspect::OwnErrors, Aspect::Gone, Aspect::Memory],
+            Aspect::Latency | Aspect::Waiting => &[
+                Aspect::Latency,
+                Aspect::OwnTime,
+                Aspect::Cpu,
+                Aspect::Memory,
+                Aspect::Disk,
+                Aspect::Saturation,
+                Aspect::Gone,
+            ],
+            Aspect::Errors => &[
+                Aspect::Errors,
+                Aspect::OwnErrors,
+                Aspect::Cpu,
+                Aspect::Memory,
+                Aspect::Disk,
+                Aspect::Logs,
+                Aspect::Steps,
+                Aspect::Gone,
+            ],
             Aspect::Saturation => &[Aspect::Latency, Aspect::OwnTime],
             _ => &[],
         }
@@ -77,7 +98,7 @@ impl Aspect {
                 Nature::Resource
             }
             Aspect::Latency | Aspect::OwnTime | Aspect::Waiting => Nature::Slow,
-            Aspect::Errors | Aspect::OwnErrors | Aspect::Logs | Aspect::Calls => Nature::Failing,
+            Aspect::Errors | Aspect::OwnErrors | Aspect::Logs | Aspect::Steps | Aspect::Calls => Nature::Failing,
             Aspect::Gone => Nature::Silent,
             Aspect::Traffic => match anomaly.map(|anomaly| anomaly.direction) {
                 Some(Direction::Up) => Nature::Surge,

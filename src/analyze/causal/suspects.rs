@@ -27,6 +27,8 @@ use crate::model::snapshot::Snapshot;
 const HOP: f64 = 0.9;
 /// The share of an anomaly that a dependency with the same anomaly explains at most: it can have a part of its own.
 const EXPLAINED_AT_MOST: f64 = 0.9;
+/// A dependency this surely at fault (e³ : 1) explains whatever its callers feel, however much that is.
+const SURE: f64 = 3.0;
 /// What a further aspect of the same service adds, relative to the one before it: they are not independent.
 const FURTHER: f64 = 0.5;
 /// Log-odds of "none of these": what a service needs to show before it is more likely at fault than something unseen.
@@ -40,6 +42,8 @@ const CHANGE_REACH: f64 = 3600.0;
 const CHANGED: f64 = 1.25;
 /// A service that began to deviate later than the first by more than can be told apart.
 const LATE: f64 = -0.75;
+/// An anomaly tells when its service began to deviate from this likelihood ratio on (e² ≈ 7): weaker ones are often chance.
+const CONVINCING: f64 = 2.0;
 /// What the asked-about service cannot reach is seldom what it suffers from.
 const OUT_OF_REACH: f64 = -1.0;
 /// A rise of requests by this factor is a surge.
@@ -142,6 +146,7 @@ fn rank(snapshot: &Snapshot, anomalies: &[Anomaly], onset: Option<Timestamp>) ->
             let parts = explained(service, own, anomalies, &shown, &topology);
             let mut suspect = weigh(service, parts, anomalies);
             surge.apply(&mut suspect, anomalies);
+            suspect.tests.extend(crowd(service, &suspect, anomalies, &topology));
             suspect.tests.extend(lateness(own, anomalies, first));
             suspect.tests.extend(changed(snapshot, service, suspect.onset.or(onset)));
             suspect.tests.extend(reach(snapshot, service, &topology));
@@ -206,7 +211,8 @@ fn explained(
                     best = Some((power, dependency));
                 }
             }
-            let share = best.map_or(0.0, |(power, _)| (power / raw.max(f64::MIN_POSITIVE)).min(1.0));
+            let needed = raw.clamp(f64::MIN_POSITIVE, SURE);
+            let share = best.map_or(0.0, |(power, _)| (power / needed).min(1.0));
             let left = raw * (1.0 - EXPLAINED_AT_MOST * share);
             Part { aspect: *aspect, anomaly: *at, raw, left, by: best.map(|(_, by)| by.clone()) }
         })
@@ -246,8 +252,22 @@ fn quarter(log_odds: f64) -> f64 {
 fn began<'a>(own: &'a Aspects, anomalies: &'a [Anomaly]) -> impl Iterator<Item = f64> + 'a {
     own.values()
         .filter_map(|at| anomalies.get(*at))
-        .filter(|anomaly| anomaly.log_lr >= 1.0)
+        .filter(|anomaly| anomaly.log_lr >= CONVINCING)
         .filter_map(|anomaly| Some(crate::model::time::to_unix(anomaly.onset?)))
+}
+
+/// What shows in requests at a service shows as well when one of its dependencies is at fault that no signal was seen of: of k + 1
+/// equally likely places it is one. Half of that logarithm, since most dependencies that fail are seen to.
+fn crowd(service: &ServiceName, suspect: &Suspect, anomalies: &[Anomaly], topology: &Topology) -> Option<Test> {
+    let leading = anomalies.get(*suspect.anomalies.first()?)?;
+    let dependencies = topology.dependencies(service).len();
+    let felt = !aspect_of(leading).explained_by().is_empty();
+    (felt && dependencies > 0).then(|| Test {
+        test: format!("a fault of any of the {dependencies} services that it depends on would show here too"),
+        verdict: TestVerdict::Refuted,
+        log_odds: quarter(-0.5 * (1.0 + dependencies as f64).ln()),
+        evidence: vec![],
+    })
 }
 
 /// A cause precedes its effects, as far as the resolution of both tells.

@@ -1,6 +1,6 @@
 //! Series made comparable: rates instead of counters, means instead of sums, failures instead of successes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::meaning::{self, Meaning};
 use super::place;
@@ -77,6 +77,7 @@ fn all(snapshot: &Snapshot) -> Vec<Reading> {
         .filter(|series| series.points.len() > 1)
         .filter_map(|series| read(snapshot, series))
         .collect();
+    same_case(&mut out);
     point_at_callees(&mut out);
     let mut levels: BTreeMap<(&str, &str), Vec<f64>> = BTreeMap::new();
     for reading in &out {
@@ -151,6 +152,18 @@ fn means(series: &[&Series]) -> Vec<Series> {
         out.push(Series { name: name.to_owned(), labels: sum.labels.clone(), points });
     }
     out
+}
+
+/// A label's `Frontend` is the `frontend` that others name: names in a cluster hold no capitals.
+fn same_case(readings: &mut [Reading]) {
+    let known: BTreeSet<ServiceName> = readings.iter().filter_map(Reading::service).cloned().collect();
+    for reading in readings {
+        let Place::Service(service) = &mut reading.place else { continue };
+        let lower = ServiceName::new(&service.namespace, service.name.to_lowercase());
+        if lower != *service && known.contains(&lower) {
+            *service = lower;
+        }
+    }
 }
 
 /// A metric at one service whose name holds that of another speaks of the way between the two: `inventory_call_errors`

@@ -7,7 +7,7 @@ use crate::analyze::anomaly::Kind;
 
 /// Points before the onset that a baseline needs: fewer have no spread to speak of.
 pub const FEWEST_BEFORE: usize = 4;
-/// Points that make one look: their median forgives one outlier.
+/// Points that make one look.
 pub const LOOK: usize = 3;
 /// Points after the onset among which the worst look is taken: a fault of three minutes must not drown in what follows.
 const AFTER: usize = 8;
@@ -17,16 +17,16 @@ const BEFORE: usize = 600;
 const LEVEL_FLOOR: f64 = 0.05;
 /// Nor is one below this part of the metric's usual size at other services.
 const PEER_FLOOR: f64 = 0.1;
-/// Failures out of all requests that anybody would notice, as a share.
-const SHARE_FLOOR: f64 = 0.01;
+/// Failures out of all requests that anybody would notice, as a share: twice what an objective of 99.9 % allows.
+const SHARE_FLOOR: f64 = 0.002;
 /// Makes the distance of the quartiles comparable with a standard deviation, for a normal distribution.
 const IQR_TO_SIGMA: f64 = 1.349;
 /// Makes the median absolute deviation comparable with it.
 const MAD_TO_SIGMA: f64 = 1.4826;
-/// The share of looks at the baseline itself of which a shift must be in excess.
-const QUIET: f64 = 0.9;
-/// Shifts that noise alone reaches, in robust standard deviations: what a normal distribution stays within.
-const NOISE: f64 = 2.0;
+/// The share of looks at the baseline itself of which a shift must be in excess: a quarter of it may be an earlier incident.
+const QUIET: f64 = 0.75;
+/// Shifts that three of four looks stay within, in robust standard deviations, with room for tails wider than normal ones (1.15).
+const NOISE: f64 = 1.5;
 
 /// A move away from the baseline.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -61,6 +61,15 @@ pub fn scale(reading: &Reading, before: &[f64]) -> Option<(f64, f64)> {
     Some((middle, own.hypot(floor))).filter(|(_, scale)| *scale > 0.0)
 }
 
+/// What a look shows: its median, which forgives an outlier; of failures the mean, since every one of them was felt and most
+/// points hold none.
+fn typical(reading: &Reading, look: &[f64]) -> Option<f64> {
+    match reading.meaning.kind {
+        Kind::Errors | Kind::Availability => Some(look.iter().sum::<f64>() / look.len().max(1) as f64),
+        _ => median(look),
+    }
+}
+
 fn is_ratio(reading: &Reading) -> bool {
     reading.name.to_ascii_lowercase().contains("ratio") && reading.values.iter().all(|value| *value <= 1.0)
 }
@@ -77,7 +86,7 @@ pub fn measure(reading: &Reading, onset: f64) -> Option<Shift> {
     let width = LOOK.min(after.len());
     let mut worst: Option<Shift> = None;
     for (index, look) in after.windows(width).take(AFTER).enumerate() {
-        let typical = median(look)?;
+        let typical = typical(reading, look)?;
         let z = (typical - middle) / scale;
         if worst.is_none_or(|known| z.abs() > known.z.abs()) {
             worst = Some(Shift { z, before: middle, after: typical, at: at + index });
@@ -85,7 +94,7 @@ pub fn measure(reading: &Reading, onset: f64) -> Option<Shift> {
     }
     let looks: Vec<f64> = before
         .windows(width)
-        .filter_map(|look| Some((median(look)? - middle).abs() / scale))
+        .filter_map(|look| Some((typical(reading, look)? - middle).abs() / scale))
         .collect();
     // A baseline that often strays this far by itself says less.
     let restless = quantile(&looks, QUIET).unwrap_or(0.0) / NOISE;
@@ -98,7 +107,7 @@ pub fn measure(reading: &Reading, onset: f64) -> Option<Shift> {
 pub fn own_share(kind: Kind, side: Side) -> f64 {
     let by_kind = match kind {
         Kind::Traffic | Kind::Network => 0.4,
-        Kind::Unknown => 0.5,
+        Kind::Unknown => 0.3,
         Kind::Memory => 0.8,
         Kind::Saturation => 0.9,
         _ => 1.0,
