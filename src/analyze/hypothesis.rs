@@ -11,8 +11,8 @@ use std::collections::BTreeSet;
 
 use super::causal::asked::concerns;
 use super::causal::explain::Explainer;
-use super::causal::suspects::{Suspect, Suspects};
 use super::causal::odds::{EXPLAINED, changed, coverage, dependencies, felt_since, prior, test};
+use super::causal::suspects::{Suspect, Suspects};
 use super::causal::timing::{self, CLOCK_ERROR};
 use super::diagnosis::{Diagnosis, NotEvaluated, RootCause, Test, TestVerdict, Verdict};
 use super::finding::{Confidence, Finding, Role, Severity};
@@ -199,7 +199,9 @@ fn candidates(snapshot: &Snapshot, findings: &[Finding], onset: Option<Timestamp
             .collect();
         let mut candidate =
             Candidate { finding: index, explains, tests: vec![], change: None, onset: None, log_odds: 0.0 };
-        if let Some(suspect) = suspects.all.iter().find(|s| by_signals(finding) && finding.service.as_ref() == Some(&s.service)) {
+        if let Some(suspect) =
+            suspects.all.iter().find(|s| by_signals(finding) && finding.service.as_ref() == Some(&s.service))
+        {
             candidate.tests = weighed(suspect, suspects.all.len());
             candidate.onset = suspect.onset;
             candidate.change = changed(snapshot, finding, suspect.onset.as_slice()).1;
@@ -236,7 +238,8 @@ fn weighed(suspect: &Suspect, suspects: usize) -> Vec<Test> {
     let sum: f64 = tests.iter().map(|test| test.log_odds).sum();
     let probability = suspect.probability.clamp(0.001, MOST_CERTAIN);
     let against = (probability / (1.0 - probability)).ln() - sum;
-    let text = format!("weighed against {} other services, and against none of them", suspects.saturating_sub(1));
+    let text =
+        format!("weighed against {} other services, and against none of them", suspects.saturating_sub(1));
     tests.push(test(TestVerdict::Refuted, (against * 100.0).round() / 100.0, text));
     tests
 }
@@ -313,7 +316,10 @@ fn ranked(candidates: &[Candidate], findings: &[Finding]) -> Vec<(usize, f64)> {
             // The same object and field, said of another caller or pod, is no other explanation.
             let same = findings.get(rival.finding).is_some_and(|other| other.subject == finding.subject);
             let weighed = findings.get(rival.finding).is_some_and(by_signals);
-            *other != at && !same && !weighed && accounted_share(&residue, |symptom| rival.closeness(symptom)) > ACCOUNTED
+            *other != at
+                && !same
+                && !weighed
+                && accounted_share(&residue, |symptom| rival.closeness(symptom)) > ACCOUNTED
         });
         let others: f64 = rivals.map(|(_, rival)| rival.log_odds.exp()).sum();
         let own = candidate.log_odds.exp();

@@ -137,7 +137,8 @@ fn jumps<'a>(reading: &'a Reading, given: Option<f64>, near: &dyn Fn(f64) -> boo
             continue;
         }
         let Some(before) = values.get(at.saturating_sub(BASELINE)..at) else { continue };
-        let (Some((middle, scale)), Some(look)) = (shift::scale(reading, before), typical(at, at + shift::LOOK))
+        let (Some((middle, scale)), Some(look)) =
+            (shift::scale(reading, before), typical(at, at + shift::LOOK))
         else {
             continue;
         };
@@ -148,7 +149,8 @@ fn jumps<'a>(reading: &'a Reading, given: Option<f64>, near: &dyn Fn(f64) -> boo
         if first * typical_after <= 0.0 || height < TELLING || sudden < height / 2.0 {
             continue;
         }
-        let persists = |look: Option<f64>| look.is_some_and(|v| (v - middle) / scale * first.signum() >= height / 2.0);
+        let persists =
+            |look: Option<f64>| look.is_some_and(|v| (v - middle) / scale * first.signum() >= height / 2.0);
         if named.is_some_and(|named| at < named) && !persists(at_named) {
             continue;
         }

@@ -94,11 +94,16 @@ impl Aspect {
     /// What sort of fault it is when this is its strongest sign.
     pub fn nature(self, anomaly: Option<&Anomaly>) -> Nature {
         match self {
-            Aspect::Cpu | Aspect::Memory | Aspect::Disk | Aspect::Saturation | Aspect::Network | Aspect::Other => {
-                Nature::Resource
-            }
+            Aspect::Cpu
+            | Aspect::Memory
+            | Aspect::Disk
+            | Aspect::Saturation
+            | Aspect::Network
+            | Aspect::Other => Nature::Resource,
             Aspect::Latency | Aspect::OwnTime | Aspect::Waiting => Nature::Slow,
-            Aspect::Errors | Aspect::OwnErrors | Aspect::Logs | Aspect::Steps | Aspect::Calls => Nature::Failing,
+            Aspect::Errors | Aspect::OwnErrors | Aspect::Logs | Aspect::Steps | Aspect::Calls => {
+                Nature::Failing
+            }
             Aspect::Gone => Nature::Silent,
             Aspect::Traffic => match anomaly.map(|anomaly| anomaly.direction) {
                 Some(Direction::Up) => Nature::Surge,

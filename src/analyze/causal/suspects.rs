@@ -16,8 +16,8 @@ use crate::analyze::diagnosis::{Test, TestVerdict};
 use crate::analyze::logs;
 use crate::analyze::onset::Estimate;
 use crate::analyze::series;
-use crate::analyze::series::shift::own_share;
 use crate::analyze::series::meaning::Side;
+use crate::analyze::series::shift::own_share;
 use crate::model::change::{Change, ChangeKind};
 use crate::model::memo::Derived;
 use crate::model::network::ServiceName;
@@ -228,7 +228,8 @@ fn weigh(service: &ServiceName, parts: Vec<Part>, anomalies: &[Anomaly]) -> Susp
     for part in &parts {
         let Some(anomaly) = anomalies.get(part.anomaly) else { continue };
         let evidence: Vec<String> = anomaly.evidence.iter().map(|evidence| evidence.id.clone()).collect();
-        let mut text = format!("{} at {} {}", anomaly.kind.as_str(), anomaly.place, anomaly.direction.as_str());
+        let mut text =
+            format!("{} at {} {}", anomaly.kind.as_str(), anomaly.place, anomaly.direction.as_str());
         if let Some(by) = part.by.as_ref().filter(|_| part.left < part.raw) {
             let share = 100.0 * (1.0 - part.left / part.raw);
             text = format!("{text}; {share:.0} % of that follows from its dependency {by}");
@@ -237,7 +238,8 @@ fn weigh(service: &ServiceName, parts: Vec<Part>, anomalies: &[Anomaly]) -> Susp
         tests.push(Test { test: text, verdict: TestVerdict::Supported, log_odds, evidence });
         factor *= FURTHER;
     }
-    let nature = parts.first().map_or(Nature::Failing, |part| part.aspect.nature(anomalies.get(part.anomaly)));
+    let nature =
+        parts.first().map_or(Nature::Failing, |part| part.aspect.nature(anomalies.get(part.anomaly)));
     let onset = parts.iter().filter_map(|part| anomalies.get(part.anomaly)?.onset).min();
     let order = parts.iter().map(|part| part.anomaly).collect();
     Suspect { service: service.clone(), probability: 0.0, nature, tests, anomalies: order, onset, score: 0.0 }
@@ -258,21 +260,31 @@ fn began<'a>(own: &'a Aspects, anomalies: &'a [Anomaly]) -> impl Iterator<Item =
 
 /// What shows in requests at a service shows as well when one of its dependencies is at fault that no signal was seen of: of k + 1
 /// equally likely places it is one. Half of that logarithm, since most dependencies that fail are seen to.
-fn crowd(service: &ServiceName, suspect: &Suspect, anomalies: &[Anomaly], topology: &Topology) -> Option<Test> {
+fn crowd(
+    service: &ServiceName,
+    suspect: &Suspect,
+    anomalies: &[Anomaly],
+    topology: &Topology,
+) -> Option<Test> {
     let leading = anomalies.get(*suspect.anomalies.first()?)?;
-    let dependencies = topology.dependencies(service).len();
-    let felt = !aspect_of(leading).explained_by().is_empty();
-    (felt && dependencies > 0).then(|| Test {
-        test: format!("a fault of any of the {dependencies} services that it depends on would show here too"),
+    let kind = match aspect_of(leading) {
+        Aspect::Errors => Kind::Errors,
+        Aspect::Latency | Aspect::Waiting => Kind::Latency,
+        _ => return None,
+    };
+    let unseen = topology.dependencies(service).keys().filter(|one| !topology.watches(one, kind)).count();
+    (unseen > 0).then(|| Test {
+        test: format!("a fault of {unseen} unwatched services that it depends on would show here too"),
         verdict: TestVerdict::Refuted,
-        log_odds: quarter(-0.5 * (1.0 + dependencies as f64).ln()),
+        log_odds: quarter(-0.5 * (1.0 + unseen as f64).ln()),
         evidence: vec![],
     })
 }
 
 /// A cause precedes its effects, as far as the resolution of both tells.
 fn lateness(own: &Aspects, anomalies: &[Anomaly], first: Option<f64>) -> Option<Test> {
-    let resolution = own.values().filter_map(|at| anomalies.get(*at)).map(|a| a.resolution).fold(0.0, f64::max);
+    let resolution =
+        own.values().filter_map(|at| anomalies.get(*at)).map(|a| a.resolution).fold(0.0, f64::max);
     let late = began(own, anomalies).min_by(f64_order)? - first?;
     (late > 2.0 * resolution.max(1.0)).then(|| Test {
         test: format!("it deviates only {late:.0} s after the first service that does"),
@@ -309,8 +321,7 @@ fn reach(snapshot: &Snapshot, service: &ServiceName, topology: &Topology) -> Opt
     let asked: Vec<ServiceName> =
         target.services.iter().map(|name| ServiceName::new(&target.namespace, name)).collect();
     let known = asked.iter().any(|own| topology.callees(own).next().is_some());
-    let reached =
-        asked.iter().any(|own| own == service || topology.dependencies(own).contains_key(service));
+    let reached = asked.iter().any(|own| own == service || topology.dependencies(own).contains_key(service));
     (known && !reached).then(|| Test {
         test: "what was asked about is not known to call it".to_owned(),
         verdict: TestVerdict::Refuted,
@@ -357,11 +368,13 @@ impl Surge {
             let entry = self.entry.as_ref().map(ToString::to_string).unwrap_or_default();
             for test in &mut suspect.tests {
                 test.log_odds = quarter(test.log_odds * UNDER_SURGE);
-                test.test = format!("{}; the surge of requests through {entry} explains most of it", test.test);
+                test.test =
+                    format!("{}; the surge of requests through {entry} explains most of it", test.test);
             }
         } else if self.entry.as_ref() == Some(&suspect.service) {
             let rise = suspect.anomalies.iter().filter_map(|at| anomalies.get(*at));
-            let rise = rise.filter(|anomaly| anomaly.kind == Kind::Traffic).map(|a| a.log_lr).fold(0.0, f64::max);
+            let rise =
+                rise.filter(|anomaly| anomaly.kind == Kind::Traffic).map(|a| a.log_lr).fold(0.0, f64::max);
             suspect.nature = Nature::Surge;
             suspect.tests.push(Test {
                 test: "more requests than usual come in here, and from no service that is known".to_owned(),

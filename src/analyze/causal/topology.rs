@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::analyze::anomaly::Place;
+use crate::analyze::anomaly::{Kind, Place};
 use crate::analyze::series::prepare::Readings;
 use crate::model::network::ServiceName;
 use crate::model::snapshot::Snapshot;
@@ -14,7 +14,8 @@ const MAX_HOPS: u32 = 8;
 #[derive(Debug, Clone, Default)]
 pub struct Topology {
     callees: BTreeMap<ServiceName, BTreeSet<ServiceName>>,
-    services: BTreeSet<ServiceName>,
+    /// Whose failures, and whose slowness, a series would show.
+    watched: BTreeSet<(ServiceName, Kind)>,
 }
 
 impl Topology {
@@ -22,7 +23,6 @@ impl Topology {
     pub fn new(snapshot: &Snapshot) -> Self {
         let mut out = Topology::default();
         for (service, workloads) in &snapshot.graph.backing {
-            out.services.insert(service.clone());
             for workload in workloads {
                 snapshot.graph.callees(workload).for_each(|callee| out.add(service, callee));
             }
@@ -34,29 +34,29 @@ impl Topology {
             }
         }
         for reading in &snapshot.derived::<Readings>().0 {
-            match &reading.place {
-                Place::Edge { caller, callee } => out.add(caller, callee),
-                place => out.services.extend(place.service().cloned()),
+            if let Place::Edge { caller, callee } = &reading.place {
+                out.add(caller, callee);
             }
+            let kind = match reading.meaning.kind {
+                Kind::Availability => Kind::Errors,
+                kind => kind,
+            };
+            // A share of successes that is never above 0 counts nothing.
+            let counts = reading.ceiling.is_none_or(|all| reading.values.iter().any(|failed| *failed < all));
+            out.watched.extend(reading.service().filter(|_| counts).map(|service| (service.clone(), kind)));
         }
         out
     }
 
     fn add(&mut self, caller: &ServiceName, callee: &ServiceName) {
-        self.services.extend([caller.clone(), callee.clone()]);
         if caller != callee {
             self.callees.entry(caller.clone()).or_default().insert(callee.clone());
         }
     }
 
-    /// All services that anything names.
-    pub fn services(&self) -> &BTreeSet<ServiceName> {
-        &self.services
-    }
-
-    /// Whether anything is known of who calls whom.
-    pub fn knows_calls(&self) -> bool {
-        !self.callees.is_empty()
+    /// Whether a series would show trouble of this kind ([`Kind::Latency`], [`Kind::Errors`]) at a service.
+    pub fn watches(&self, service: &ServiceName, kind: Kind) -> bool {
+        self.watched.contains(&(service.clone(), kind))
     }
 
     /// What a service calls itself.

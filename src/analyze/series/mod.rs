@@ -64,13 +64,15 @@ pub fn anomalies(snapshot: &Snapshot, onset: Option<Timestamp>) -> Vec<Anomaly> 
         };
         let towards = if good { GOOD_DIRECTION } else { 1.0 };
         let odds = log_lr(shift.z, count) * own_share(meaning.kind, meaning.side) * towards;
-        let best = worst.entry((&reading.place, meaning.kind, meaning.side)).or_insert((odds, shift, reading));
+        let best =
+            worst.entry((&reading.place, meaning.kind, meaning.side)).or_insert((odds, shift, reading));
         if odds > best.0 {
             *best = (odds, shift, reading);
         }
     }
     let moved = worst.into_values().filter(|(odds, ..)| *odds >= WORTH_TELLING);
-    let mut out: Vec<Anomaly> = moved.map(|(odds, shift, reading)| moved_away(odds, &shift, reading)).collect();
+    let mut out: Vec<Anomaly> =
+        moved.map(|(odds, shift, reading)| moved_away(odds, &shift, reading)).collect();
     out.extend(ceased(&readings.0, onset));
     bounded(out)
 }
@@ -116,7 +118,8 @@ fn ceased(readings: &[Reading], onset: f64) -> Vec<Anomaly> {
     let end = readings.iter().filter_map(|r| r.times.last().copied()).fold(f64::MIN, f64::max);
     let mut last: BTreeMap<&Place, (f64, f64, usize)> = BTreeMap::new();
     for reading in readings {
-        let (Some(at), false) = (reading.times.last().copied(), matches!(reading.place, Place::Edge { .. })) else {
+        let (Some(at), false) = (reading.times.last().copied(), matches!(reading.place, Place::Edge { .. }))
+        else {
             continue;
         };
         let known = last.entry(&reading.place).or_insert((at, reading.step, 0));

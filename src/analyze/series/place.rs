@@ -28,7 +28,8 @@ const SERVICES: &[&str] = &[
     "app_kubernetes_io_name",
 ];
 /// Labels that name a namespace, the surest first: `exported_` where a scraper's own label stood in the way.
-const NAMESPACES: &[&str] = &["exported_namespace", "namespace", "destination_service_namespace", "kubernetes_namespace"];
+const NAMESPACES: &[&str] =
+    &["exported_namespace", "namespace", "destination_service_namespace", "kubernetes_namespace"];
 /// Labels that name a pod and a node.
 const PODS: &[&str] = &["exported_pod", "pod", "pod_name", "kubernetes_pod_name"];
 
@@ -46,7 +47,8 @@ pub(super) fn of(snapshot: &Snapshot, series: &Series) -> Option<Place> {
         if let (Some(from), Some(to)) = (first(series, &[caller]), first(series, &[callee])) {
             let of = |label: &str| first(series, &[&format!("{label}_namespace")]).unwrap_or(namespace);
             let caller_namespace = of(caller);
-            let callee_namespace = first(series, &["destination_service_namespace"]).unwrap_or_else(|| of(callee));
+            let callee_namespace =
+                first(series, &["destination_service_namespace"]).unwrap_or_else(|| of(callee));
             if from != to {
                 let caller = ServiceName::new(caller_namespace, from);
                 return Some(Place::Edge { caller, callee: ServiceName::new(callee_namespace, to) });

@@ -144,7 +144,8 @@ fn means(series: &[&Series]) -> Vec<Series> {
     for sum in series {
         let Some(name) = sum.name.strip_suffix("_sum") else { continue };
         let Some(count) = counts.get(&(name, &sum.labels)) else { continue };
-        let grown: BTreeMap<u64, f64> = rate(&count.points).iter().map(|(at, n)| (at.to_bits(), *n)).collect();
+        let grown: BTreeMap<u64, f64> =
+            rate(&count.points).iter().map(|(at, n)| (at.to_bits(), *n)).collect();
         let points: Vec<(f64, f64)> = rate(&sum.points)
             .into_iter()
             .filter_map(|(at, total)| Some((at, total / grown.get(&at.to_bits()).filter(|n| **n > 0.0)?)))
@@ -172,7 +173,10 @@ fn point_at_callees(readings: &mut [Reading]) {
     let mut stems: BTreeMap<String, Option<ServiceName>> = BTreeMap::new();
     for service in readings.iter().filter_map(Reading::service) {
         let words = meaning::words(&service.name);
-        let stem = words.iter().map(|word| word.strip_suffix("service").unwrap_or(word)).find(|word| !word.is_empty());
+        let stem = words
+            .iter()
+            .map(|word| word.strip_suffix("service").unwrap_or(word))
+            .find(|word| !word.is_empty());
         let Some(stem) = stem.filter(|stem| stem.len() >= TELLING_NAME) else { continue };
         // A word that begins the names of two services names neither.
         stems
@@ -208,7 +212,10 @@ mod tests {
 
     #[test]
     fn counters_become_rates_and_survive_a_reset() {
-        let all = readings(&[(json!({"__name__": "calls_total", "service": "a"}), &[0.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0, 420.0, 480.0, 540.0, 30.0])]);
+        let all = readings(&[(
+            json!({"__name__": "calls_total", "service": "a"}),
+            &[0.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0, 420.0, 480.0, 540.0, 30.0],
+        )]);
         assert_eq!(all[0].values, [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.5]);
     }
 

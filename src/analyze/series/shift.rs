@@ -17,6 +17,8 @@ const BEFORE: usize = 600;
 const LEVEL_FLOOR: f64 = 0.05;
 /// Nor is one below this part of the metric's usual size at other services.
 const PEER_FLOOR: f64 = 0.1;
+/// The scale of a series that was always 0, as a part of its largest value: it cannot move by more than 50 of these.
+const FROM_NOTHING: f64 = 0.02;
 /// Failures out of all requests that anybody would notice, as a share: twice what an objective of 99.9 % allows.
 const SHARE_FLOOR: f64 = 0.002;
 /// Makes the distance of the quartiles comparable with a standard deviation, for a normal distribution.
@@ -55,10 +57,10 @@ pub fn scale(reading: &Reading, before: &[f64]) -> Option<(f64, f64)> {
         _ => 0.0,
     };
     let largest = reading.values.iter().fold(0.0, |most: f64, value| most.max(value.abs()));
-    // A series that was always 0 has neither spread nor level: against its own largest value any move counts as large.
-    let floor =
-        (LEVEL_FLOOR * middle.abs()).max(PEER_FLOOR * reading.peers).max(noticeable).max(0.02 * largest);
-    Some((middle, own.hypot(floor))).filter(|(_, scale)| *scale > 0.0)
+    let floor = (LEVEL_FLOOR * middle.abs()).max(PEER_FLOOR * reading.peers).max(noticeable);
+    let scale = own.hypot(floor);
+    // A series that was always 0 has neither spread nor level: it is measured against its own largest value.
+    Some((middle, if scale > 0.0 { scale } else { FROM_NOTHING * largest })).filter(|(_, scale)| *scale > 0.0)
 }
 
 /// What a look shows: its median, which forgives an outlier; of failures the mean, since every one of them was felt and most

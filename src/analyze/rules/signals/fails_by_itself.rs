@@ -42,7 +42,12 @@ impl Check for FailsByItself {
         let service = &fact.suspect.service;
         let title = format!("Service {service} fails by itself: {}", leading(fact));
         finding(Self::META, snapshot, fact, title)
-            .remedy(Remedy::manual(format!("begin with the first new error that {service} logs: what it calls answers as before")))
-            .prevention(Prevention::of("Alert", "alert on its share of failing requests, for 5 min beyond its usual range"))
+            .remedy(Remedy::manual(format!(
+                "begin with the first new error that {service} logs: what it calls answers as before"
+            )))
+            .prevention(Prevention::of(
+                "Alert",
+                "alert on its share of failing requests, for 5 min beyond its usual range",
+            ))
     }
 }

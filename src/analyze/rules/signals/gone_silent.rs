@@ -41,7 +41,9 @@ impl Check for GoneSilent {
         let service = &fact.suspect.service;
         let title = format!("Service {service} went silent: {}", leading(fact));
         finding(Self::META, snapshot, fact, title)
-            .remedy(Remedy::manual(format!("see whether the pods of {service} run, and whether their metrics can be read")))
+            .remedy(Remedy::manual(format!(
+                "see whether the pods of {service} run, and whether their metrics can be read"
+            )))
             .prevention(Prevention::of("Alert", "alert on absence: a service without any series for 5 min"))
     }
 }

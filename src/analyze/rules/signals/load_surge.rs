@@ -42,7 +42,9 @@ impl Check for LoadSurge {
         let service = &fact.suspect.service;
         let title = format!("More requests than usual come in at Service {service}: {}", leading(fact));
         finding(Self::META, snapshot, fact, title)
-            .remedy(Remedy::manual(format!("add replicas from {service} on, or limit the rate of requests there")))
+            .remedy(Remedy::manual(format!(
+                "add replicas from {service} on, or limit the rate of requests there"
+            )))
             .prevention(Prevention::of("Policy", "an autoscaler on requests, and a rate limit at the entry"))
     }
 }

@@ -42,7 +42,12 @@ impl Check for ResourceStrained {
         let service = &fact.suspect.service;
         let title = format!("Service {service} is short of a resource: {}", leading(fact));
         finding(Self::META, snapshot, fact, title)
-            .remedy(Remedy::manual(format!("give {service} more of the resource that the evidence names, or end what uses it up")))
-            .prevention(Prevention::of("Alert", "alert where the resource that the evidence names stays beyond its usual range for 5 min"))
+            .remedy(Remedy::manual(format!(
+                "give {service} more of the resource that the evidence names, or end what uses it up"
+            )))
+            .prevention(Prevention::of(
+                "Alert",
+                "alert where the resource that the evidence names stays beyond its usual range for 5 min",
+            ))
     }
 }

@@ -42,7 +42,12 @@ impl Check for SlowByItself {
         let service = &fact.suspect.service;
         let title = format!("Service {service} became slow by itself: {}", leading(fact));
         finding(Self::META, snapshot, fact, title)
-            .remedy(Remedy::manual(format!("look at where {service} spends its time: what it calls is as quick as before")))
-            .prevention(Prevention::of("Alert", "alert on the 95th percentile of its own durations, for 5 min beyond its usual range"))
+            .remedy(Remedy::manual(format!(
+                "look at where {service} spends its time: what it calls is as quick as before"
+            )))
+            .prevention(Prevention::of(
+                "Alert",
+                "alert on the 95th percentile of its own durations, for 5 min beyond its usual range",
+            ))
     }
 }

@@ -42,8 +42,12 @@ pub(super) fn leading(fact: &Fact) -> String {
 /// The finding about a suspect; the rule adds its remedies.
 pub(super) fn finding(meta: &'static Meta, snapshot: &Snapshot, fact: &Fact, title: String) -> Finding {
     let service = &fact.suspect.service;
-    let evidence: Vec<Evidence> =
-        fact.anomalies.iter().take(TOLD).flat_map(|anomaly| anomaly.evidence.iter().take(1).cloned()).collect();
+    let evidence: Vec<Evidence> = fact
+        .anomalies
+        .iter()
+        .take(TOLD)
+        .flat_map(|anomaly| anomaly.evidence.iter().take(1).cloned())
+        .collect();
     let told: Vec<String> = fact.anomalies.iter().take(TOLD).map(Anomaly::told).collect();
     let severity = if fact.suspect.probability >= LIKELY { Severity::Error } else { Severity::Warning };
     let message = format!(
