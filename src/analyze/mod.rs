@@ -21,6 +21,7 @@ pub mod rules;
 pub mod series;
 pub mod take_back;
 pub mod telemetry;
+pub mod traces;
 pub mod traffic;
 pub mod trial;
 pub mod twin;
