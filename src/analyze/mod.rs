@@ -9,6 +9,7 @@ pub mod anomaly;
 pub mod causal;
 pub mod diagnosis;
 pub mod finding;
+pub mod follow;
 pub mod hypothesis;
 pub mod istioctl;
 pub mod logs;

@@ -11,6 +11,7 @@ pub mod analyze;
 pub mod capture;
 pub mod crd;
 pub mod explain;
+pub mod follow;
 pub mod rbac;
 pub mod replay;
 pub mod report;
@@ -40,6 +41,7 @@ enum Command {
     Replay(replay::Args),
     Rules(rules::Args),
     Explain(explain::Args),
+    Follow(follow::Args),
     Crd(crd::Args),
     Rbac(rbac::Args),
     Report(report::Args),
@@ -63,6 +65,7 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => args.run(),
         Command::Rules(args) => args.run(),
         Command::Explain(args) => args.run(),
+        Command::Follow(args) => args.run(),
         Command::Crd(args) => args.run(),
         Command::Rbac(args) => args.run(),
         Command::Report(args) => args.run(),

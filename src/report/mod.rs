@@ -4,6 +4,7 @@
 
 pub mod answer;
 pub mod budget;
+pub mod follow;
 pub mod json;
 pub mod markdown;
 pub mod rule_docs;

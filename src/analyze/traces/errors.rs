@@ -73,7 +73,6 @@ pub(super) fn anomalies(snapshot: &Snapshot, measured: &Measured, sides: &Sides)
     let mut passed: BTreeMap<usize, (usize, usize)> = BTreeMap::new();
     let mut failing: Vec<(u32, Of)> = vec![];
     for (at, (span, failure)) in spans.all().iter().zip(&failures).enumerate() {
-        let after = sides.after(span);
         let service = spans.service_index(span);
         let silent = span.is_outgoing().then(|| callee(snapshot, measured, at, span)).flatten();
         let of = (service, measured.operation_of(span.operation), silent);
@@ -230,7 +229,10 @@ fn origin(
         Anomaly::new(place, Signal::Span, Kind::ErrorOrigin, what, Direction::Up)
             .weighing(weight, begin.after.0 as f64)
             .values(rate(begin.before), rate(begin.after), "share")
-            .since(began.and_then(|at| from_unix(at as f64 / 1e9)), gap as f64 / 1e9 / after.len().max(1) as f64)
+            .since(
+                began.and_then(|at| from_unix(at as f64 / 1e9)),
+                gap as f64 / 1e9 / after.len().max(1) as f64,
+            )
             .evidence(evidence),
     )
 }

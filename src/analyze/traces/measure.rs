@@ -38,7 +38,8 @@ impl Measured {
     pub fn of(spans: &Spans) -> Self {
         let forest = Forest::of(spans);
         let all = spans.all();
-        let mut measured = Measured { own: vec![0; all.len()], callee: vec![NONE; all.len()], ..Measured::default() };
+        let mut measured =
+            Measured { own: vec![0; all.len()], callee: vec![NONE; all.len()], ..Measured::default() };
         measured.name(spans);
         let mut parts: Vec<(i64, i64)> = vec![];
         for (at, span) in all.iter().enumerate() {
@@ -111,17 +112,24 @@ impl Measured {
     }
 }
 
-/// When a span within another took place, by the outer one's clock. Clocks of two processes differ: a callee that seems to
-/// begin before its caller, or to end after it, is put into the middle of it.
-pub fn within(outer: &Span, inner: &Span, other_clock: bool) -> (i64, i64) {
-    let (start, end) = (inner.start, inner.end());
-    let fits = outer.start <= start && end <= outer.end();
+/// When a span within another took place, by the outer one's clock, as far as it lies within.
+fn within(outer: &Span, inner: &Span, other_clock: bool) -> (i64, i64) {
+    let by = shift(outer, inner, other_clock);
+    let (start, end) = (inner.start.saturating_add(by), inner.end().saturating_add(by));
+    (start.max(outer.start), end.min(outer.end()))
+}
+
+/// By how many nanoseconds the clock of a span within another is behind the outer one's, as far as the two show: a callee that
+/// seems to begin before its caller, or to end after it, is taken to lie in the middle of it. 0 where they fit, have one clock, or where
+/// nothing says that one must lie within the other.
+pub fn shift(outer: &Span, inner: &Span, other_clock: bool) -> i64 {
+    let fits = outer.start <= inner.start && inner.end() <= outer.end();
     let message = inner.kind == Kind::Consumer || outer.kind == Kind::Producer;
     if fits || !other_clock || message || inner.duration > outer.duration {
-        return (start.max(outer.start), end.min(outer.end()));
+        return 0;
     }
     let start = outer.start.saturating_add_unsigned((outer.duration - inner.duration) / 2);
-    (start, start.saturating_add_unsigned(inner.duration))
+    start.saturating_sub(inner.start)
 }
 
 /// How much time spans of time cover together.
@@ -154,6 +162,10 @@ mod tests {
         assert_eq!(within(&outer, &span(500, 60, Kind::Server), true), (1020, 1080));
         assert_eq!(within(&outer, &span(1010, 60, Kind::Server), true), (1010, 1070));
         assert_eq!(within(&outer, &span(1090, 60, Kind::Internal), false), (1090, 1100));
-        assert_eq!(within(&outer, &span(1090, 60, Kind::Consumer), true), (1090, 1100), "a message is read later");
+        assert_eq!(
+            within(&outer, &span(1090, 60, Kind::Consumer), true),
+            (1090, 1100),
+            "a message is read later"
+        );
     }
 }

@@ -93,7 +93,9 @@ mod tests {
     fn known_values() {
         assert!((ln_gamma(0.5) - 0.572_364_942_9).abs() < 1e-9);
         assert!((ln_gamma(10.0) - 12.801_827_480_1).abs() < 1e-9);
-        assert!((upper_tail(1.644_853_6) - 0.05).abs() < 1e-6 && (upper_tail(-1.0) - 0.841_344_7).abs() < 1e-6);
+        assert!(
+            (upper_tail(1.644_853_6) - 0.05).abs() < 1e-6 && (upper_tail(-1.0) - 0.841_344_7).abs() < 1e-6
+        );
         assert_eq!(above(&[1.0, 2.0, 3.0], &[4.0, 5.0]), 1.0);
         assert_eq!(above(&[1.0, 1.0], &[1.0]), 0.5);
         assert!((p_of_beyond(3, 11, 4) - 24.0 / 2730.0).abs() < 1e-12);

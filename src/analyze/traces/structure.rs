@@ -121,9 +121,10 @@ fn populations(spans: &Spans, measured: &Measured, sides: &Sides) -> BTreeMap<St
         }
         let Some(own) = step(at) else { continue };
         let after = sides.after(span);
-        let calls = measured.forest.children(at).filter_map(|child| {
-            Some((step(child)?, measured.callee(child).and_then(step)))
-        });
+        let calls = measured
+            .forest
+            .children(at)
+            .filter_map(|child| Some((step(child)?, measured.callee(child).and_then(step))));
         let mut calls: Vec<Call> = calls.collect();
         calls.sort_unstable();
         calls.dedup();
@@ -219,7 +220,13 @@ fn reaches(below: &BTreeMap<Step, BTreeSet<Step>>, from: Step, wanted: &BTreeSet
     false
 }
 
-fn anomaly(spans: &Spans, measured: &Measured, change: &Change, weight: f64, handler: bool) -> Option<Anomaly> {
+fn anomaly(
+    spans: &Spans,
+    measured: &Measured,
+    change: &Change,
+    weight: f64,
+    handler: bool,
+) -> Option<Anomaly> {
     let service = spans.services().get(change.parent.0)?;
     let (step, callee) = change.call;
     let to = callee.or(Some(step)).and_then(|step| spans.services().get(step.0)).filter(|to| *to != service);

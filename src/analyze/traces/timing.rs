@@ -77,7 +77,8 @@ pub(super) fn anomalies(spans: &Spans, measured: &Measured, sides: &Sides) -> Ve
         *tests.entry(of.callee).or_default() += 1;
         let found = compare(*of, population, requests);
         if of.caller != of.callee {
-            *calls.entry((of.caller, of.callee)).or_default() |= found.as_ref().is_some_and(|slow| slow.fold >= 1.5);
+            *calls.entry((of.caller, of.callee)).or_default() |=
+                found.as_ref().is_some_and(|slow| slow.fold >= 1.5);
         }
         slower.extend(found);
     }
@@ -85,7 +86,9 @@ pub(super) fn anomalies(spans: &Spans, measured: &Measured, sides: &Sides) -> Ve
     let service = |at: usize| spans.services().get(at).cloned();
     let mut out = vec![];
     for slow in &slower {
-        let (Some(caller), Some(callee)) = (service(slow.of.caller), service(slow.of.callee)) else { continue };
+        let (Some(caller), Some(callee)) = (service(slow.of.caller), service(slow.of.callee)) else {
+            continue;
+        };
         let tests = tests.get(&slow.of.callee).copied().unwrap_or(1);
         let weight = log_ratio_of_p(slow.p, tests).min(BY_CHANCE)
             + step(&BY_FOLD, slow.fold)

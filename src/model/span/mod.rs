@@ -167,6 +167,8 @@ pub struct Trace<'a> {
     pub id: &'a str,
     /// Its spans, in order of start.
     pub spans: &'a [Span],
+    /// Where they begin in [`Spans::all`].
+    pub first: usize,
 }
 
 impl Spans {
@@ -189,7 +191,7 @@ impl Spans {
     pub fn trace(&self, at: usize) -> Option<Trace<'_>> {
         let (id, end) = self.traces.get(at)?;
         let start = at.checked_sub(1).and_then(|before| self.traces.get(before)).map_or(0, |(_, end)| *end);
-        Some(Trace { id, spans: self.spans.get(start..*end)? })
+        Some(Trace { id, spans: self.spans.get(start..*end)?, first: start })
     }
 
     /// A trace by its id, in any of the forms that the same id has in headers and logs.
