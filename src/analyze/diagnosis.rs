@@ -11,6 +11,9 @@ use super::istioctl;
 use super::registry::RULES;
 use super::rule::Rule;
 use super::trial;
+use super::twin::Twin;
+use super::twin::answer::Answer;
+use super::twin::ask::{Ask, describe};
 use crate::model::change::Change;
 use crate::model::gap::Gap;
 use crate::model::graph::Graph;
@@ -161,6 +164,24 @@ pub struct Diagnosis {
     pub evaluated: usize,
     /// The rules that were not.
     pub not_evaluated: Vec<NotEvaluated>,
+    /// The request that was asked about.
+    pub request: Option<Asked>,
+}
+
+/// A request that was asked about, and what becomes of it.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// The request.
+    pub ask: Ask,
+    /// The twin's answer.
+    pub answer: Answer,
+}
+
+impl Asked {
+    /// The request in one line, and from where.
+    pub fn title(&self) -> String {
+        describe(&self.ask.from, &self.ask.request)
+    }
 }
 
 impl Diagnosis {
@@ -184,6 +205,8 @@ pub struct Options {
     pub skip: Vec<String>,
     /// The tool whose codes findings carry exactly as that tool reports them. `None`: each rule names the codes that mean the same.
     pub strict_aliases: Option<StrictAliases>,
+    /// A request to ask the twin about, and to try fixes on.
+    pub request: Option<Ask>,
 }
 
 /// A tool that can be followed to the letter.
@@ -277,6 +300,16 @@ pub fn analyze(snapshot: &Snapshot, options: &Options) -> Diagnosis {
         finding.location = location;
     }
     let mut diagnosis = hypothesis::conclude(snapshot, findings, gaps, evaluated, not_evaluated);
+    diagnosis.request = options.request.as_ref().map(|ask| answered(snapshot, ask));
     trial::try_fixes(snapshot, &mut diagnosis, options);
     diagnosis
+}
+
+/// Asks the twin. Where the model fails on this input, that costs the answer and not the run.
+fn answered(snapshot: &Snapshot, ask: &Ask) -> Asked {
+    let answer = catch_unwind(AssertUnwindSafe(|| Twin::new(snapshot).answer(ask)));
+    let answer = answer.unwrap_or_else(|_| {
+        Answer::not_modelled(&ask.name, "the model failed on this input; please report it with the bundle that shows it")
+    });
+    Asked { ask: ask.clone(), answer }
 }

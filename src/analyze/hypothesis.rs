@@ -144,6 +144,7 @@ pub fn conclude(
         gaps,
         evaluated,
         not_evaluated,
+        request: None,
     }
 }
 

@@ -9,12 +9,14 @@ use super::request;
 use crate::analyze::diagnosis::{Diagnosis, Options, StrictAliases, analyze};
 use crate::analyze::finding::Severity;
 use crate::analyze::registry::RULES;
-use crate::analyze::twin::Twin;
-use crate::analyze::twin::answer::Answer;
+use crate::analyze::twin::ask::Ask;
+use crate::api::v1alpha1::DebugSession;
 use crate::collect::assemble::assemble;
 use crate::collect::bundle;
 use crate::collect::material::{ManifestTarget, Material};
-use crate::report::{json, markdown, terminal, walk};
+use crate::controller::asked::asked;
+use crate::model::fields::Fields;
+use crate::report::{json, markdown, terminal};
 
 /// Say why a service fails, from a bundle or from plain Kubernetes YAML
 #[derive(Debug, clap::Args)]
@@ -130,23 +132,37 @@ impl Args {
             _ => None,
         };
         let mut material = bundle::read(&paths)?;
+        let ask = ask.map_or_else(|| self.request_of_session(), |ask| Ok(Some(ask)))?;
         self.aim(&mut material)?;
         let name = name(&material, &paths);
         let snapshot = assemble(material);
-        let asked = ask.map(|ask| (request::title(&ask), Twin::new(&snapshot).answer(&ask)));
         let diagnosis = analyze(
             &snapshot,
             &Options {
                 rules: self.rules.clone(),
                 skip: self.skip_rules.clone(),
                 strict_aliases: self.strict_aliases.map(StrictAliases::from),
+                request: ask,
             },
         );
         let reached =
             |level: Level| diagnosis.findings.iter().any(|finding| finding.severity >= level.into());
         let failed = self.fail_on.is_some_and(reached);
-        super::print(&self.render(&diagnosis, &name, asked)?)?;
+        super::print(&self.render(&diagnosis, &name)?)?;
         Ok(if failed { ExitCode::from(super::FOUND) } else { ExitCode::SUCCESS })
+    }
+
+    /// The request that the session of `--session` asks about.
+    fn request_of_session(&self) -> anyhow::Result<Option<Ask>> {
+        let Some(path) = &self.session else { return Ok(None) };
+        let session = bundle::read(std::slice::from_ref(path))?;
+        let session = session.objects.into_iter().find(|object| object.text("kind") == Some("DebugSession"));
+        let Some(session) = session.filter(|session| session.at("spec.symptom.request").is_some()) else {
+            return Ok(None);
+        };
+        let session: DebugSession = serde_json::from_value(session)
+            .with_context(|| format!("{} holds no session that can be read", path.display()))?;
+        Ok(asked(&session))
     }
 
     /// Sets what is asked about.
@@ -173,16 +189,9 @@ impl Args {
         Ok(())
     }
 
-    /// The diagnosis, and what becomes of the request that was asked about.
-    fn render(
-        &self,
-        diagnosis: &Diagnosis,
-        name: &str,
-        asked: Option<(String, Answer)>,
-    ) -> anyhow::Result<String> {
+    /// The diagnosis in the form that was asked for.
+    fn render(&self, diagnosis: &Diagnosis, name: &str) -> anyhow::Result<String> {
         let mut document = json::document(diagnosis);
-        document.request = asked.as_ref().map(|(_, answer)| serde_json::to_value(answer)).transpose()?;
-        let walk = |colour| asked.as_ref().map(|(title, answer)| walk::render(title, answer, colour));
         if let Some(level) = self.min_severity {
             let kept: Vec<String> = diagnosis
                 .findings
@@ -193,16 +202,8 @@ impl Args {
             document.findings.retain(|finding| kept.contains(&finding.id));
         }
         Ok(match self.output {
-            Output::Text => {
-                let walk = walk(super::colour()).map(|walk| format!("\n{walk}")).unwrap_or_default();
-                terminal::render(diagnosis, name, super::colour()) + &walk
-            }
-            Output::Markdown => {
-                // A fence longer than any in the text holds it as it is.
-                let walk =
-                    walk(false).map(|walk| format!("\n~~~~~~text\n{walk}~~~~~~\n")).unwrap_or_default();
-                markdown::render(diagnosis, name) + &walk
-            }
+            Output::Text => terminal::render(diagnosis, name, super::colour()),
+            Output::Markdown => markdown::render(diagnosis, name),
             Output::Json => format!("{}\n", serde_json::to_string_pretty(&document)?),
             Output::Yaml => serde_saphyr::to_string(&document)?,
         })
@@ -211,7 +212,6 @@ impl Args {
 
 /// The target of the DebugSession in a file.
 fn target_of_session(material: &Material) -> anyhow::Result<ManifestTarget> {
-    use crate::model::fields::Fields;
     let session = material.objects.iter().find(|object| object.text("kind") == Some("DebugSession"));
     let session = session.context("holds no DebugSession: write one as in examples/sessions")?;
     let own = session.text("metadata.namespace").unwrap_or("default");

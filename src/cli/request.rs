@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use crate::analyze::twin::Twin;
 use crate::analyze::twin::answer::Answer;
-use crate::analyze::twin::ask::{Ask, Named, Origin, Protocol, Request, Tls};
+use crate::analyze::twin::ask::{Ask, Named, Origin, Protocol, Request, Tls, place};
 use crate::collect::assemble::assemble;
 use crate::collect::bundle;
 use crate::report::walk;
@@ -221,15 +221,8 @@ fn read_source(from: &str) -> anyhow::Result<Origin> {
 }
 
 /// What was asked, for the first line of the walk.
-pub(super) fn title(ask: &Ask) -> String {
-    let from = match &ask.from {
-        Origin::Workload(named) => format!("{}/{}", named.namespace, named.name),
-        Origin::Gateway(named) => format!("outside, at gateway {}/{}", named.namespace, named.name),
-        Origin::Ip(ip) => ip.clone(),
-        Origin::IngressController => "an ingress controller".to_owned(),
-        Origin::Proxy(node, _) => format!("a proxy in {}", node.namespace),
-    };
-    format!("{}   from {from}", ask.name)
+fn title(ask: &Ask) -> String {
+    format!("{}   from {}", ask.name, place(&ask.from))
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
+use super::asked::asked;
 use super::config::{Config, MetricsSource};
 use super::investigate::{Investigate, InvestigateError, Outcome, RunContext};
 use super::question::{budget, question};
@@ -243,7 +244,7 @@ fn diagnose(
     material.gaps.extend(gap);
     let snapshot = assemble(material);
     let skip = suppressed_codes(&session.spec.analysis, now);
-    let diagnosis = analyze(&snapshot, &Options { skip, ..Options::default() });
+    let diagnosis = analyze(&snapshot, &Options { skip, request: asked(session), ..Options::default() });
     let implicated = implicated(&snapshot, &diagnosis, &session.namespace().unwrap_or_default());
     (diagnosis, implicated)
 }

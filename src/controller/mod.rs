@@ -7,6 +7,7 @@
 //! `reconcile` never investigates: a run is a job of its own, so that an edit, a cancellation or a shutdown is never
 //! kept waiting by one. How things stand is read from the status alone, so another process can take over at any time.
 
+pub mod asked;
 pub mod backoff;
 pub mod condition;
 pub mod config;

@@ -529,7 +529,7 @@ pub fn document(diagnosis: &Diagnosis) -> Document {
                 .map(|rule| NotEvaluatedView { code: rule.code.clone(), reason: rule.reason.clone() })
                 .collect(),
         },
-        request: None,
+        request: diagnosis.request.as_ref().and_then(|asked| serde_json::to_value(&asked.answer).ok()),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::answer::{Line, Section, percent};
+use super::walk;
 use crate::analyze::diagnosis::{Diagnosis, Verdict};
 
 /// Renders a diagnosis; `name` is what was asked about.
@@ -42,6 +43,11 @@ pub fn render(diagnosis: &Diagnosis, name: &str) -> String {
         for entry in &diagnosis.timeline {
             let _ = writeln!(out, "- `{}` {}: {}", entry.time, entry.kind, escape(&entry.text));
         }
+    }
+    if let Some(asked) = &diagnosis.request {
+        // A fence longer than any in the text holds it as it is.
+        let walk = walk::render(&asked.title(), &asked.answer, false);
+        let _ = write!(out, "\n~~~~~~text\n{walk}~~~~~~\n");
     }
     out
 }

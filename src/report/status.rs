@@ -3,11 +3,12 @@
 use jiff::Timestamp;
 use std::collections::BTreeSet;
 
-use crate::analyze::diagnosis::{Diagnosis, RootCause, TestVerdict, Verdict};
+use crate::analyze::diagnosis::{Asked, Diagnosis, RootCause, TestVerdict, Verdict};
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role, Severity};
 use crate::analyze::narrative::tell_change;
 use crate::analyze::remedy::{Remedy, Risk};
 use crate::analyze::trial::{Introduced, Trial, Verified};
+use crate::analyze::twin::answer::Outcome;
 use crate::api::v1alpha1::common::{self, Moment, TargetRef};
 use crate::api::v1alpha1::session::{Analysis, CaptureLogs};
 use crate::api::v1alpha1::status::{self, Counts, DebugSessionStatus, FindingState, Summary, Truncated};
@@ -78,6 +79,7 @@ pub fn project(
         })
         .collect();
     status.findings.extend(resolved(before, diagnosis));
+    status.request = diagnosis.request.as_ref().map(project_request);
     status.timeline = timeline(diagnosis);
     status.ruled_out = ruled_out(diagnosis, wishes);
     status.truncated = (left_out > 0 || evidence_left_out > 0).then(|| Truncated {
@@ -298,6 +300,25 @@ fn resolved(before: Vec<status::Finding>, diagnosis: &Diagnosis) -> impl Iterato
         })
 }
 
+/// Steps of a request's way.
+const MAX_STEPS: usize = 16;
+
+fn project_request(asked: &Asked) -> status::RequestAnswer {
+    let answer = &asked.answer;
+    let steps = answer.steps.iter().take(MAX_STEPS).map(|step| status::RequestStep {
+        decision: fit(&step.decision, 384),
+        object: step.object.as_ref().map(|object| target_ref(&object.field(step.field_path.clone()))),
+    });
+    let known = answer.outcome != Outcome::NotModelled;
+    status::RequestAnswer {
+        request: fit(&asked.title(), 512),
+        outcome: format!("{:?}", answer.outcome),
+        seen: if known { fit(&answer.label(), 128) } else { String::new() },
+        detail: fit(&answer.detail, 512),
+        steps: steps.collect(),
+    }
+}
+
 fn timeline(diagnosis: &Diagnosis) -> Vec<status::TimelineEntry> {
     // The newest lines tell more than the oldest where there are too many.
     let skip = diagnosis.timeline.len().saturating_sub(MAX_TIMELINE);
@@ -453,6 +474,7 @@ mod tests {
             gaps: vec![],
             evaluated: 1,
             not_evaluated: vec![],
+            request: None,
         }
     }
 

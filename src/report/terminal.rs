@@ -4,6 +4,7 @@ use owo_colors::{OwoColorize, Style};
 use std::fmt::Write;
 
 use super::answer::{Answer, Line, Section, Told, clock, percent};
+use super::walk;
 use crate::analyze::diagnosis::{Diagnosis, Verdict};
 use crate::analyze::finding::Severity;
 
@@ -33,6 +34,9 @@ pub fn render(diagnosis: &Diagnosis, name: &str, colour: bool) -> String {
         for part in &answer.closing {
             section(&mut out, &paint, part);
         }
+    }
+    if let Some(asked) = &diagnosis.request {
+        let _ = write!(out, "\n{}", walk::render(&asked.title(), &asked.answer, colour));
     }
     out
 }

@@ -54,6 +54,18 @@ fn a_session_is_answered_and_only_its_status_is_written() {
             assert!(!parts.iter().any(|part| *part == "f:status"), "{entry}");
         }
     }
+    // Where nothing was asked of the model, nothing is answered; where something was, kubectl shows it.
+    assert!(status.get("request").is_none(), "{status:#}");
+    let request = json!({ "host": "checkout", "path": "/pay", "from": { "workload": "checkout-v1" } });
+    let asking = json!({ "target": { "services": ["checkout"] }, "symptom": { "request": request } });
+    release.ask("checkout-pay", &asking);
+    let session = release.finished("checkout-pay");
+    let answer = &session["status"]["request"];
+    assert_eq!((&answer["outcome"], &answer["seen"]), (&json!("Forwarded"), &json!("200")), "{answer:#}");
+    assert!(answer["steps"].as_array().is_some_and(|steps| !steps.is_empty()), "{answer:#}");
+    let wide = release.kubectl(&["get", "dbg", "checkout-pay", "--output", "wide"]);
+    assert!(wide.contains("REQUEST") && wide.contains("200"), "{wide}");
+
     let described = release.kubectl(&["describe", "dbg", "checkout-5xx"]);
     let events = described.split("Events:").nth(1).unwrap_or_default();
     assert!(events.lines().count() > 2, "{described}");

@@ -16,6 +16,12 @@ pub(crate) fn session(namespace: &str, name: &str, spec: &Value) -> String {
     .to_string()
 }
 
+/// A session that asks about a request from a workload.
+fn asks(mut request: Value) -> Value {
+    request["from"] = json!({ "workload": "frontend" });
+    json!({ "target": {}, "symptom": { "request": request } })
+}
+
 /// Specs that are refused, each with words of the message that says what to write instead.
 fn refused() -> Vec<(Value, &'static str)> {
     let target = |target: Value| json!({ "target": target });
@@ -65,6 +71,19 @@ fn refused() -> Vec<(Value, &'static str)> {
         (with("collect", json!({ "metricsSourceRef": { "name": "" } })), "at least 1 chars"),
         (with("symptom", json!({ "description": "x".repeat(513) })), "may not be more than 512"),
         (with("symptom", json!({ "url": "http://169.254.169.254/" })), "unknown field"),
+        (asks(json!({ "host": "http://checkout/pay" })), "is a name or an address alone"),
+        (asks(json!({ "host": "checkout", "path": "pay" })), "begins with /"),
+        (asks(json!({ "host": "checkout", "method": "get" })), "is one word in capitals"),
+        (asks(json!({ "host": "checkout", "port": 70000 })), "less than or equal to 65535"),
+        (asks(json!({ "host": "checkout", "protocol": "FTP" })), "supported values"),
+        (
+            with("symptom", json!({ "request": { "host": "checkout" } })),
+            "spec.symptom.request.from: Required value",
+        ),
+        (
+            with("symptom", json!({ "request": { "host": "checkout", "from": {} } })),
+            "give either spec.symptom.request.from.workload",
+        ),
     ]
 }
 

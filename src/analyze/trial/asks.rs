@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::analyze::diagnosis::Diagnosis;
 use crate::analyze::finding::{Effect, Finding};
-use crate::analyze::twin::ask::{Ask, Named, Origin, Protocol, Request, Tls};
+use crate::analyze::twin::ask::{Ask, BackendResponse, Named, Origin, Protocol, Request, Tls, describe};
 use crate::model::fields::Fields;
+use crate::model::mesh::gateway_api::{Gateway, Listener};
 use crate::model::mesh::istio::{self, VirtualService, full_host, host_matches, service_of_host};
 use crate::model::network::{self, ServiceName};
 use crate::model::object::ObjectRef;
@@ -40,7 +41,11 @@ pub(super) fn questions(
 ) -> Vec<Question> {
     let mut out = List::default();
     let services = services(snapshot, diagnosis, finding, explains);
+    if let Some(asked) = &diagnosis.request {
+        out.add(asked.ask.from.clone(), asked.ask.request.clone(), true);
+    }
     routes(snapshot, finding, &services, &mut out);
+    outside(snapshot, finding, &mut out);
     for service in &services {
         logged(snapshot, service, &mut out);
     }
@@ -70,40 +75,11 @@ struct List {
 
 impl List {
     fn add(&mut self, from: Origin, request: Request, felt: bool) {
-        let name = name(&from, &request);
+        let name = describe(&from, &request);
         if self.names.insert(name.clone()) {
             self.all.push(Question { ask: Ask { name, from, request }, felt });
         }
     }
-}
-
-/// `GET http://checkout.shop/pay from shop/frontend`.
-fn name(from: &Origin, request: &Request) -> String {
-    let (scheme, line) = match (request.protocol, request.tls) {
-        (Protocol::Tcp, _) => ("tcp", false),
-        (Protocol::Udp, _) => ("udp", false),
-        (Protocol::Sctp, _) => ("sctp", false),
-        (Protocol::Grpc, _) => ("grpc", true),
-        (Protocol::Http2, _) => ("http2", true),
-        (Protocol::Http, Tls::Plaintext) => ("http", true),
-        (Protocol::Http, _) => ("https", true),
-    };
-    let (host, written) = request.authority();
-    let standard = if request.tls == Tls::Plaintext { 80 } else { 443 };
-    let port = written.or(request.port).filter(|port| !line || *port != standard);
-    let port = port.map(|port| format!(":{port}")).unwrap_or_default();
-    let url = format!("{scheme}://{host}{port}{}", if line { request.path.as_str() } else { "" });
-    let headers: Vec<String> =
-        request.headers.iter().map(|(key, value)| format!(" with {key}: {value}")).collect();
-    let method = if line { format!("{} ", request.method) } else { String::new() };
-    let from = match from {
-        Origin::Workload(named) => format!("{}/{}", named.namespace, named.name),
-        Origin::Gateway(named) => format!("outside at Gateway {}/{}", named.namespace, named.name),
-        Origin::Ip(ip) => ip.clone(),
-        Origin::IngressController => "an ingress controller".to_owned(),
-        Origin::Proxy(node, _) => format!("a proxy in {}", node.namespace),
-    };
-    format!("{method}{url}{} from {from}", headers.concat())
 }
 
 /// The Services whose requests the finding and what it explains are about.
@@ -202,6 +178,59 @@ fn logged(snapshot: &Snapshot, service: &ServiceName, out: &mut List) {
     }
 }
 
+/// The requests of a workload to hosts that are no Service's, as far as they were seen to fail.
+fn outside(snapshot: &Snapshot, finding: &Finding, out: &mut List) {
+    let mut workloads: Vec<&ObjectRef> = finding
+        .effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::Calls { workload } => Some(workload),
+            _ => None,
+        })
+        .collect();
+    workloads.push(&finding.subject);
+    let edges = snapshot.traffic.iter().filter(|edge| {
+        edge.reporter == Reporter::Source
+            && edge.service.is_none()
+            && workloads.iter().any(|w| w.same_object(&edge.workload))
+    });
+    for edge in edges.take(MAX_EACH) {
+        for outcome in edge.outcomes.iter().filter(|outcome| outcome.failed).take(MAX_EACH) {
+            let called = most(&outcome.called).and_then(|text| text.rsplit_once(':')?.1.parse::<u16>().ok());
+            let host = most(&outcome.authorities).unwrap_or(&edge.authority);
+            if host.is_empty() || outcome.connection || serves_gateway(snapshot, &edge.workload) {
+                continue;
+            }
+            let request = http(outcome, host);
+            let port = if request.authority().1.is_none() { called } else { None };
+            out.add(Origin::Workload(named(&edge.workload)), Request { port, ..request }, true);
+        }
+    }
+}
+
+/// A request of HTTP as an access log shows it most often.
+fn http(outcome: &Outcome, host: &str) -> Request {
+    let path = most(&outcome.paths).filter(|path| path.starts_with('/')).unwrap_or("/");
+    Request {
+        method: most(&outcome.methods).unwrap_or("GET").to_owned(),
+        host: host.to_owned(),
+        path: path.to_owned(),
+        ..Request::default()
+    }
+}
+
+/// How long the application takes where the caller's proxy did not wait for it: half of what its own proxy saw took longer.
+fn taken(snapshot: &Snapshot, service: &ServiceName, outcome: &Outcome) -> BackendResponse {
+    let mut own = snapshot.traffic_to(service, Reporter::Destination).flat_map(|edge| &edge.outcomes);
+    let millis = (outcome.has_flag("UT") || outcome.has_flag("URX"))
+        .then(|| own.find(|o| !o.connection && !o.failed || o.has_flag("DC"))?.duration(0.5))
+        .flatten();
+    BackendResponse {
+        delay: millis.map(|millis| format!("{millis}ms")).unwrap_or_default(),
+        ..BackendResponse::default()
+    }
+}
+
 /// The most frequent of some values.
 fn most(counted: &BTreeMap<String, u64>) -> Option<&str> {
     counted
@@ -235,14 +264,8 @@ fn seen(
         };
         return request.port.is_some().then(|| (Origin::Workload(named(from)), request));
     }
-    let host = most(&outcome.authorities)?;
-    let path = most(&outcome.paths).filter(|path| path.starts_with('/')).unwrap_or("/");
-    let mut request = Request {
-        method: most(&outcome.methods).unwrap_or("GET").to_owned(),
-        host: host.to_owned(),
-        path: path.to_owned(),
-        ..Request::default()
-    };
+    let mut request = http(outcome, most(&outcome.authorities)?);
+    request.backend_response = taken(snapshot, service, outcome);
     if serves_gateway(snapshot, from) {
         let (bare, _) = request.authority();
         let (gateway, port, tls) = door(snapshot, from, &bare)?;
@@ -300,7 +323,9 @@ fn server(gateway: &istio::Gateway, host: &str) -> Option<(u16, Tls)> {
     let takes = |hosts: &[String]| {
         hosts.iter().any(|own| host_matches(own.rsplit_once('/').map_or(own.as_str(), |(_, own)| own), host))
     };
-    let found = gateway.servers.iter().filter(|server| takes(&server.hosts)).filter_map(|server| {
+    // Where none takes it, that is what is tried: at the first one, which others of its port stand beside.
+    let any = !gateway.servers.iter().any(|server| takes(&server.hosts));
+    let found = gateway.servers.iter().filter(|server| any || takes(&server.hosts)).filter_map(|server| {
         let tls = match server.protocol.to_ascii_uppercase().as_str() {
             "HTTP" | "HTTP2" | "GRPC" => Tls::Plaintext,
             "HTTPS" => Tls::Tls,
@@ -312,15 +337,16 @@ fn server(gateway: &istio::Gateway, host: &str) -> Option<(u16, Tls)> {
 }
 
 /// The same of a Gateway of the Gateway API.
-fn listener(gateway: &crate::model::mesh::gateway_api::Gateway, host: &str) -> Option<(u16, Tls)> {
-    let found = gateway.listeners.iter().filter_map(|listener| {
+fn listener(gateway: &Gateway, host: &str) -> Option<(u16, Tls)> {
+    let takes = |l: &Listener| l.hostname.is_empty() || host_matches(&l.hostname, host);
+    let any = !gateway.listeners.iter().any(takes);
+    let found = gateway.listeners.iter().filter(|l| any || takes(l)).filter_map(|listener| {
         let tls = match listener.protocol.as_str() {
             "HTTP" => Tls::Plaintext,
             "HTTPS" => Tls::Tls,
             _ => return None,
         };
-        let takes = listener.hostname.is_empty() || host_matches(&listener.hostname, host);
-        takes.then_some((u16::try_from(listener.port).ok()?, tls))
+        Some((u16::try_from(listener.port).ok()?, tls))
     });
     found.min_by_key(|(_, tls)| *tls != Tls::Plaintext)
 }

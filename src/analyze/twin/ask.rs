@@ -307,6 +307,43 @@ impl Request {
     }
 }
 
+/// What is asked and from where, in one line: `GET http://checkout.shop/pay from shop/frontend`.
+pub fn describe(from: &Origin, request: &Request) -> String {
+    let (scheme, line) = match (request.protocol, request.tls) {
+        (Protocol::Tcp, _) => ("tcp", false),
+        (Protocol::Udp, _) => ("udp", false),
+        (Protocol::Sctp, _) => ("sctp", false),
+        (Protocol::Grpc, _) => ("grpc", true),
+        (Protocol::Http2, _) => ("http2", true),
+        (Protocol::Http, Tls::Plaintext) => ("http", true),
+        (Protocol::Http, _) => ("https", true),
+    };
+    let (host, written) = request.authority();
+    let standard = if request.tls == Tls::Plaintext { 80 } else { 443 };
+    let port = written.or(request.port).filter(|port| !line || *port != standard);
+    let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+    let url = format!("{scheme}://{host}{port}{}", if line { request.path.as_str() } else { "" });
+    let headers: Vec<String> =
+        request.headers.iter().map(|(key, value)| format!(" with {key}: {value}")).collect();
+    let method = if line { format!("{} ", request.method) } else { String::new() };
+    let answered = match request.backend_response.delay.as_str() {
+        "" => String::new(),
+        delay => format!(", answered after {delay},"),
+    };
+    format!("{method}{url}{}{answered} from {}", headers.concat(), place(from))
+}
+
+/// Where a request comes from, in words.
+pub fn place(from: &Origin) -> String {
+    match from {
+        Origin::Workload(named) => format!("{}/{}", named.namespace, named.name),
+        Origin::Gateway(named) => format!("outside, at gateway {}/{}", named.namespace, named.name),
+        Origin::Ip(ip) => ip.clone(),
+        Origin::IngressController => "an ingress controller".to_owned(),
+        Origin::Proxy(node, _) => format!("a proxy in {}", node.namespace),
+    }
+}
+
 /// A host and the port behind it: `a:80`, `[::1]:80`, `a`, `::1`.
 pub fn split_port(host: &str) -> (&str, Option<u16>) {
     if let Some((bare, rest)) = host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {

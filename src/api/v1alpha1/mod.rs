@@ -2,6 +2,7 @@
 
 pub mod common;
 pub mod finding;
+pub mod request;
 pub mod session;
 pub mod status;
 

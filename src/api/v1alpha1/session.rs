@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
 use super::common::{Confidence, LocalName, Moment, Period, Severity};
+use super::request::SymptomRequest;
 use super::status::DebugSessionStatus;
 
 // Only what differs from its default is serialised, so that a default that is written out and one that is left out
@@ -45,6 +46,13 @@ use super::status::DebugSessionStatus;
         name = "Findings",
         type_ = "integer",
         json_path = ".status.summary.counts.total",
+        priority = 1
+    ),
+    printcolumn(
+        name = "Request",
+        type_ = "string",
+        json_path = ".status.request.seen",
+        description = "What becomes of spec.symptom.request",
         priority = 1
     ),
     printcolumn(
@@ -232,6 +240,9 @@ pub struct Symptom {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 512))]
     pub description: String,
+    /// A request that shows it. The answer is in `status.request`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<SymptomRequest>,
 }
 
 /// What users see.
@@ -513,7 +524,7 @@ fn default_max_findings() -> i32 {
     20
 }
 
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
@@ -569,6 +580,7 @@ mod tests {
             json!({"target": {"services": ["checkout"]}, "timeout": "6m"}),
             json!({"target": {"services": ["checkout"]}, "window": {"since": "2h"}}),
             json!({"target": {"services": ["checkout"]}, "analysis": {"maxFindings": 21}}),
+            json!({"target": {"services": ["checkout"]}, "symptom": {"request": {"host": "checkout", "from": {"workload": "frontend"}}}}),
         ] {
             assert_ne!(run_hash(&plain), run_hash(&spec(other.clone())), "{other}");
         }

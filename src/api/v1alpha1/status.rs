@@ -13,6 +13,8 @@ pub use super::finding::{
     EvidenceItem, Finding, FindingState, Prevention, Remedy, Risk, Role, TriedRequest, Verified,
 };
 
+pub use super::request::{RequestAnswer, RequestStep};
+
 /// How a session stands, and what its last run found.
 #[derive(KubeSchema, Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -45,6 +47,9 @@ pub struct DebugSessionStatus {
     /// The answer in short.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub summary: Option<Summary>,
+    /// What becomes of the request of `spec.symptom.request`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<RequestAnswer>,
     /// Candidates for the root cause, the most probable first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 5))]
