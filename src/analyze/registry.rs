@@ -187,6 +187,8 @@ pub const RULES: &[&dyn Rule] = &[
     &istio::pool_nearly_full::PoolNearlyFull,
     &istio::failover_without_ejection::FailoverWithoutEjection,
     &istio::configuration_arrives_late::ConfigurationArrivesLate,
+    &istio::attempts_do_not_fit::AttemptsDoNotFit,
+    &istio::edge_waits::EdgeWaits,
 
     // Istio's configuration as it is written.
     &istio_config::annotation_without_effect::AnnotationWithoutEffect,

@@ -13,6 +13,7 @@ pub mod crd;
 pub mod explain;
 pub mod follow;
 pub mod rbac;
+pub mod reach;
 pub mod replay;
 pub mod report;
 pub mod request;
@@ -44,6 +45,7 @@ enum Command {
     Follow(follow::Args),
     Crd(crd::Args),
     Rbac(rbac::Args),
+    Reach(reach::Args),
     Report(report::Args),
     Request(request::Args),
     Run(run::Args),
@@ -68,6 +70,7 @@ pub fn main() -> ExitCode {
         Command::Follow(args) => args.run(),
         Command::Crd(args) => args.run(),
         Command::Rbac(args) => args.run(),
+        Command::Reach(args) => args.run(),
         Command::Report(args) => args.run(),
         Command::Request(args) => args.run(),
         Command::Run(args) => args.run(),

@@ -7,6 +7,7 @@ pub mod budget;
 pub mod follow;
 pub mod json;
 pub mod markdown;
+pub mod reach;
 pub mod rule_docs;
 pub mod status;
 pub mod terminal;

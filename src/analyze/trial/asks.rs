@@ -6,13 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::analyze::diagnosis::Diagnosis;
 use crate::analyze::finding::{Effect, Finding};
-use crate::analyze::twin::ask::{Ask, BackendResponse, Named, Origin, Protocol, Request, Tls, describe};
+use crate::analyze::twin::ask::{Ask, BackendResponse, Origin, Protocol, Request, describe};
+use crate::analyze::twin::probe::{at_gateways, at_parents, door, istio_request, named, of_port, serves_gateway};
 use crate::model::fields::Fields;
-use crate::model::mesh::gateway_api::{Gateway, Listener};
-use crate::model::mesh::istio::{self, VirtualService, full_host, host_matches, service_of_host};
-use crate::model::network::{self, ServiceName};
+use crate::model::mesh::istio::{self, VirtualService, full_host, service_of_host};
+use crate::model::network::ServiceName;
 use crate::model::object::ObjectRef;
-use crate::model::selector::Labels;
 use crate::model::snapshot::Snapshot;
 use crate::model::traffic::{EdgeTraffic, Outcome, Reporter, address};
 
@@ -128,14 +127,6 @@ fn callers<'a>(snapshot: &'a Snapshot, service: &'a ServiceName) -> Vec<&'a Obje
     others.map(|w| w.reference()).take(1).collect()
 }
 
-fn named(reference: &ObjectRef) -> Named {
-    Named {
-        namespace: reference.namespace.clone(),
-        kind: reference.kind.clone(),
-        name: reference.name.clone(),
-    }
-}
-
 /// `GET /` of each port, or a bare connection, from each caller.
 fn called(snapshot: &Snapshot, service: &ServiceName, callers: &[&ObjectRef], out: &mut List) {
     let Some(object) = snapshot.service(service) else { return };
@@ -145,17 +136,7 @@ fn called(snapshot: &Snapshot, service: &ServiceName, callers: &[&ObjectRef], ou
             continue;
         }
         for port in object.ports.iter().take(MAX_EACH) {
-            let Ok(number) = u16::try_from(port.number) else { continue };
-            let (protocol, method) = match port.protocol() {
-                network::Protocol::Http | network::Protocol::Unknown => (Protocol::Http, "GET"),
-                network::Protocol::Http2 => (Protocol::Http2, "GET"),
-                network::Protocol::Grpc => (Protocol::Grpc, "POST"),
-                network::Protocol::Udp => (Protocol::Udp, ""),
-                _ => (Protocol::Tcp, ""),
-            };
-            let host = format!("{}.{}", service.name, service.namespace);
-            let host = if number == 80 && protocol.is_http() { host } else { format!("{host}:{number}") };
-            let request = Request { protocol, method: method.to_owned(), host, ..Request::default() };
+            let Some(request) = of_port(service, port) else { continue };
             out.add(Origin::Workload(named(caller)), request, false);
         }
     }
@@ -280,77 +261,6 @@ fn seen(
     Some((Origin::Workload(named(from)), request))
 }
 
-fn labels_of<'a>(snapshot: &'a Snapshot, workload: &'a ObjectRef) -> Option<&'a Labels> {
-    let own = snapshot.workload(workload).map(|w| &w.template.labels);
-    own.or_else(|| snapshot.pods_of(workload).next().map(|pod| &pod.template.labels))
-}
-
-fn picks(selector: &Labels, labels: &Labels) -> bool {
-    !selector.is_empty() && selector.iter().all(|(key, value)| labels.get(key) == Some(value))
-}
-
-/// The label by which Istio marks what it makes for a Gateway of the Gateway API.
-const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
-
-fn serves_gateway(snapshot: &Snapshot, workload: &ObjectRef) -> bool {
-    labels_of(snapshot, workload).is_some_and(|labels| {
-        labels.contains_key(GATEWAY_NAME)
-            || snapshot.istio.gateways.iter().any(|gateway| picks(&gateway.selector, labels))
-    })
-}
-
-/// The Gateway that a workload serves for a host, with the port and TLS by which it is reached.
-fn door(snapshot: &Snapshot, workload: &ObjectRef, host: &str) -> Option<(Named, u16, Tls)> {
-    let labels = labels_of(snapshot, workload)?;
-    if let Some(name) = labels.get(GATEWAY_NAME) {
-        let gateway = snapshot
-            .gateway_api
-            .gateways
-            .iter()
-            .find(|g| g.object.name() == name && g.object.namespace() == workload.namespace)?;
-        let (port, tls) = listener(gateway, host)?;
-        return Some((named(&gateway.object.reference), port, tls));
-    }
-    let serving = snapshot.istio.gateways.iter().filter(|gateway| picks(&gateway.selector, labels));
-    serving.into_iter().find_map(|gateway| {
-        let (port, tls) = server(gateway, host)?;
-        Some((named(&gateway.object.reference), port, tls))
-    })
-}
-
-/// The server of a Gateway of Istio's that takes a host: one in plaintext rather than one with TLS.
-fn server(gateway: &istio::Gateway, host: &str) -> Option<(u16, Tls)> {
-    let takes = |hosts: &[String]| {
-        hosts.iter().any(|own| host_matches(own.rsplit_once('/').map_or(own.as_str(), |(_, own)| own), host))
-    };
-    // Where none takes it, that is what is tried: at the first one, which others of its port stand beside.
-    let any = !gateway.servers.iter().any(|server| takes(&server.hosts));
-    let found = gateway.servers.iter().filter(|server| any || takes(&server.hosts)).filter_map(|server| {
-        let tls = match server.protocol.to_ascii_uppercase().as_str() {
-            "HTTP" | "HTTP2" | "GRPC" => Tls::Plaintext,
-            "HTTPS" => Tls::Tls,
-            _ => return None,
-        };
-        Some((u16::try_from(server.port).ok()?, tls))
-    });
-    found.min_by_key(|(_, tls)| *tls != Tls::Plaintext)
-}
-
-/// The same of a Gateway of the Gateway API.
-fn listener(gateway: &Gateway, host: &str) -> Option<(u16, Tls)> {
-    let takes = |l: &Listener| l.hostname.is_empty() || host_matches(&l.hostname, host);
-    let any = !gateway.listeners.iter().any(takes);
-    let found = gateway.listeners.iter().filter(|l| any || takes(l)).filter_map(|listener| {
-        let tls = match listener.protocol.as_str() {
-            "HTTP" => Tls::Plaintext,
-            "HTTPS" => Tls::Tls,
-            _ => return None,
-        };
-        Some((u16::try_from(listener.port).ok()?, tls))
-    });
-    found.min_by_key(|(_, tls)| *tls != Tls::Plaintext)
-}
-
 /// The requests that routes at fault, or routes to the Services at fault, take.
 fn routes(snapshot: &Snapshot, finding: &Finding, services: &[ServiceName], out: &mut List) {
     let blamed = |reference: &ObjectRef| {
@@ -368,59 +278,16 @@ fn routes(snapshot: &Snapshot, finding: &Finding, services: &[ServiceName], out:
         if !(own || leads) || !matches!(kind, "HTTPRoute" | "GRPCRoute") {
             continue;
         }
-        for parent in route.parents.iter().filter(|parent| parent.kind == "Gateway") {
-            let gateway = snapshot
-                .gateway_api
-                .gateways
-                .iter()
-                .find(|g| g.object.namespace() == parent.namespace && g.object.name() == parent.name);
-            let Some(gateway) = gateway else { continue };
-            let host = route.hostnames.iter().find(|host| !host.contains('*'));
-            let host = host.or_else(|| {
-                gateway.listeners.iter().map(|l| &l.hostname).find(|h| !h.is_empty() && !h.contains('*'))
-            });
-            let host = host.map_or("example.com", String::as_str);
-            let Some((port, tls)) = listener(gateway, host) else { continue };
-            for (at, rule) in route.object.body.list("spec.rules").iter().enumerate().take(MAX_EACH) {
-                let here = finding.subject.field_path.starts_with(&format!("spec.rules[{at}]"));
-                if own && finding.subject.field_path.starts_with("spec.rules[") && !here {
-                    continue;
-                }
-                let empty = Value::Null;
-                let matching = rule.list("matches").first().unwrap_or(&empty);
-                let Some(request) = gateway_api_request(matching, host) else { continue };
-                let request = Request { port: Some(port), tls, ..request };
-                out.add(Origin::Gateway(named(&gateway.object.reference)), request, own);
+        for (at, rule) in route.object.body.list("spec.rules").iter().enumerate().take(MAX_EACH) {
+            let here = finding.subject.field_path.starts_with(&format!("spec.rules[{at}]"));
+            if own && finding.subject.field_path.starts_with("spec.rules[") && !here {
+                continue;
+            }
+            for (origin, request) in at_parents(snapshot, route, rule) {
+                out.add(origin, request, own);
             }
         }
     }
-}
-
-/// A request that a condition of a Gateway API route takes; none where only an expression tells.
-fn gateway_api_request(matching: &Value, host: &str) -> Option<Request> {
-    let exact = |entry: &Value| entry.text("type").is_none_or(|kind| kind == "Exact");
-    if matching.text("path.type") == Some("RegularExpression") || !matching.list("headers").iter().all(exact)
-    {
-        return None;
-    }
-    let headers = matching.list("headers").iter().map(|h| (h.string("name"), h.string("value")));
-    let query: Vec<String> = matching
-        .list("queryParams")
-        .iter()
-        .map(|q| format!("{}={}", q.string("name"), q.string("value")))
-        .collect();
-    let path = matching.text("path.value").unwrap_or("/");
-    Some(Request {
-        method: matching
-            .text("method")
-            .filter(|m| m.chars().all(char::is_uppercase))
-            .unwrap_or("GET")
-            .to_owned(),
-        host: host.to_owned(),
-        path: if query.is_empty() { path.to_owned() } else { format!("{path}?{}", query.join("&")) },
-        headers: headers.collect(),
-        ..Request::default()
-    })
 }
 
 fn virtual_service(
@@ -450,54 +317,22 @@ fn virtual_service(
         let empty = Value::Null;
         let matching = one.matches.first().unwrap_or(&empty);
         let Some(request) = istio_request(matching, host) else { continue };
-        for gateway in &route.gateways {
-            if gateway == "mesh" {
-                let full = full_host(host, namespace);
-                let service = service_of_host(&full).map(|(ns, name)| ServiceName::new(ns, name));
-                let Some(service) = service.filter(|name| snapshot.service(name).is_some()) else { continue };
-                let port = snapshot.service(&service).and_then(|s| s.ports.first()).map(|port| port.number);
-                let port = matching.int("port").or(port).and_then(|port| u16::try_from(port).ok());
-                for caller in callers(snapshot, &service) {
-                    if serves_gateway(snapshot, caller) {
-                        continue;
-                    }
-                    let request = Request {
-                        host: format!("{}.{}", service.name, service.namespace),
-                        port,
-                        ..request.clone()
-                    };
+        for (origin, request) in at_gateways(snapshot, route, one, host) {
+            out.add(origin, request, blamed);
+        }
+        if route.gateways.iter().any(|gateway| gateway == "mesh") {
+            let name = service_of_host(&full_host(host, namespace)).map(|(ns, n)| ServiceName::new(ns, n));
+            let Some(service) = name.as_ref().and_then(|name| snapshot.service(name)) else { continue };
+            let name = service.service_name();
+            let port = matching.int("port").or_else(|| service.ports.first().map(|port| port.number));
+            let port = port.and_then(|port| u16::try_from(port).ok());
+            let full = format!("{}.{}", name.name, name.namespace);
+            for caller in callers(snapshot, &name) {
+                if !serves_gateway(snapshot, caller) {
+                    let request = Request { host: full.clone(), port, ..request.clone() };
                     out.add(Origin::Workload(named(caller)), request, blamed);
                 }
-                continue;
             }
-            let (ns, name) = gateway.split_once('/').unwrap_or((namespace, gateway));
-            let known = snapshot.istio.gateways.iter();
-            let gateway = known.into_iter().find(|g| g.object.namespace() == ns && g.object.name() == name);
-            let Some(gateway) = gateway else { continue };
-            let Some((port, tls)) = server(gateway, host) else { continue };
-            let request = Request { port: Some(port), tls, ..request.clone() };
-            out.add(Origin::Gateway(named(&gateway.object.reference)), request, blamed);
         }
     }
-}
-
-/// A request that a condition of a VirtualService takes; none where only an expression tells.
-fn istio_request(matching: &Value, host: &str) -> Option<Request> {
-    let text = |entry: Option<&Value>| -> Option<Option<String>> {
-        let Some(entry) = entry else { return Some(None) };
-        let value = entry.text("exact").or_else(|| entry.text("prefix"))?;
-        Some(Some(value.to_owned()))
-    };
-    let path = text(matching.at("uri"))?.unwrap_or_else(|| "/".to_owned());
-    let method = text(matching.at("method"))?.unwrap_or_else(|| "GET".to_owned());
-    let mut headers = BTreeMap::new();
-    for (name, entry) in matching.map("headers").into_iter().flatten() {
-        headers.insert(name.clone(), text(Some(entry))?.unwrap_or_default());
-    }
-    let mut query = vec![];
-    for (name, entry) in matching.map("queryParams").into_iter().flatten() {
-        query.push(format!("{name}={}", text(Some(entry))?.unwrap_or_default()));
-    }
-    let path = if query.is_empty() { path } else { format!("{path}?{}", query.join("&")) };
-    Some(Request { method, host: host.to_owned(), path, headers, ..Request::default() })
 }

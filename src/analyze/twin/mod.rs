@@ -19,6 +19,8 @@ pub mod istio;
 pub mod listener;
 pub mod party;
 pub mod policy;
+pub mod probe;
+pub mod reach;
 pub mod registry;
 pub mod resolve;
 mod respond;
@@ -29,6 +31,7 @@ mod walk;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::model::mesh::gateway_api::Gateway;
 use crate::model::network::{Service, ServicePort};
 use crate::model::selector::Labels;
 use crate::model::snapshot::Snapshot;
@@ -36,6 +39,7 @@ use crate::model::workload::PodTemplate;
 use answer::Answer;
 use ask::Ask;
 use endpoints::Behind;
+use gateway_api::gateway::Door;
 use istio::destination_rule::DestinationRules;
 use istio::gateway::Declaration;
 use istio::proxy::{Proxy, ProxyKey};
@@ -70,6 +74,8 @@ pub struct Twin<'a> {
     endpoints: Mutex<HashMap<PortKey, Arc<Behind<'a>>>>,
     /// What serves Gateways of Istio's, by name.
     serving: Mutex<HashMap<String, Option<Party<'a>>>>,
+    /// What Gateways of the Gateway API listen on, by namespace, name and port.
+    doors: Mutex<HashMap<(String, String, u16), Arc<Door<'a>>>>,
 }
 
 impl<'a> Twin<'a> {
@@ -86,6 +92,7 @@ impl<'a> Twin<'a> {
             proxies: Mutex::default(),
             endpoints: Mutex::default(),
             serving: Mutex::default(),
+            doors: Mutex::default(),
         }
     }
 
@@ -119,6 +126,22 @@ impl<'a> Twin<'a> {
             .unwrap_or_else(PoisonError::into_inner)
             .insert(gateway.name.clone(), found.clone());
         found
+    }
+
+    /// What a Gateway of the Gateway API listens on at a port.
+    pub(crate) fn door(&self, gateway: &'a Gateway, port: u16) -> Arc<Door<'a>> {
+        let key = (gateway.object.namespace().to_owned(), gateway.object.name().to_owned(), port);
+        let known = self.doors.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        if let Some(known) = known {
+            return known;
+        }
+        let made = Arc::new(Door::new(self.snapshot, gateway, port));
+        let mut all = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
+        // Anybody can ask for any port.
+        if all.len() >= MAX_PROXIES {
+            all.clear();
+        }
+        all.entry(key).or_insert(made).clone()
     }
 
     /// The configuration of a proxy.

@@ -66,6 +66,9 @@ pub(super) fn act(route: &Route, seen: &Seen<'_>, request: &Request, answer: &mu
             None
         }
         Action::Forward(forward) => {
+            if let Some(told) = limits(forward) {
+                answer.steps.push(Step::by(&route.source, told));
+            }
             if let Some(source) = overdue(forward, request, delay) {
                 answer.steps.push(Step::by(&route.source, source.clone()));
                 answer.respond(504, "UT", source);
@@ -116,6 +119,26 @@ fn sent(route: &Route, forward: &Forward, to: &Weighted, request: &Request) -> S
 
 fn host_of(rewrite: &Rewrite) -> Option<String> {
     rewrite.host.clone()
+}
+
+/// The time that a request has, in words; none where the route limits nothing.
+fn limits(forward: &Forward) -> Option<String> {
+    let tries = u64::from(forward.retries) + 1;
+    let worst = |each: f64| {
+        let all = each * tries as f64;
+        forward.timeout.map_or(all, |whole| whole.min(all))
+    };
+    match (forward.timeout, forward.per_try_timeout) {
+        (None, None) => None,
+        (Some(whole), None) => Some(format!("the request has {whole} s, its {tries} tries included")),
+        (None, Some(each)) => {
+            Some(format!("up to {tries} tries have {each} s each: the caller waits {} s at most", worst(each)))
+        }
+        (Some(whole), Some(each)) => Some(format!(
+            "the request has {whole} s, each of up to {tries} tries {each} s: the caller waits {} s at most",
+            worst(each)
+        )),
+    }
 }
 
 /// Whether the time that the request has is over before the backend answers; in words.

@@ -6,7 +6,7 @@ use super::Twin;
 use super::answer::{Answer, Outcome, Step};
 use super::ask::{Mode, Named, ProxyNode, ProxyType, Request, Target};
 use super::backend;
-use super::deliver::Leg;
+use super::deliver::{Leg, door};
 use super::endpoints::Endpoint;
 use super::http::table::Destination;
 use super::istio::envoy_filter;
@@ -170,15 +170,6 @@ pub(super) fn at_gateway(twin: &Twin<'_>, named: &Named, request: &Request, answ
     if let Some(at) = envoy_filter::changing(twin.snapshot, &node, Mode::Gateway) {
         return answer.give_up(format!("{} of {at} changes the proxy's configuration", at.field_path));
     }
-    let istio = &twin.snapshot.istio;
-    let policies = istio.authorization_policies.iter().chain(&istio.request_authentications);
-    let mut at_the_door =
-        policies.filter(|policy| policy.applies_to(&node.namespace, &node.labels, &istio.root_namespace));
-    if let Some(policy) = at_the_door.next() {
-        let who = policy.object.reference.to_string();
-        return answer
-            .give_up(format!("{who} decides at the gateway, and who asks from outside is not known"));
-    }
     let outside = request.destination_port();
     let port = pods_port(twin, serving.as_ref(), outside);
     if port != outside {
@@ -188,12 +179,16 @@ pub(super) fn at_gateway(twin: &Twin<'_>, named: &Named, request: &Request, answ
     }
     let proxy = twin.proxy(ProxyKey { node: node.clone(), dns: false });
     let connection = Connection::of(request, None, port);
-    let Some(onward) = simulate::enter(twin, &proxy, Mode::Gateway, &connection, request, answer) else {
-        return;
-    };
-    let unseen = serving.is_none();
+    let onward = simulate::enter(twin, &proxy, Mode::Gateway, &connection, request, answer);
     let party = match serving {
         Some(party) => party,
+        None if door::decided(twin.snapshot) => {
+            let why = format!("nothing that serves Gateway {name} was read, and policies decide by who calls");
+            if onward.is_some() {
+                answer.give_up(why);
+            }
+            return;
+        }
         None => Party {
             reference: ObjectRef::new("Pod", &node.namespace, "the gateway"),
             template: &twin.blank,
@@ -201,26 +196,12 @@ pub(super) fn at_gateway(twin: &Twin<'_>, named: &Named, request: &Request, answ
             proxy: false,
         },
     };
-    let decided = !istio.authorization_policies.is_empty() || !twin.snapshot.network_policies.is_empty();
-    if unseen && decided {
-        return answer.give_up(format!(
-            "nothing that serves Gateway {name} was read, and policies decide by who calls"
-        ));
+    if !door::admits(twin.snapshot, &party, request, answer) {
+        return;
     }
-    let from = Peer::Pod(party);
-    let place = Place::Outside(request.authority().0);
-    let leg = Leg {
-        twin,
-        from: &from,
-        namespace: &node.namespace,
-        labels: &node.labels,
-        place: &place,
-        ip: None,
-        port,
-        request,
-        routing: None,
-    };
-    leg.deliver(&onward, answer);
+    if let Some(onward) = onward {
+        door::send_on(twin, party, (&node.namespace, &node.labels), (request, port), &onward, answer);
+    }
 }
 
 /// What serves a Gateway: a pod that its selector picks, a ready one rather than another, or what would make one.

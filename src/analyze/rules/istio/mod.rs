@@ -1,5 +1,6 @@
 //! Istio: what its configuration does to requests.
 
+pub mod attempts_do_not_fit;
 pub mod authorization_denies;
 pub mod authorizer_unavailable;
 pub mod calls_to_ended_pods;
@@ -12,6 +13,7 @@ pub mod control_plane_unavailable;
 pub mod custom_provider_unknown;
 pub mod delegate_not_found;
 pub mod destination_port_not_found;
+pub mod edge_waits;
 pub mod egress;
 pub mod egress_host_excluded;
 pub mod envoy_filter_rejected;

@@ -1,6 +1,7 @@
 //! The last part of a request's way: from the destinations that a proxy chose to the pods that take it.
 
 mod direct;
+pub mod door;
 mod entry;
 mod outside;
 

@@ -4,9 +4,8 @@ use super::filters;
 use crate::analyze::twin::Twin;
 use crate::analyze::twin::answer::Answer;
 use crate::analyze::twin::ask::Request;
-use crate::analyze::twin::deliver::Leg;
-use crate::analyze::twin::party::{Party, Peer};
-use crate::analyze::twin::resolve::Place;
+use crate::analyze::twin::deliver::door;
+use crate::analyze::twin::party::Party;
 use crate::analyze::twin::simulate::Onward;
 use crate::model::fields::Fields;
 use crate::model::mesh::gateway_api::Gateway;
@@ -37,28 +36,30 @@ pub fn left_to_others(snapshot: &Snapshot, answer: &Answer) -> Option<String> {
 pub fn from_gateway(
     twin: &Twin<'_>,
     gateway: &Gateway,
-    onward: Onward,
+    onward: Option<Onward>,
     request: &Request,
     answer: &mut Answer,
 ) {
     let own = gateway.object.namespace();
-    let istio = &twin.snapshot.istio;
-    let from = match serving(twin.snapshot, gateway) {
+    let serving = serving(twin.snapshot, gateway);
+    if let Serving::By(party) = &serving
+        && !door::admits(twin.snapshot, party, request, answer)
+    {
+        return;
+    }
+    let Some(onward) = onward else { return };
+    let from = match serving {
         Serving::By(party) => party,
         Serving::Nobody(why) => return answer.refuse("", why),
         Serving::Unseen if twin.snapshot.runs() => {
             return answer.give_up(format!("no pod that serves {} was read", gateway.object.reference));
         }
-        Serving::Unseen
-            if istio.authorization_policies.is_empty() && twin.snapshot.network_policies.is_empty() =>
-        {
-            Party {
-                reference: ObjectRef::new("Gateway", own, gateway.object.name()),
-                template: &twin.blank,
-                pod: None,
-                proxy: false,
-            }
-        }
+        Serving::Unseen if !door::decided(twin.snapshot) => Party {
+            reference: ObjectRef::new("Gateway", own, gateway.object.name()),
+            template: &twin.blank,
+            pod: None,
+            proxy: false,
+        },
         Serving::Unseen => {
             return answer.give_up(format!(
                 "nothing that serves {} was read, and policies decide by who calls",
@@ -66,34 +67,8 @@ pub fn from_gateway(
             ));
         }
     };
-    let at_the_door =
-        istio.authorization_policies.iter().chain(&istio.request_authentications).find(|policy| {
-            let named = policy.targets.iter().any(|target| {
-                target.text("kind") == Some("Gateway") && target.text("name") == Some(gateway.object.name())
-            });
-            named && policy.object.namespace() == own
-                || policy.applies_to(own, from.labels(), &istio.root_namespace)
-        });
-    if let Some(policy) = at_the_door {
-        let who = &policy.object.reference;
-        return answer
-            .give_up(format!("{who} decides at the gateway, and who asks from outside is not known"));
-    }
     let labels = from.labels().clone();
-    let from = Peer::Pod(from);
-    let place = Place::Outside(request.authority().0);
-    let leg = Leg {
-        twin,
-        from: &from,
-        namespace: own,
-        labels: &labels,
-        place: &place,
-        ip: None,
-        port: request.destination_port(),
-        request,
-        routing: None,
-    };
-    leg.deliver(&onward, answer);
+    door::send_on(twin, from, (own, &labels), (request, request.destination_port()), &onward, answer);
 }
 
 /// Who serves a Gateway.

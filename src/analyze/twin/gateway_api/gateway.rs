@@ -24,33 +24,48 @@ pub fn find<'a>(snapshot: &'a Snapshot, named: &Named) -> Option<&'a Gateway> {
     attach::gateway(snapshot, &named.namespace, &named.name)
 }
 
+/// What a Gateway listens on at one port.
+#[derive(Debug)]
+pub struct Door<'a> {
+    /// Its listeners of that port, served or not.
+    at_port: Vec<Served<'a>>,
+    /// Those that are served, as Envoy has them.
+    listener: Listener,
+}
+
+impl<'a> Door<'a> {
+    /// The listeners of a port, with their tables.
+    pub fn new(snapshot: &'a Snapshot, gateway: &'a Gateway, port: u16) -> Self {
+        let mut at_port = listeners::of(snapshot, gateway);
+        at_port.retain(|served| served.listener.port == i64::from(port));
+        let open: Vec<&Served<'_>> = at_port.iter().filter(|s| s.refused.is_none()).collect();
+        Door { listener: listener(snapshot, gateway, &open, port), at_port }
+    }
+}
+
 /// What becomes of a request of a client outside, at the address of a Gateway.
-pub fn answer(twin: &Twin<'_>, gateway: &Gateway, request: &Request, answer: &mut Answer) {
+pub fn answer<'a>(twin: &Twin<'a>, gateway: &'a Gateway, request: &Request, answer: &mut Answer) {
     let port = request.destination_port();
-    let all = listeners::of(twin.snapshot, gateway);
-    let at_port: Vec<&Served<'_>> = all.iter().filter(|s| s.listener.port == i64::from(port)).collect();
-    for served in at_port.iter().filter(|s| s.refused.is_some()) {
+    let door = twin.door(gateway, port);
+    for served in door.at_port.iter().filter(|s| s.refused.is_some()) {
         let why = served.refused.as_deref().unwrap_or_default();
         let name = &served.listener.name;
         answer.steps.push(Step::by(&served.reference(), format!("listener {name:?} is not served: {why}")));
     }
-    let open: Vec<&Served<'_>> = at_port.iter().copied().filter(|s| s.refused.is_none()).collect();
+    let open: Vec<&Served<'_>> = door.at_port.iter().filter(|s| s.refused.is_none()).collect();
     if open.is_empty() {
         answer.error = Some(ProxyError::NoListener);
-        let why = if at_port.is_empty() { "has no listener" } else { "serves no listener" };
+        let why = if door.at_port.is_empty() { "has no listener" } else { "serves no listener" };
         return answer.refuse("", format!("{} {why} on port {port}", gateway.object.reference));
     }
     if let Some(why) = not_modelled(gateway, &open, request) {
         return answer.give_up(why);
     }
-    let listener = listener(twin.snapshot, gateway, &open, port);
     let connection = Connection::of(request, None, port);
     // The chains carry their tables with them: none is looked up by name.
     let none = |name: &str| Arc::new(crate::analyze::twin::http::table::RouteTable::new(name));
-    let onward = simulate::pass(&listener, &connection, request, answer, &none);
-    if let Some(onward) = onward {
-        carry::from_gateway(twin, gateway, onward, request, answer);
-    }
+    let onward = simulate::pass(&door.listener, &connection, request, answer, &none);
+    carry::from_gateway(twin, gateway, onward, request, answer);
 }
 
 /// What the question or the configuration leaves open.

@@ -5,10 +5,10 @@ use super::istio::authorization::{Authorized, authorize};
 use super::istio::handshake::{Handshake, Server, shake};
 use super::istio::token::{self, Checked};
 use super::network::{self, End, NetworkPolicies, PodEnd, Port, exposed};
-use super::{ClientTls, Passage, Ruling, Verdict, ambient, reading};
+use super::{Arriving, ClientTls, Passage, Ruling, Verdict, ambient, reading};
 use crate::analyze::twin::Twin;
 use crate::analyze::twin::answer::Step;
-use crate::analyze::twin::ask::Protocol;
+use crate::analyze::twin::ask::{self, Protocol};
 use crate::analyze::twin::party::{Party, Peer};
 use crate::model::fields::Fields;
 use crate::model::snapshot::Snapshot;
@@ -20,6 +20,41 @@ pub fn admit(twin: &Twin<'_>, passage: &Passage<'_, '_>) -> Verdict {
         .or_else(|| proxies(twin.snapshot, passage, &mut steps))
         .unwrap_or(Ruling::Allowed);
     Verdict { ruling, steps }
+}
+
+/// What policies at a gateway's pod say to a client outside, of whom nothing but its request is known. No request: a bare
+/// connection.
+pub fn at_the_door(
+    snapshot: &Snapshot,
+    gateway: &Party<'_>,
+    asked: &ask::Request,
+    request: Option<Arriving<'_>>,
+) -> Verdict {
+    if reading::authorization(snapshot, gateway).is_empty() && reading::tokens(snapshot, gateway).is_empty() {
+        return Verdict::allowed(vec![]);
+    }
+    let (from, to) = (Peer::IngressController, Peer::Pod(gateway.clone()));
+    let sni = asked.server_name();
+    let http = request.is_some();
+    let passage = Passage {
+        from: &from,
+        to: &to,
+        protocol: asked.protocol,
+        port: asked.destination_port(),
+        tls: ClientTls::AsSent(asked.tls),
+        sni: sni.as_deref(),
+        request,
+        // What a client claims about its address in a header is not what the gateway goes by.
+        remote_ip: Some("unknown"),
+    };
+    // A client outside shows no identity of the mesh, unless the question says that it does.
+    let handshake = match asked.tls {
+        ask::Tls::Mtls => Handshake::Mutual,
+        ask::Tls::Plaintext | ask::Tls::Tls => Handshake::Plaintext,
+    };
+    let mut steps = vec![];
+    let ruling = authenticated(snapshot, &passage, gateway, &handshake, (http, false), &mut steps);
+    Verdict { ruling: ruling.unwrap_or(Ruling::Allowed), steps }
 }
 
 fn no_answer(detail: impl Into<String>) -> Ruling {

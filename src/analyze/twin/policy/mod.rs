@@ -12,7 +12,7 @@ use super::answer::Step;
 use super::ask;
 use super::party::Peer;
 
-pub use admit::admit;
+pub use admit::{admit, at_the_door};
 
 /// What the client's side wraps the connection in, as its proxy's configuration says.
 #[derive(Debug, Clone, PartialEq, Eq)]
