@@ -27,9 +27,12 @@ use settle::Settled;
 const MAX_FINDINGS: usize = 3;
 /// Remedies of one finding that are tried, the first ones.
 const MAX_REMEDIES: usize = 3;
-/// Objects over which rules run again, over all trials: about 10 µs each, so a second or two at most. At least one remedy is
-/// tried whatever the size.
-const MAX_OBJECTS: usize = 150_000;
+/// Objects over which rules run again, over all trials: about 10 µs each. At least one remedy of a cause is tried whatever the
+/// size.
+const MAX_OBJECTS: usize = 20_000;
+/// Up to so many objects the fixes of findings that are no cause are tried too, the first one of each: what nobody feels is not
+/// worth another reading of a large cluster.
+const MAX_OBJECTS_WITHOUT_CAUSE: usize = 5_000;
 
 /// What the fixes are measured against: the snapshot without its history, and what the rules say of it.
 struct Ground<'s> {
@@ -41,7 +44,7 @@ struct Ground<'s> {
 /// Tries the first remedies of the likeliest causes, and of the gravest further findings where there are fewer causes than
 /// are tried; notes with each what came of it, and puts those that bring an Error of their own behind the others.
 pub fn try_fixes(snapshot: &Snapshot, diagnosis: &mut Diagnosis, options: &Options) {
-    let chosen = chosen(diagnosis);
+    let chosen = chosen(diagnosis, snapshot.objects.len() <= MAX_OBJECTS_WITHOUT_CAUSE);
     if chosen.is_empty() {
         return;
     }
@@ -57,7 +60,8 @@ pub fn try_fixes(snapshot: &Snapshot, diagnosis: &mut Diagnosis, options: &Optio
         let questions = asks::questions(snapshot, diagnosis, finding, explains.unwrap_or_default());
         let answers: Vec<Option<Answer>> = questions.iter().map(|q| answered(&twin, q)).collect();
         let mut trials = vec![];
-        for remedy in finding.remedies.iter().take(MAX_REMEDIES) {
+        let first = if cause.is_some() { MAX_REMEDIES } else { 1 };
+        for remedy in finding.remedies.iter().take(first) {
             trials.push(match (is_data(remedy), left) {
                 (false, _) => untried(remedy),
                 (true, 0) => Some(Trial::NotTried(
@@ -82,14 +86,16 @@ pub fn try_fixes(snapshot: &Snapshot, diagnosis: &mut Diagnosis, options: &Optio
 }
 
 /// The findings whose remedies are tried, by their places: those of the likeliest causes first.
-fn chosen(diagnosis: &Diagnosis) -> Vec<usize> {
+fn chosen(diagnosis: &Diagnosis, even_others: bool) -> Vec<usize> {
     let causes = diagnosis.root_causes.iter().map(|cause| cause.finding);
     let others = diagnosis.findings.iter().enumerate();
-    let others = others.filter(|(_, f)| f.role == Role::Cause && f.severity >= Severity::Warning);
+    let others = others.filter(|(_, f)| even_others && f.role == Role::Cause && f.severity >= Severity::Warning);
     let mut chosen: Vec<usize> = vec![];
     for at in causes.take(MAX_FINDINGS).chain(others.map(|(at, _)| at)) {
         let finding = diagnosis.findings.get(at);
-        let data = finding.is_some_and(|f| f.remedies.iter().take(MAX_REMEDIES).any(is_data));
+        let cause = diagnosis.root_causes.iter().any(|cause| cause.finding == at);
+        let first = if cause { MAX_REMEDIES } else { 1 };
+        let data = finding.is_some_and(|f| f.remedies.iter().take(first).any(is_data));
         if data && chosen.len() < MAX_FINDINGS && !chosen.contains(&at) {
             chosen.push(at);
         }

@@ -54,9 +54,32 @@ fn verified<'a>(diagnosis: &'a Diagnosis, code: &str) -> Vec<&'a Trial> {
     finding.remedies.iter().filter_map(|remedy| remedy.trial.as_ref()).collect()
 }
 
+/// Makes the finding about the subset the cause, and says where it stands.
+fn blame(diagnosis: &mut Diagnosis) -> usize {
+    let cause = diagnosis.findings.iter().position(|f| f.meta.code == "ISTIO104").unwrap();
+    let told = RootCause {
+        rank: 1,
+        probability: 0.9,
+        finding: cause,
+        subject: diagnosis.findings[cause].subject.clone(),
+        service: None,
+        explains: vec![],
+        chain: vec![],
+        tests: vec![],
+        change: None,
+        take_back: Some(0),
+        onset: None,
+    };
+    diagnosis.root_causes = vec![told];
+    cause
+}
+
 #[test]
 fn a_route_to_a_subset_without_pods_is_tried_by_patch_and_by_scaling() {
-    let diagnosis = analyze(&shop(json!("v2"), vec![]), &Options::default());
+    let snapshot = shop(json!("v2"), vec![]);
+    let mut diagnosis = analyze(&snapshot, &Options::default());
+    blame(&mut diagnosis);
+    try_fixes(&snapshot, &mut diagnosis, &Options::default());
     let trials = verified(&diagnosis, "ISTIO104");
     let told: Vec<&Verified> = trials
         .iter()
@@ -82,21 +105,7 @@ fn a_route_to_a_subset_without_pods_is_tried_by_patch_and_by_scaling() {
 fn a_remedy_that_brings_an_error_goes_behind_the_others() {
     let snapshot = shop(json!("v2"), vec![]);
     let mut diagnosis = analyze(&snapshot, &Options::default());
-    let cause = diagnosis.findings.iter().position(|f| f.meta.code == "ISTIO104").unwrap();
-    let told = RootCause {
-        rank: 1,
-        probability: 0.9,
-        finding: cause,
-        subject: diagnosis.findings[cause].subject.clone(),
-        service: None,
-        explains: vec![],
-        chain: vec![],
-        tests: vec![],
-        change: None,
-        take_back: Some(0),
-        onset: None,
-    };
-    diagnosis.root_causes = vec![told];
+    let cause = blame(&mut diagnosis);
     let route = snapshot.find(&ObjectRef::new("VirtualService", "n", "checkout")).unwrap();
     // To a subset that nothing defines.
     let worse = json!([{"op": "replace", "path": "/spec/http/0/route/1/destination/subset", "value": "v9"}]);

@@ -2,6 +2,7 @@
 
 mod direct;
 pub mod door;
+mod ejection;
 mod entry;
 mod outside;
 
@@ -201,7 +202,14 @@ impl Leg<'_, '_, '_> {
             return Share::Unknown(format!("{} is not among what was read", service.reference()));
         };
         match &*self.twin.behind(service, own, labels) {
-            Behind::Pods(pods) => self.admitted(pods, (tls, backend), answer),
+            // Without a proxy at the source nobody ejects.
+            Behind::Pods(pods) if matches!(tls, ClientTls::AsSent(_)) => {
+                self.admitted(pods, (tls, backend), answer)
+            }
+            Behind::Pods(pods) => match self.not_ejected(&backend, pods, answer) {
+                Ok(left) => self.admitted(&left, (tls, backend), answer),
+                Err(why) => Share::Failed { status: Some(503), flag: "UH", why },
+            },
             Behind::Nobody(why) => {
                 answer.steps.push(Step::by(service.reference(), why.clone()));
                 Share::Failed { status: Some(503), flag: "UH", why: why.clone() }
