@@ -309,7 +309,10 @@ pub fn analyze(snapshot: &Snapshot, options: &Options) -> Diagnosis {
 fn answered(snapshot: &Snapshot, ask: &Ask) -> Asked {
     let answer = catch_unwind(AssertUnwindSafe(|| Twin::new(snapshot).answer(ask)));
     let answer = answer.unwrap_or_else(|_| {
-        Answer::not_modelled(&ask.name, "the model failed on this input; please report it with the bundle that shows it")
+        Answer::not_modelled(
+            &ask.name,
+            "the model failed on this input; please report it with the bundle that shows it",
+        )
     });
     Asked { ask: ask.clone(), answer }
 }

@@ -11,7 +11,8 @@ pub fn asked(session: &DebugSession) -> Option<Ask> {
     let wanted = session.spec.symptom.request.as_ref()?;
     let own = || session.namespace().unwrap_or_default();
     let namespace = session.spec.target.namespace.clone().unwrap_or_else(own);
-    let named = |name: &String| Named { namespace: namespace.clone(), kind: String::new(), name: name.clone() };
+    let named =
+        |name: &String| Named { namespace: namespace.clone(), kind: String::new(), name: name.clone() };
     let from = match (&wanted.from.workload, &wanted.from.gateway) {
         (Some(name), _) => Origin::Workload(named(name)),
         (None, Some(name)) => Origin::Gateway(named(name)),

@@ -12,28 +12,30 @@ const MAX_REQUESTS: usize = 4;
 
 /// Renders who reaches each Service in full. With `colour` it holds ANSI sequences.
 pub fn render(all: &[Reach], colour: bool) -> String {
-    let paint = |style: Style, text: &str| if colour { text.style(style).to_string() } else { text.to_owned() };
+    let paint =
+        |style: Style, text: &str| if colour { text.style(style).to_string() } else { text.to_owned() };
     let mut out = String::new();
     for reach in all {
         let (there, sources) = reach.counts();
         let title = printable(&format!("Service {}", reach.service));
-        let _ = writeln!(
-            out,
-            "{}   {there} of {sources} sources reach it\n",
-            paint(Style::new().bold(), &title)
-        );
+        let _ =
+            writeln!(out, "{}   {there} of {sources} sources reach it\n", paint(Style::new().bold(), &title));
+        let place = |passage: &Passage| {
+            let port = passage.port.map_or_else(String::new, |port| format!(" :{port}"));
+            printable(&format!("{}{port}", passage.from))
+        };
+        let width = reach.passages.iter().map(|p| place(p).chars().count()).max().unwrap_or(0);
         for passage in &reach.passages {
             let (style, word) = match passage.access {
                 Access::Reaches => (Style::new().green(), "reaches"),
                 Access::Refused => (Style::new().red(), "refused"),
                 Access::NotModelled => (Style::new().yellow(), "unknown"),
             };
-            let port = passage.port.map_or_else(String::new, |port| format!(" :{port}"));
             let _ = writeln!(
                 out,
-                "  {}  {}{port}   {}",
+                "  {}  {:<width$}   {}",
                 paint(style, word),
-                printable(&passage.from),
+                place(passage),
                 printable(&told(passage))
             );
             if let Some(by) = passage.by.as_ref().filter(|_| passage.access == Access::Refused) {
@@ -69,7 +71,8 @@ fn told(passage: &Passage) -> String {
 
 /// All Services in short: how many sources reach each, and which nobody does.
 pub fn overview(all: &[Reach], colour: bool) -> String {
-    let paint = |style: Style, text: &str| if colour { text.style(style).to_string() } else { text.to_owned() };
+    let paint =
+        |style: Style, text: &str| if colour { text.style(style).to_string() } else { text.to_owned() };
     let mut out = String::new();
     let width = all.iter().map(|reach| reach.service.to_string().chars().count()).max().unwrap_or(0);
     for reach in all {
@@ -98,8 +101,7 @@ pub fn unmatched(routes: &[&Finding]) -> String {
         let _ = writeln!(out, "Routes that never match");
     }
     for finding in routes {
-        let place =
-            finding.location.as_ref().map_or_else(String::new, |location| format!(" ({location})"));
+        let place = finding.location.as_ref().map_or_else(String::new, |location| format!(" ({location})"));
         let _ = writeln!(out, "  {}{place}", printable(&finding.title));
     }
     out

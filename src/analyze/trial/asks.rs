@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::analyze::diagnosis::Diagnosis;
 use crate::analyze::finding::{Effect, Finding};
 use crate::analyze::twin::ask::{Ask, BackendResponse, Origin, Protocol, Request, describe};
-use crate::analyze::twin::probe::{at_gateways, at_parents, door, istio_request, named, of_port, serves_gateway};
+use crate::analyze::twin::probe::{
+    at_gateways, at_parents, door, istio_request, named, of_port, serves_gateway,
+};
 use crate::model::fields::Fields;
 use crate::model::mesh::istio::{self, VirtualService, full_host, service_of_host};
 use crate::model::network::ServiceName;

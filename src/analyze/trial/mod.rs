@@ -89,7 +89,8 @@ pub fn try_fixes(snapshot: &Snapshot, diagnosis: &mut Diagnosis, options: &Optio
 fn chosen(diagnosis: &Diagnosis, even_others: bool) -> Vec<usize> {
     let causes = diagnosis.root_causes.iter().map(|cause| cause.finding);
     let others = diagnosis.findings.iter().enumerate();
-    let others = others.filter(|(_, f)| even_others && f.role == Role::Cause && f.severity >= Severity::Warning);
+    let others =
+        others.filter(|(_, f)| even_others && f.role == Role::Cause && f.severity >= Severity::Warning);
     let mut chosen: Vec<usize> = vec![];
     for at in causes.take(MAX_FINDINGS).chain(others.map(|(at, _)| at)) {
         let finding = diagnosis.findings.get(at);

@@ -145,11 +145,7 @@ pub fn parent<'a>(snapshot: &'a Snapshot, parent: &Reference) -> Option<&'a gate
 }
 
 /// The requests that a rule of an HTTPRoute or GRPCRoute takes at the Gateways that it is attached to.
-pub fn at_parents(
-    snapshot: &Snapshot,
-    route: &gateway_api::Route,
-    rule: &Value,
-) -> Vec<(Origin, Request)> {
+pub fn at_parents(snapshot: &Snapshot, route: &gateway_api::Route, rule: &Value) -> Vec<(Origin, Request)> {
     let empty = Value::Null;
     let matching = rule.list("matches").first().unwrap_or(&empty);
     route
@@ -172,7 +168,8 @@ pub fn at_parents(
 /// A request that a condition of a Gateway API route takes; none where only an expression tells.
 fn gateway_api_request(matching: &Value, host: &str) -> Option<Request> {
     let exact = |entry: &Value| entry.text("type").is_none_or(|kind| kind == "Exact");
-    if matching.text("path.type") == Some("RegularExpression") || !matching.list("headers").iter().all(exact) {
+    if matching.text("path.type") == Some("RegularExpression") || !matching.list("headers").iter().all(exact)
+    {
         return None;
     }
     let headers = matching.list("headers").iter().map(|h| (h.string("name"), h.string("value")));

@@ -158,9 +158,8 @@ fn passage(
 
 /// Whether an answer means that the Service gets the request.
 fn access(answer: &Answer, service: &ServiceName) -> Access {
-    let there = || {
-        answer.backends.iter().any(|b| b.namespace == service.namespace && b.service == service.name)
-    };
+    let there =
+        || answer.backends.iter().any(|b| b.namespace == service.namespace && b.service == service.name);
     match answer.outcome {
         Outcome::NotModelled => Access::NotModelled,
         Outcome::Forwarded if there() => Access::Reaches,

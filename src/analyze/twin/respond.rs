@@ -131,9 +131,10 @@ fn limits(forward: &Forward) -> Option<String> {
     match (forward.timeout, forward.per_try_timeout) {
         (None, None) => None,
         (Some(whole), None) => Some(format!("the request has {whole} s, its {tries} tries included")),
-        (None, Some(each)) => {
-            Some(format!("up to {tries} tries have {each} s each: the caller waits {} s at most", worst(each)))
-        }
+        (None, Some(each)) => Some(format!(
+            "up to {tries} tries have {each} s each: the caller waits {} s at most",
+            worst(each)
+        )),
         (Some(whole), Some(each)) => Some(format!(
             "the request has {whole} s, each of up to {tries} tries {each} s: the caller waits {} s at most",
             worst(each)

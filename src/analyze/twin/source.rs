@@ -183,7 +183,8 @@ pub(super) fn at_gateway(twin: &Twin<'_>, named: &Named, request: &Request, answ
     let party = match serving {
         Some(party) => party,
         None if door::decided(twin.snapshot) => {
-            let why = format!("nothing that serves Gateway {name} was read, and policies decide by who calls");
+            let why =
+                format!("nothing that serves Gateway {name} was read, and policies decide by who calls");
             if onward.is_some() {
                 answer.give_up(why);
             }

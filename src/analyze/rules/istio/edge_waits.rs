@@ -109,8 +109,12 @@ impl Check for EdgeWaits {
         let path = format!("{}.timeout", fact.edge.route.path);
         let subject = fact.edge.virtual_service.reference().field(path.clone());
         let sum = ms(fact.sum());
-        let parts: Vec<String> =
-            fact.behind.iter().take(8).map(|(service, seconds)| format!("{} {}", service.name, ms(*seconds))).collect();
+        let parts: Vec<String> = fact
+            .behind
+            .iter()
+            .take(8)
+            .map(|(service, seconds)| format!("{} {}", service.name, ms(*seconds)))
+            .collect();
         let name = &fact.service.name;
         let (title, why) = match fact.own {
             None => (
@@ -118,8 +122,14 @@ impl Check for EdgeWaits {
                 "Nothing at the edge ends it earlier, and load balancers give up after 60 s.".to_owned(),
             ),
             Some(own) => (
-                format!("The edge ends requests to {name} after {}; the calls behind have {sum} together", ms(own)),
-                format!("The route ends the request after {}, although each of them keeps to its time.", ms(own)),
+                format!(
+                    "The edge ends requests to {name} after {}; the calls behind have {sum} together",
+                    ms(own)
+                ),
+                format!(
+                    "The route ends the request after {}, although each of them keeps to its time.",
+                    ms(own)
+                ),
             ),
         };
         let mut finding = Finding::new(Self::META, subject.clone(), &[&fact.service.to_string()])

@@ -78,7 +78,8 @@ pub fn send_on(
 ) {
     let from = Peer::Pod(party);
     let place = Place::Outside(request.authority().0);
-    let leg = Leg { twin, from: &from, namespace, labels, place: &place, ip: None, port, request, routing: None };
+    let leg =
+        Leg { twin, from: &from, namespace, labels, place: &place, ip: None, port, request, routing: None };
     leg.deliver(onward, answer);
 }
 

@@ -52,9 +52,12 @@ mod tests {
     /// What a caller's request comes to whose proxy has ejected these pods of two.
     fn asked(ejected: &[&str]) -> crate::analyze::twin::answer::Answer {
         let mut builder = Builder::new();
-        builder.object(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "b", "namespace": "n"},
-            "spec": {"selector": {"app": "b"}, "ports": [{"name": "http", "port": 80, "targetPort": 8080}]}}));
-        for (name, app, ip) in [("a-1", "a", "10.0.0.1"), ("b-1", "b", "10.0.0.2"), ("b-2", "b", "10.0.0.3")] {
+        builder.object(
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "b", "namespace": "n"},
+            "spec": {"selector": {"app": "b"}, "ports": [{"name": "http", "port": 80, "targetPort": 8080}]}}),
+        );
+        for (name, app, ip) in [("a-1", "a", "10.0.0.1"), ("b-1", "b", "10.0.0.2"), ("b-2", "b", "10.0.0.3")]
+        {
             builder.object(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "n", "labels": {"app": app}},
                 "spec": {"containers": [{"name": "c"}, {"name": "istio-proxy"}]},
                 "status": {"phase": "Running", "podIP": ip, "conditions": [{"type": "Ready", "status": "True"}]}}));
