@@ -21,7 +21,7 @@ use crate::model::network::ServiceName;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::is_proxy_container;
 
-/// Events kept of one service: some 50 bytes each. What comes beyond is not looked at.
+/// Events kept of one service: 32 bytes each. What comes beyond is not looked at.
 pub const MAX_EVENTS: usize = 400_000;
 /// Lines below the head of an entry in which a failure is looked for.
 const MAX_STACK: usize = 24;

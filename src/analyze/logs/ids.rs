@@ -1,18 +1,20 @@
 //! Which request a line belongs to: trace, span, request and correlation ids, in fields or in the text.
 
+use std::num::NonZeroU64;
+
 use super::record::Record;
 
 /// The ids of one line, hashed: they are only ever compared.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Ids {
     /// Of the request: a trace id, or a request or correlation id.
-    pub request: Option<u64>,
+    pub request: Option<NonZeroU64>,
     /// Of the span within it, as traces number them: one service's part of the request.
-    pub span: Option<u64>,
+    pub span: Option<NonZeroU64>,
 }
 
 /// The number under which the request of a trace's id goes.
-pub fn request(trace_id: &str) -> u64 {
+pub fn request(trace_id: &str) -> NonZeroU64 {
     hash(trace_id)
 }
 
@@ -166,16 +168,18 @@ fn key_before(before: &str) -> Key {
 }
 
 /// A span's id as the number that it is in traces.
-fn span_id(id: &str) -> u64 {
-    u64::from_str_radix(id, 16).unwrap_or_else(|_| hash(id))
+fn span_id(id: &str) -> NonZeroU64 {
+    let number = u64::from_str_radix(id, 16).ok().and_then(NonZeroU64::new);
+    number.unwrap_or_else(|| hash(id))
 }
 
 /// FNV-1a over the characters that matter: some write ids with dashes or capitals, and others without.
-fn hash(id: &str) -> u64 {
+fn hash(id: &str) -> NonZeroU64 {
     let kept = id.bytes().filter(|b| *b != b'-');
-    kept.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+    let hash = kept.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte.to_ascii_lowercase())).wrapping_mul(0x0100_0000_01b3)
-    })
+    });
+    NonZeroU64::new(hash).unwrap_or(NonZeroU64::MIN)
 }
 
 #[cfg(test)]
@@ -200,11 +204,7 @@ mod tests {
             format!(r#"{{"level":"info","msg":"done","traceId":"{TRACE}","spanId":"{SPAN}"}}"#),
             format!("2026-11-22 10:00:00,1 INFO [trace_id={} span_id={SPAN}] done", TRACE.to_uppercase()),
         ] {
-            assert_eq!(
-                of(&line),
-                Ids { request: Some(hash(TRACE)), span: u64::from_str_radix(SPAN, 16).ok() },
-                "{line}"
-            );
+            assert_eq!(of(&line), Ids { request: Some(hash(TRACE)), span: Some(span_id(SPAN)) }, "{line}");
         }
     }
 

@@ -9,6 +9,7 @@
 //! line shows by that.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::num::NonZeroU64;
 
 use super::super::events::ServiceEvents;
 use super::super::ids;
@@ -52,8 +53,8 @@ type Step = (u32, u32, u32);
 /// The part of one request that one service handles.
 struct Sequence {
     service: u32,
-    request: u64,
-    span: Option<u64>,
+    request: NonZeroU64,
+    span: Option<NonZeroU64>,
     /// When each line came, and its template.
     lines: Vec<(i64, u32)>,
 }
@@ -115,8 +116,8 @@ fn begin_with_spans(
         return operations;
     }
     let mut numbers: HashMap<Name, u32> = HashMap::new();
-    let logged: HashSet<u64> = sequences.iter().map(|s| s.request).collect();
-    let mut with_lines: HashMap<(u32, u64), Vec<usize>> = HashMap::new();
+    let logged: HashSet<NonZeroU64> = sequences.iter().map(|s| s.request).collect();
+    let mut with_lines: HashMap<(u32, NonZeroU64), Vec<usize>> = HashMap::new();
     for (at, sequence) in sequences.iter().enumerate() {
         if let Some(span) = sequence.span {
             with_lines.entry((sequence.service, span)).or_default().push(at);
@@ -139,8 +140,8 @@ fn begin_with_spans(
                 operations.push(span.operation);
                 OPERATIONS + operations.len() as u32 - 1
             });
-            let start = span.start / 1000;
-            match with_lines.get(&(service, span.id)) {
+            let (start, id) = (span.start / 1000, NonZeroU64::new(span.id));
+            match id.and_then(|id| with_lines.get(&(service, id))) {
                 Some(known) => {
                     for at in known {
                         if let Some(sequence) = sequences.get_mut(*at).filter(|s| s.request == request) {
@@ -148,12 +149,7 @@ fn begin_with_spans(
                         }
                     }
                 }
-                None => sequences.push(Sequence {
-                    service,
-                    request,
-                    span: Some(span.id),
-                    lines: vec![(start, number)],
-                }),
+                None => sequences.push(Sequence { service, request, span: id, lines: vec![(start, number)] }),
             }
         }
     }
@@ -162,7 +158,7 @@ fn begin_with_spans(
 
 /// Leaves out the requests that recording cut off: their ends are no ends.
 fn leave_out_cut(context: &Context<'_>, sequences: &mut Vec<Sequence>) {
-    let mut last: HashMap<u64, i64> = HashMap::new();
+    let mut last: HashMap<NonZeroU64, i64> = HashMap::new();
     for sequence in sequences.iter() {
         let ends = sequence.lines.iter().map(|(at, _)| *at).max().unwrap_or_default();
         last.entry(sequence.request).and_modify(|at| *at = ends.max(*at)).or_insert(ends);
@@ -171,7 +167,7 @@ fn leave_out_cut(context: &Context<'_>, sequences: &mut Vec<Sequence>) {
 }
 
 fn sequences_of(log: &ServiceEvents, service: u32) -> Vec<Sequence> {
-    let mut by_part: HashMap<(u64, Option<u64>), usize> = HashMap::new();
+    let mut by_part: HashMap<(NonZeroU64, Option<NonZeroU64>), usize> = HashMap::new();
     let mut out: Vec<Sequence> = vec![];
     for event in &log.events {
         let Some(request) = event.ids.request else { continue };
@@ -281,7 +277,7 @@ impl Origins {
     fn count(sequences: &[Sequence], split: i64, broken: &[Broken]) -> Self {
         let wanted: BTreeSet<Step> = broken.iter().map(|b| b.step).collect();
         // By request: whether it is an end, its time (ends: the latest first), and the service.
-        let mut left: HashMap<u64, Vec<(bool, i64, u32)>> = HashMap::new();
+        let mut left: HashMap<NonZeroU64, Vec<(bool, i64, u32)>> = HashMap::new();
         let mut first_at: BTreeMap<Step, i64> = BTreeMap::new();
         for sequence in sequences.iter().filter(|s| s.starts() >= split) {
             for (step, at) in sequence.steps().filter(|(step, _)| wanted.contains(step)) {
