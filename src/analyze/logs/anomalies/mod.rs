@@ -9,6 +9,7 @@
 
 mod cluster;
 mod counts;
+mod sequence;
 mod steps;
 mod weigh;
 

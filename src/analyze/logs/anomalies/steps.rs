@@ -8,12 +8,12 @@
 //! Where spans of the same requests are there, a span's operation is the first step of its lines: a handler that fails before its first
 //! line shows by that.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZeroU64;
 
 use super::super::events::ServiceEvents;
-use super::super::ids;
 use super::super::record::Level;
+use super::sequence::{END, OPERATIONS, Sequence, Step, begin_with_spans, leave_out_cut, sequences_of};
 use super::weigh::{corrected, of_shares, weight};
 use super::{Context, evidence, time};
 use crate::analyze::anomaly::{Anomaly, Direction, Kind, Place, Signal};
@@ -38,26 +38,8 @@ const WHOLE: f64 = 1.4;
 const USUAL: f64 = 0.15;
 /// A step that came in at most this share before the onset is new: earlier trouble stands in many logs.
 const RARE: f64 = 0.02;
-/// Lines of one sequence that are looked at; a batch job's one "request" has thousands.
-const MAX_SEQUENCE: usize = 512;
 /// The share of a service's lines with ids that makes its steps known.
 const FOLLOWED: f64 = 0.5;
-/// Stands for the end of a sequence.
-const END: u32 = u32::MAX;
-/// From here on statements are the operations of spans, by the index of their names.
-const OPERATIONS: u32 = 1 << 30;
-
-/// A step: service, statement, and the one that follows it.
-type Step = (u32, u32, u32);
-
-/// The part of one request that one service handles.
-struct Sequence {
-    service: u32,
-    request: NonZeroU64,
-    span: Option<NonZeroU64>,
-    /// When each line came, and its template.
-    lines: Vec<(i64, u32)>,
-}
 
 /// A step that deviates.
 struct Broken {
@@ -89,14 +71,18 @@ pub(super) fn anomalies(context: &Context<'_>) -> (Vec<Anomaly>, BTreeSet<Servic
     }
     let operations = begin_with_spans(context, &services, &mut sequences);
     leave_out_cut(context, &mut sequences);
-    let best = context.splits.iter().map(|split| {
-        let broken = broken_steps(&sequences, *split, &services, context.splits.len());
-        (broken.iter().map(|b| b.nats).sum::<f64>(), *split, broken)
+    let mut splits = context.splits.clone();
+    splits.sort_unstable();
+    let rows = tally(&sequences, &splits);
+    let mut best = context.splits.iter().filter_map(|split| {
+        let at = splits.binary_search(split).ok()?;
+        let broken = broken_steps(&rows, at, splits.len(), &services);
+        Some((broken.iter().map(|b| b.nats).sum::<f64>(), *split, broken))
     });
     // A named onset counts as long as anything changes there; what is found is found where most changes.
     let best = match context.named {
-        Some(_) => best.into_iter().find(|(_, _, broken)| !broken.is_empty()),
-        None => best.into_iter().reduce(|a, b| if b.0 > a.0 { b } else { a }),
+        Some(_) => best.find(|(_, _, broken)| !broken.is_empty()),
+        None => best.reduce(|a, b| if b.0 > a.0 { b } else { a }),
     };
     let Some((_, split, broken)) = best else { return (vec![], stepping) };
     let origins = Origins::count(&sequences, split, &broken);
@@ -104,122 +90,45 @@ pub(super) fn anomalies(context: &Context<'_>) -> (Vec<Anomaly>, BTreeSet<Servic
     (out, stepping)
 }
 
-/// Puts the operation of each span before its lines, and adds the spans without lines of requests that have lines elsewhere. Answers
-/// the operations.
-fn begin_with_spans(
-    context: &Context<'_>,
-    services: &[(&ServiceName, &ServiceEvents)],
-    sequences: &mut Vec<Sequence>,
-) -> Vec<Name> {
-    let mut operations: Vec<Name> = vec![];
-    if context.spans.is_empty() {
-        return operations;
-    }
-    let mut numbers: HashMap<Name, u32> = HashMap::new();
-    let logged: HashSet<NonZeroU64> = sequences.iter().map(|s| s.request).collect();
-    let mut with_lines: HashMap<(u32, NonZeroU64), Vec<usize>> = HashMap::new();
-    for (at, sequence) in sequences.iter().enumerate() {
-        if let Some(span) = sequence.span {
-            with_lines.entry((sequence.service, span)).or_default().push(at);
-        }
-    }
-    if with_lines.is_empty() {
-        return operations;
-    }
-    for trace in context.spans.traces() {
-        let request = ids::request(trace.id);
-        if !logged.contains(&request) {
-            continue;
-        }
-        for span in trace.spans {
-            let wrote =
-                |(name, _): &(&ServiceName, &ServiceEvents)| Some(*name) == context.spans.service(span);
-            let Some(service) = services.iter().position(wrote) else { continue };
-            let service = service as u32;
-            let number = *numbers.entry(span.operation).or_insert_with(|| {
-                operations.push(span.operation);
-                OPERATIONS + operations.len() as u32 - 1
-            });
-            let (start, id) = (span.start / 1000, NonZeroU64::new(span.id));
-            match id.and_then(|id| with_lines.get(&(service, id))) {
-                Some(known) => {
-                    for at in known {
-                        if let Some(sequence) = sequences.get_mut(*at).filter(|s| s.request == request) {
-                            sequence.lines.insert(0, (start.min(sequence.starts()), number));
-                        }
-                    }
-                }
-                None => sequences.push(Sequence { service, request, span: id, lines: vec![(start, number)] }),
-            }
-        }
-    }
-    operations
-}
+/// How often each step was taken between two neighbouring splits: (service, statement), the one that follows it, counts.
+type Rows = BTreeMap<(u32, u32), BTreeMap<u32, Vec<u32>>>;
 
-/// Leaves out the requests that recording cut off: their ends are no ends.
-fn leave_out_cut(context: &Context<'_>, sequences: &mut Vec<Sequence>) {
-    let mut last: HashMap<NonZeroU64, i64> = HashMap::new();
-    for sequence in sequences.iter() {
-        let ends = sequence.lines.iter().map(|(at, _)| *at).max().unwrap_or_default();
-        last.entry(sequence.request).and_modify(|at| *at = ends.max(*at)).or_insert(ends);
-    }
-    sequences.retain(|s| last.get(&s.request).is_some_and(|at| !context.is_cut(*at)));
-}
-
-fn sequences_of(log: &ServiceEvents, service: u32) -> Vec<Sequence> {
-    let mut by_part: HashMap<(NonZeroU64, Option<NonZeroU64>), usize> = HashMap::new();
-    let mut out: Vec<Sequence> = vec![];
-    for event in &log.events {
-        let Some(request) = event.ids.request else { continue };
-        let at = *by_part.entry((request, event.ids.span)).or_insert_with(|| {
-            out.push(Sequence { service, request, span: event.ids.span, lines: vec![] });
-            out.len() - 1
-        });
-        if let Some(sequence) = out.get_mut(at).filter(|s| s.lines.len() < MAX_SEQUENCE) {
-            sequence.lines.push((event.at, event.template));
-        }
-    }
-    out
-}
-
-impl Sequence {
-    /// Each line with the template that follows it and when that came.
-    fn steps(&self) -> impl Iterator<Item = (Step, i64)> + '_ {
-        let next = self.lines.iter().skip(1).map(|(at, template)| (Some(*at), *template));
-        self.lines
-            .iter()
-            .zip(next.chain([(None, END)]))
-            .map(|((at, template), (then, next))| ((self.service, *template, next), then.unwrap_or(*at)))
-    }
-
-    fn starts(&self) -> i64 {
-        self.lines.first().map_or(0, |(at, _)| *at)
-    }
-}
-
-/// The steps whose share changed for the worse.
-fn broken_steps(
-    sequences: &[Sequence],
-    split: i64,
-    services: &[(&ServiceName, &ServiceEvents)],
-    splits: usize,
-) -> Vec<Broken> {
-    type Row = BTreeMap<u32, [u32; 2]>;
-    let mut rows: BTreeMap<(u32, u32), Row> = BTreeMap::new();
+/// Counts all steps once, whatever the number of splits (in order).
+fn tally(sequences: &[Sequence], splits: &[i64]) -> Rows {
+    let mut counts: HashMap<Step, Vec<u32>> = HashMap::new();
     for sequence in sequences {
-        let side = usize::from(sequence.starts() >= split);
-        for ((service, from, to), _) in sequence.steps() {
-            let cell = rows.entry((service, from)).or_default().entry(to).or_default();
-            if let Some(count) = cell.get_mut(side) {
+        let side = splits.partition_point(|split| *split <= sequence.starts());
+        for (step, _) in sequence.steps() {
+            let row = counts.entry(step).or_insert_with(|| vec![0; splits.len() + 1]);
+            if let Some(count) = row.get_mut(side) {
                 *count += 1;
             }
         }
     }
+    let mut rows = Rows::new();
+    for ((service, from, to), counts) in counts {
+        rows.entry((service, from)).or_default().insert(to, counts);
+    }
+    rows
+}
+
+/// The steps whose share changed for the worse at one of the splits.
+fn broken_steps(
+    rows: &Rows,
+    split: usize,
+    splits: usize,
+    services: &[(&ServiceName, &ServiceEvents)],
+) -> Vec<Broken> {
     let tests = rows.len() * splits;
     let mut out = vec![];
     for ((service, from), row) in rows {
-        let sum = |side: usize| row.values().filter_map(|cell| cell.get(side)).sum::<u32>();
-        let (before, after) = (sum(0), sum(1));
+        let (service, from) = (*service, *from);
+        let sides = |counts: &Vec<u32>| {
+            let (before, after) = counts.split_at_checked(split + 1).unwrap_or((counts, &[]));
+            [before.iter().sum::<u32>(), after.iter().sum::<u32>()]
+        };
+        let row: BTreeMap<u32, [u32; 2]> = row.iter().map(|(to, counts)| (*to, sides(counts))).collect();
+        let (before, after) = row.values().fold((0, 0), |(a, b), cell| (a + cell[0], b + cell[1]));
         if before < MIN_REQUESTS || after < MIN_REQUESTS {
             continue;
         }
