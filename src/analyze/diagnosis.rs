@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::anomaly::Anomaly;
 use super::finding::{Finding, Findings, Severity};
+use super::follow::{Followed, follow};
 use super::hypothesis;
 use super::istioctl;
 use super::registry::RULES;
@@ -166,6 +167,8 @@ pub struct Diagnosis {
     pub not_evaluated: Vec<NotEvaluated>,
     /// The request that was asked about.
     pub request: Option<Asked>,
+    /// The request that was to be followed.
+    pub followed: Option<Followed>,
 }
 
 /// A request that was asked about, and what becomes of it.
@@ -207,6 +210,8 @@ pub struct Options {
     pub strict_aliases: Option<StrictAliases>,
     /// A request to ask the twin about, and to try fixes on.
     pub request: Option<Ask>,
+    /// The id of a request to follow; empty follows none.
+    pub request_id: String,
 }
 
 /// A tool that can be followed to the letter.
@@ -302,6 +307,9 @@ pub fn analyze(snapshot: &Snapshot, options: &Options) -> Diagnosis {
     let mut diagnosis = hypothesis::conclude(snapshot, findings, gaps, evaluated, not_evaluated);
     diagnosis.request = options.request.as_ref().map(|ask| answered(snapshot, ask));
     trial::try_fixes(snapshot, &mut diagnosis, options);
+    if !options.request_id.is_empty() {
+        diagnosis.followed = Some(follow(snapshot, &options.request_id));
+    }
     diagnosis
 }
 

@@ -145,6 +145,7 @@ pub fn conclude(
         evaluated,
         not_evaluated,
         request: None,
+        followed: None,
     }
 }
 

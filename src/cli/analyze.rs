@@ -133,7 +133,7 @@ impl Args {
         };
         let mut material = bundle::read(&paths)?;
         let ask = ask.map_or_else(|| self.request_of_session(), |ask| Ok(Some(ask)))?;
-        self.aim(&mut material)?;
+        let request_id = self.aim(&mut material)?;
         let name = name(&material, &paths);
         let snapshot = assemble(material);
         let diagnosis = analyze(
@@ -143,6 +143,7 @@ impl Args {
                 skip: self.skip_rules.clone(),
                 strict_aliases: self.strict_aliases.map(StrictAliases::from),
                 request: ask,
+                request_id,
             },
         );
         let reached =
@@ -165,16 +166,17 @@ impl Args {
         Ok(asked(&session))
     }
 
-    /// Sets what is asked about.
-    fn aim(&self, material: &mut Material) -> anyhow::Result<()> {
+    /// Sets what is asked about. Gives the id of the request that the session wants followed, empty where it names none.
+    fn aim(&self, material: &mut Material) -> anyhow::Result<String> {
         if let Some(path) = &self.session {
             let session = bundle::read(std::slice::from_ref(path))?;
             material.manifest.target =
                 Some(target_of_session(&session).with_context(|| path.display().to_string())?);
-            return Ok(());
+            let asked = session.objects.iter().find(|object| object.text("kind") == Some("DebugSession"));
+            return Ok(asked.map(|asked| asked.string("spec.symptom.requestId")).unwrap_or_default());
         }
         if self.namespace.is_none() && self.service.is_empty() {
-            return Ok(());
+            return Ok(String::new());
         }
         let mut target = material.manifest.target.clone().unwrap_or_default();
         if let Some(namespace) = &self.namespace
@@ -186,7 +188,7 @@ impl Args {
             target.services.clone_from(&self.service);
         }
         material.manifest.target = Some(target);
-        Ok(())
+        Ok(String::new())
     }
 
     /// The diagnosis in the form that was asked for.

@@ -244,7 +244,9 @@ fn diagnose(
     material.gaps.extend(gap);
     let snapshot = assemble(material);
     let skip = suppressed_codes(&session.spec.analysis, now);
-    let diagnosis = analyze(&snapshot, &Options { skip, request: asked(session), ..Options::default() });
+    let request_id = session.spec.symptom.request_id.trim().to_owned();
+    let options = Options { skip, request: asked(session), request_id, ..Options::default() };
+    let diagnosis = analyze(&snapshot, &options);
     let implicated = implicated(&snapshot, &diagnosis, &session.namespace().unwrap_or_default());
     (diagnosis, implicated)
 }

@@ -133,6 +133,9 @@ pub fn without_log_quotes(mut diagnosis: Diagnosis) -> Diagnosis {
             evidence.excerpt.clear();
         }
     }
+    if let Some(followed) = &mut diagnosis.followed {
+        followed.forget_lines();
+    }
     diagnosis
 }
 

@@ -87,7 +87,7 @@ pub fn answer(diagnosis: &Diagnosis) -> Answer {
         .iter()
         .filter(|f| f.severity >= Severity::Warning && wanted(f) && !explained(f))
         .map(|f| (f.severity, format!("{}{}", f.title, place(f)), f.meta.code));
-    let mut closing = vec![];
+    let mut closing: Vec<Section> = diagnosis.followed.iter().map(super::follow::section).collect();
     let not_this: Vec<String> =
         diagnosis.ruled_out.iter().map(|out| format!("{} ({})", out.what, out.why)).collect();
     if !not_this.is_empty() {

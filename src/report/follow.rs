@@ -3,6 +3,7 @@
 use owo_colors::{OwoColorize, Style};
 use std::fmt::Write;
 
+use super::answer::{Line, Section};
 use super::terminal::printable;
 use crate::analyze::follow::{Followed, Seen, Step};
 
@@ -30,6 +31,9 @@ pub fn render(followed: &Followed, colour: bool) -> String {
     if let Some((broke, step)) = broken {
         let _ = writeln!(out, "\n  {}  {}: {}", paint(red, "Broke at".to_owned()), step.service, text(step));
         let _ = writeln!(out, "            {}", printable(&broke.why));
+        if !broke.said.is_empty() {
+            let _ = writeln!(out, "            it logged: {}", printable(&broke.said));
+        }
     }
     if !followed.steps.is_empty() {
         let _ = writeln!(out);
@@ -66,6 +70,26 @@ pub fn render(followed: &Followed, colour: bool) -> String {
         let _ = writeln!(out, "  {} {}", paint(dim, format!("{name:<10}")), printable(&value));
     }
     out
+}
+
+/// Steps that a report tells; `meshscope follow` prints all.
+const MAX_TOLD: usize = 12;
+
+/// The same as a section of a report: where it broke, and the steps up to there.
+pub(super) fn section(followed: &Followed) -> Section {
+    let broken = followed.broke.as_ref().and_then(|broke| Some((broke, followed.steps.get(broke.step)?)));
+    let mut lines = vec![Line::Text(match (broken, followed.steps.is_empty()) {
+        (_, true) => format!("{}: nothing that was collected carries it", followed.id),
+        (Some((broke, step)), _) => format!("{} broke at {}: {}", followed.id, step.service, broke.why),
+        (None, _) => format!("{}: {} steps, none of which failed", followed.id, followed.steps.len()),
+    })];
+    let until = followed.broke.as_ref().map_or(followed.steps.len(), |broke| broke.step + 1);
+    let steps = followed.steps.iter().take(until).skip(until.saturating_sub(MAX_TOLD));
+    lines.extend(steps.map(|step| Line::Quote(format!("{}  {}", step.service, text(step)))));
+    lines.extend(
+        broken.filter(|(broke, _)| !broke.said.is_empty()).map(|(broke, _)| Line::Quote(broke.said.clone())),
+    );
+    Section { heading: "Request", lines }
 }
 
 fn text(step: &Step) -> String {

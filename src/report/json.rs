@@ -53,6 +53,9 @@ pub struct Document {
     /// What becomes of the request that was asked about: an answer as `meshscope request` gives it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<Value>,
+    /// The request that was followed by its id: as `meshscope follow -o json` gives it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub followed: Option<Value>,
 }
 
 /// A span of time.
@@ -530,6 +533,7 @@ pub fn document(diagnosis: &Diagnosis) -> Document {
                 .collect(),
         },
         request: diagnosis.request.as_ref().and_then(|asked| serde_json::to_value(&asked.answer).ok()),
+        followed: diagnosis.followed.as_ref().and_then(|followed| serde_json::to_value(followed).ok()),
     }
 }
 

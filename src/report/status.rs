@@ -475,6 +475,7 @@ mod tests {
             evaluated: 1,
             not_evaluated: vec![],
             request: None,
+            followed: None,
         }
     }
 

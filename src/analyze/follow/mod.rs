@@ -60,6 +60,9 @@ pub struct Broke {
     pub step: usize,
     /// Why it is this one, in our words.
     pub why: String,
+    /// What its service logged about it, word for word.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub said: String,
 }
 
 /// A service whose clock differs.
@@ -89,6 +92,18 @@ pub struct Followed {
     pub clocks: Vec<Clock>,
     /// What is missing of it, in our words.
     pub notes: Vec<String>,
+}
+
+impl Followed {
+    /// Lets go of what applications logged, where none of it may be kept: that they did stays.
+    pub fn forget_lines(&mut self) {
+        for step in self.steps.iter_mut().filter(|step| step.seen == Seen::Log) {
+            step.what = "a line (its text is not kept)".to_owned();
+        }
+        if let Some(broke) = &mut self.broke {
+            broke.said.clear();
+        }
+    }
 }
 
 /// Follows the request with this id: a trace's id in any of its forms, an `x-request-id`, or whatever programs log.

@@ -250,16 +250,20 @@ impl Way {
                 .placed
                 .iter()
                 .find(|other| other.error && other.step.seen == Seen::Log && other.name == placed.name);
-            let said = said.map(|line| format!("; it logged: {}", line.step.what)).unwrap_or_default();
-            return Some(Broke { step, why: format!("{why}{said}") });
+            let said = said.map(|line| line.step.what.clone()).unwrap_or_default();
+            return Some(Broke { step, why: why.to_owned(), said });
         }
         let access =
             self.placed.iter().enumerate().filter(|(_, p)| p.step.seen == Seen::AccessLog && p.step.failed);
         if let Some((step, _)) = access.last() {
-            return Some(Broke { step, why: "no proxy further on the way saw it fail".to_owned() });
+            return Some(Broke {
+                step,
+                why: "no proxy further on the way saw it fail".to_owned(),
+                said: String::new(),
+            });
         }
         let step = self.placed.iter().position(|placed| placed.error)?;
-        Some(Broke { step, why: "it is the first line that is an error".to_owned() })
+        Some(Broke { step, why: "it is the first line that is an error".to_owned(), said: String::new() })
     }
 }
 

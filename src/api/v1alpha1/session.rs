@@ -243,6 +243,10 @@ pub struct Symptom {
     /// A request that shows it. The answer is in `status.request`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request: Option<SymptomRequest>,
+    /// The trace, request or correlation id of a request that failed: it is followed through what was collected.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 128))]
+    pub request_id: String,
 }
 
 /// What users see.
