@@ -150,6 +150,8 @@ pub const PERMISSIONS: &[Permission] = &[
         ],
         "routes of the Gateway API",
     ),
+    read("gateway.networking.x-k8s.io", &["xbackends", "xlistenersets"], "kinds of the Gateway API on trial"),
+    read("inference.networking.k8s.io", &["inferencepools"], "which pods routes for models lead to"),
     read(
         "networking.istio.io",
         &[

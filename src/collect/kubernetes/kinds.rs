@@ -50,6 +50,8 @@ impl Kind {
 const ISTIO_NETWORKING: &str = "networking.istio.io";
 const ISTIO_SECURITY: &str = "security.istio.io";
 const GATEWAY_API: &str = "gateway.networking.k8s.io";
+/// Where the Gateway API's kinds are tried out; few clusters serve them.
+const GATEWAY_API_TRIALS: &str = "gateway.networking.x-k8s.io";
 const LINKERD_POLICY: &str = "policy.linkerd.io";
 
 const fn own(
@@ -147,6 +149,9 @@ pub const KINDS: &[Kind] = &[
     gateway_api("listenersets", "ListenerSet"),
     gateway_api("referencegrants", "ReferenceGrant"),
     gateway_api("backendtlspolicies", "BackendTLSPolicy"),
+    Kind { group: GATEWAY_API_TRIALS, ..gateway_api("xbackends", "XBackend") },
+    Kind { group: GATEWAY_API_TRIALS, ..gateway_api("xlistenersets", "XListenerSet") },
+    Kind { group: "inference.networking.k8s.io", ..gateway_api("inferencepools", "InferencePool") },
     linkerd(LINKERD_POLICY, "servers", "Server"),
     linkerd(LINKERD_POLICY, "serverauthorizations", "ServerAuthorization"),
     linkerd(LINKERD_POLICY, "authorizationpolicies", "AuthorizationPolicy"),

@@ -201,6 +201,7 @@ fn is_mesh_group(group: &str) -> bool {
     const GROUPS: &[&str] = &[
         "istio.io",
         "gateway.networking.k8s.io",
+        "inference.networking.k8s.io",
         "linkerd.io",
         "consul.hashicorp.com",
         "networking.x-k8s.io",
