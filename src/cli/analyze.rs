@@ -150,6 +150,8 @@ impl Args {
             |level: Level| diagnosis.findings.iter().any(|finding| finding.severity >= level.into());
         let failed = self.fail_on.is_some_and(reached);
         super::print(&self.render(&diagnosis, &name)?)?;
+        // The process ends here and gives its memory back as a whole: piece by piece takes a tenth of the time.
+        std::mem::forget((snapshot, diagnosis));
         Ok(if failed { ExitCode::from(super::FOUND) } else { ExitCode::SUCCESS })
     }
 

@@ -20,6 +20,7 @@ mod crd;
 mod generated;
 mod locked;
 mod observed;
+mod pairs;
 mod random;
 mod remedies;
 mod replay;

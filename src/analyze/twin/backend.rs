@@ -35,7 +35,7 @@ pub(super) fn added_up(all: Vec<Backend>) -> Vec<Backend> {
 /// Who stands behind one destination; none where it is no host of the mesh's.
 pub(super) fn of(twin: &Twin<'_>, to: &Destination, client: &str) -> Option<Backend> {
     let Destination::Host { host, subset, port } = to else { return None };
-    let (namespace, service) = match find(twin, host, client).map(|known| known.origin) {
+    let (namespace, service) = match find(twin, host, client, *port).map(|known| known.origin) {
         Some(Origin::Service(service)) => {
             (service.object.namespace().to_owned(), service.object.name().to_owned())
         }
@@ -77,7 +77,7 @@ pub(super) fn name(backend: &Backend) -> String {
     format!("{place}{}:{}{subset}", backend.service, backend.port)
 }
 
-/// The registry's host of a destination.
-pub(super) fn find<'t, 'a>(twin: &'t Twin<'a>, host: &str, client: &str) -> Option<&'t Host<'a>> {
-    twin.registry.find(host, client).or_else(|| twin.registry.pattern_for(host, client))
+/// The registry's host of a destination, with its port where there is one.
+pub(super) fn find<'t, 'a>(twin: &'t Twin<'a>, host: &str, client: &str, port: u16) -> Option<&'t Host<'a>> {
+    twin.registry.find_with_port(host, client, port).or_else(|| twin.registry.pattern_for(host, client))
 }

@@ -24,6 +24,17 @@ pub struct Routing {
     pub cors_headers: BTreeMap<String, String>,
     /// The time that the request has, in seconds.
     pub timeout: Option<f64>,
+    /// Why the backend's answer comes too late, where it does.
+    pub overdue: Option<Step>,
+}
+
+impl Routing {
+    /// The headers of an answer on its way back to the caller.
+    pub fn answered(&self, mut headers: BTreeMap<String, String>) -> BTreeMap<String, String> {
+        headers.extend(self.cors_headers.clone());
+        self.response_headers.iter().for_each(|change| change.apply(&mut headers));
+        headers
+    }
 }
 
 /// Does what a route says; `None` where the request ends here.
@@ -43,10 +54,7 @@ pub(super) fn act(route: &Route, seen: &Seen<'_>, request: &Request, answer: &mu
     match &route.action {
         Action::Respond { status, reason } => {
             let why = if reason.is_empty() { "the route answers itself".to_owned() } else { reason.clone() };
-            let flag = if reason.is_empty() { "" } else { "NR" };
-            // Blocking what the mesh does not know is an answer like any other, and has no flag.
-            let flag = if answer.virtual_host == "block_all" { "" } else { flag };
-            answer.respond(*status, flag, why);
+            answer.respond(*status, "", why);
             let mut own = cors_headers;
             route.response_headers.apply(&mut own);
             answer.response_headers = own;
@@ -69,12 +77,6 @@ pub(super) fn act(route: &Route, seen: &Seen<'_>, request: &Request, answer: &mu
             if let Some(told) = limits(forward) {
                 answer.steps.push(Step::by(&route.source, told));
             }
-            if let Some(source) = overdue(forward, request, delay) {
-                answer.steps.push(Step::by(&route.source, source.clone()));
-                answer.respond(504, "UT", source);
-                answer.cluster = forward.to.first().map(|to| to.to.cluster()).unwrap_or_default();
-                return None;
-            }
             // Of several destinations each may change the request in its own way; those that do alike are told as one.
             let changed = forward.to.first().map(|to| sent(route, forward, to, request)).unwrap_or_default();
             let alike = forward.to.iter().all(|to| sent(route, forward, to, request) == changed);
@@ -95,6 +97,7 @@ pub(super) fn act(route: &Route, seen: &Seen<'_>, request: &Request, answer: &mu
                 response_headers,
                 cors_headers,
                 timeout: forward.timeout,
+                overdue: overdue(forward, request, delay).map(|why| Step::by(&route.source, why)),
             };
             Some(Onward { to: forward.to.clone(), http: Some(routing) })
         }

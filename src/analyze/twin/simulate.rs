@@ -5,10 +5,10 @@ use super::Twin;
 use super::answer::{Answer, ProxyError, Step};
 use super::ask::{Mode, Request, Tls};
 use super::http::engine::{self, Routed, Seen};
-use super::http::rewrite;
-use super::http::table::{Redirect, Route, VirtualHost, Weighted};
+use super::http::table::{Route, VirtualHost, Weighted};
 use super::istio::proxy::Proxy;
 use super::listener::{Chain, Chosen, Connection, Filter, Listener, choose};
+use super::policy::Normalization;
 use super::{respond, respond::Routing};
 
 /// What a proxy does with a request that it sends on.
@@ -38,13 +38,14 @@ pub fn enter<'a>(
         answer.refuse("", format!("the proxy does not listen on port {}", connection.port));
         return None;
     };
-    pass(&listener, connection, request, answer, &|name| proxy.table(twin, name))
+    let paths = Normalization::of(twin.snapshot);
+    pass(&listener, (connection, paths), request, answer, &|name| proxy.table(twin, name))
 }
 
-/// Sends a request into a listener; `tables` finds route tables by name.
+/// Sends a request into a listener whose proxy normalises paths; `tables` finds route tables by name.
 pub fn pass(
     listener: &Listener,
-    connection: &Connection,
+    (connection, paths): (&Connection, Normalization),
     request: &Request,
     answer: &mut Answer,
     tables: &dyn Fn(&str) -> std::sync::Arc<super::http::table::RouteTable>,
@@ -100,7 +101,16 @@ pub fn pass(
                 return None;
             }
             let table = own.clone().unwrap_or_else(|| tables(name));
-            route(&table, chain, request, answer)
+            let Some(path) = paths.changed(&request.path) else {
+                return route(&table, chain, request, answer);
+            };
+            answer.steps.push(Step::plain(format!("the proxy normalises the path to {path}")));
+            let normal = Request { path: path.clone(), ..request.clone() };
+            let mut onward = route(&table, chain, &normal, answer);
+            if let Some(http) = onward.as_mut().and_then(|onward| onward.http.as_mut()) {
+                http.sent.path.get_or_insert(path);
+            }
+            onward
         }
     }
 }
@@ -165,8 +175,8 @@ fn route(
             if let Some(source) = &virtual_host.require_tls {
                 answer.steps.push(Step::by(source, "plaintext is sent to HTTPS"));
             }
-            let redirect = Redirect { scheme: Some("https".to_owned()), status: 301, ..Redirect::default() };
-            answer.location = rewrite::location(&redirect, &super::http::table::PathMatch::Any, &seen);
+            // The Host header stays as it came, port and all.
+            answer.location = format!("https://{}{}", seen.authority, seen.path);
             answer.respond(301, "", format!("{} takes HTTPS alone: a redirect to it", virtual_host.name));
             None
         }

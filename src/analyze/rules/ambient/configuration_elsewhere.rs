@@ -90,7 +90,7 @@ impl Check for ConfigurationElsewhere {
             .role(Role::Cause, Confidence::Configured)
             .service(Some(fact.service.service_name()))
             .evidence(Evidence::object(&subject, format!("is for {service}")))
-            .evidence(Evidence::object(&service, format!("has waypoint {namespace}/{name}")))
+            .evidence(Evidence::object(service, format!("has waypoint {namespace}/{name}")))
             .related(service.clone())
             .remedy(Remedy::manual(format!("Move {own} into namespace {}", service.namespace)))
             .prevention(Prevention::of("Policy", "What is for a Service stands in its namespace: an admission policy"))

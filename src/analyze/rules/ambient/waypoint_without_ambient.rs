@@ -47,7 +47,7 @@ pub struct Fact {
 impl Check for WaypointWithoutAmbient {
     type Fact<'a> = Fact;
 
-    fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact> {
+    fn detect(&self, snapshot: &Snapshot) -> Vec<Fact> {
         let namespaces: BTreeSet<&str> =
             snapshot.objects_of("Namespace").map(|object| object.name()).collect();
         let own = |workload: &&Workload| workload.object.owners.is_empty();

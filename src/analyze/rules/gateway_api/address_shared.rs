@@ -31,6 +31,9 @@ crate::rule! {
     }
 }
 
+/// Type and value of an address, and the namespace that a short name is for.
+type Address<'a> = (&'a str, &'a str, &'a str);
+
 /// A Gateway that asks for what another one has.
 #[derive(Debug)]
 pub struct Fact<'a> {
@@ -46,7 +49,7 @@ impl Check for AddressShared {
     type Fact<'a> = Fact<'a>;
 
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
-        let mut asked: BTreeMap<(&str, &str, &str), Vec<(&Gateway, String)>> = BTreeMap::new();
+        let mut asked: BTreeMap<Address<'_>, Vec<(&Gateway, String)>> = BTreeMap::new();
         let gateways = snapshot.gateway_api.gateways.iter();
         for gateway in gateways.filter(|gateway| seen::configured(gateway.object.namespace())) {
             for (index, address) in gateway.object.body.list("spec.addresses").iter().enumerate() {

@@ -111,12 +111,14 @@ fn makes_listeners(workload: &Workload) -> bool {
     let istiod = workload.object.labels.get("app").is_some_and(|app| app == "istiod");
     istiod
         && workload.template.containers.iter().any(|container| {
-            let env = container.body.list("env");
-            let off = env
-                .iter()
-                .any(|entry| entry.text("name") == Some(SETTING) && entry.string("value") == "false");
-            off || (container.image.contains("pilot")
-                && minor(&container.image).is_some_and(|minor| minor < FIRST_ALIAS))
+            let mut env = container.body.list("env").iter();
+            let old = || {
+                container.image.contains("pilot") && minor(&container.image).is_some_and(|m| m < FIRST_ALIAS)
+            };
+            match env.find(|entry| entry.text("name") == Some(SETTING)) {
+                Some(entry) => entry.string("value") == "false",
+                None => old(),
+            }
         })
 }
 

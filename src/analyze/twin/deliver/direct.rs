@@ -67,7 +67,7 @@ impl Leg<'_, '_, '_> {
                 }
             }
             // Without a proxy that waits for pods a connection to none of them is refused.
-            Share::Failed { flag: "UH" | "NC", why, .. } => answer.refuse("", why),
+            Share::Failed { flag: "UH" | "NC" | "UF", why, .. } => answer.refuse("", why),
             Share::Failed { status: Some(status), flag, why } => answer.respond(status, flag, why),
             Share::Failed { status: None, flag, why } => answer.refuse(flag, why),
             Share::Unknown(why) => answer.give_up(why),

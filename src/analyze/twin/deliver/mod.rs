@@ -7,17 +7,19 @@ mod entry;
 mod outside;
 
 use core::net::IpAddr;
+use serde_json::Value;
+use std::collections::BTreeMap;
 
 use super::Twin;
 use super::answer::{Answer, Backend, Lost, Outcome, Step};
-use super::ask::Request;
+use super::ask::{Request, Tls};
 use super::backend;
 use super::endpoints::{Behind, Endpoint};
 use super::gateway_api::backends;
 use super::http::table::{Destination, Weighted};
 use super::istio::destination_rule::Applying;
 use super::party::Peer;
-use super::policy::{self, Arriving, ClientTls, Passage, Ruling};
+use super::policy::{self, Arriving, ClientTls, Normalization, Passage, Ruling};
 use super::registry::Origin;
 use super::resolve::Place;
 use super::respond::Routing;
@@ -74,18 +76,30 @@ impl Leg<'_, '_, '_> {
                 Share::Unknown(why) => return answer.give_up(why),
             }
         }
+        let told = |status: Option<u16>, flag: &str| {
+            status.map_or_else(|| "fail".to_owned(), |status| format!("are answered {status} {flag}"))
+        };
         if taken.is_empty() {
-            return match failed.into_iter().next() {
-                Some((_, Some(status), flag, why)) if onward.http.is_some() => {
-                    answer.respond(status, flag, why)
+            // Most of them fail in one way; the others are told.
+            failed.sort_by_key(|(weight, ..)| std::cmp::Reverse(*weight));
+            for (weight, status, flag, why) in failed.iter().skip(1) {
+                let what = told(*status, flag);
+                answer
+                    .steps
+                    .push(Step::plain(format!("{weight} of {whole} requests {}: {why}", what.trim_end())));
+            }
+            return match (failed.into_iter().next(), &onward.http) {
+                (Some((_, Some(status), flag, why)), Some(routing)) => {
+                    answer.respond(status, flag, why);
+                    // A route changes the headers of failures, too.
+                    answer.response_headers = routing.answered(BTreeMap::new());
                 }
-                Some((_, _, flag, why)) => answer.refuse(flag, why),
-                None => answer.refuse("", "the rule names no destination"),
+                (Some((_, _, flag, why)), _) => answer.refuse(flag, why),
+                (None, _) => answer.refuse("", "the rule names no destination"),
             };
         }
         for (weight, status, flag, why) in failed {
-            let what =
-                status.map_or_else(|| "fail".to_owned(), |status| format!("are answered {status} {flag}"));
+            let what = told(status, flag);
             answer
                 .steps
                 .push(Step::plain(format!("{weight} of {whole} requests {}: {why}", what.trim_end())));
@@ -95,6 +109,14 @@ impl Leg<'_, '_, '_> {
                 flag: flag.to_owned(),
             });
         }
+        if let Some((routing, late)) =
+            onward.http.as_ref().and_then(|http| Some((http, http.overdue.clone()?)))
+        {
+            answer.respond(504, "UT", late.decision.clone());
+            answer.steps.push(late);
+            answer.response_headers = routing.answered(BTreeMap::new());
+            return;
+        }
         answer.backends = backend::added_up(taken);
         let names: Vec<String> = answer.backends.iter().map(backend::name).collect();
         answer.outcome = Outcome::Forwarded;
@@ -103,10 +125,7 @@ impl Leg<'_, '_, '_> {
             answer.sent = routing.sent.clone();
             answer.mirrors =
                 routing.mirrors.iter().filter_map(|to| backend::of(self.twin, to, self.namespace)).collect();
-            let mut headers = self.request.backend_response.headers.clone();
-            headers.extend(routing.cors_headers.clone());
-            routing.response_headers.iter().for_each(|change| change.apply(&mut headers));
-            answer.response_headers = headers;
+            answer.response_headers = routing.answered(self.request.backend_response.headers.clone());
         }
         if self.request.protocol.is_http() {
             answer.status = Some(self.request.backend_response.status);
@@ -139,7 +158,7 @@ impl Leg<'_, '_, '_> {
         answer: &mut Answer,
     ) -> Share {
         let missing = |why: String| Share::Failed { status: Some(503), flag: "NC", why };
-        let Some(host) = backend::find(self.twin, name, self.namespace) else {
+        let Some(host) = backend::find(self.twin, name, self.namespace, port) else {
             match backends::apart(self.twin.snapshot, name, port) {
                 Some(Ok(found)) => return Share::Taken(found),
                 Some(Err(why)) => return Share::Failed { status: Some(503), flag: "UH", why },
@@ -206,6 +225,10 @@ impl Leg<'_, '_, '_> {
             Behind::Pods(pods) if matches!(tls, ClientTls::AsSent(_)) => {
                 self.admitted(pods, (tls, backend), answer)
             }
+            Behind::Pods(pods) if service.headless() && matches!(tls, ClientTls::Auto) => {
+                let tls = self.tls_to_all(service, pods);
+                self.admitted(pods, (&tls, backend), answer)
+            }
             Behind::Pods(pods) => match self.not_ejected(&backend, pods, answer) {
                 Ok(left) => self.admitted(&left, (tls, backend), answer),
                 Err(why) => Share::Failed { status: Some(503), flag: "UH", why },
@@ -222,6 +245,18 @@ impl Leg<'_, '_, '_> {
                 Share::Taken(backend)
             }
         }
+    }
+
+    /// What a proxy chooses for the pods of a headless Service: it knows no pod by itself, so that it speaks mutual TLS to all
+    /// of them, where all have a proxy, or to none. PeerAuthentications for some workloads do not count.
+    fn tls_to_all(&self, service: &Service, pods: &[Endpoint<'_>]) -> ClientTls {
+        let istio = &self.twin.snapshot.istio;
+        if istio.mesh_config.at("enableAutoMtls").and_then(Value::as_bool) == Some(false) {
+            return ClientTls::Auto;
+        }
+        let (mode, _) = istio.peer_mode(service.object.namespace(), &Labels::new(), None);
+        let all = pods.iter().all(|endpoint| endpoint.party.proxy);
+        if all && mode != "DISABLE" { ClientTls::IstioMutual } else { ClientTls::Disable }
     }
 
     /// Whether the pods take the request; those that do are its backends.
@@ -251,6 +286,10 @@ impl Leg<'_, '_, '_> {
             };
             let verdict = policy::admit(self.twin, &passage);
             if verdict.ruling == Ruling::Allowed {
+                let plain = matches!(tls, ClientTls::AsSent(Tls::Plaintext)) && self.routing.is_none();
+                if plain && readable && endpoint.party.proxy {
+                    answer.sent.path = Normalization::of(self.twin.snapshot).changed(&self.request.path);
+                }
                 backend.pods.extend(endpoint.party.pod.map(|pod| pod.object.name().to_owned()));
                 if !told {
                     answer.steps.extend(verdict.steps);

@@ -15,6 +15,17 @@ impl Leg<'_, '_, '_> {
     /// To where the connection was going.
     pub(super) fn original(&self, name: &str, answer: &mut Answer) -> Share {
         answer.steps.push(Step::plain(format!("{name} passes the connection on to where it was going")));
+        match self.as_it_goes(answer) {
+            // A proxy that reads HTTP tells its caller that the connection was closed.
+            Share::Failed { status: None, flag, why } if self.routing.is_some() => {
+                let flag = if flag.is_empty() { "UC" } else { flag };
+                Share::Failed { status: Some(503), flag, why }
+            }
+            share => share,
+        }
+    }
+
+    fn as_it_goes(&self, answer: &mut Answer) -> Share {
         let tls = ClientTls::AsSent(self.request.tls);
         match self.place {
             Place::Pod(party) => {
@@ -26,7 +37,13 @@ impl Leg<'_, '_, '_> {
             Place::Service(service) => {
                 let backend = backend::of_service(service, self.port);
                 let own = (self.port, &Labels::new());
-                self.service_share(service, own, (&tls, backend), answer)
+                match self.service_share(service, own, (&tls, backend), answer) {
+                    // Those rules refuse a connection to nobody.
+                    Share::Failed { status, flag: "UH" | "NC", why } => {
+                        Share::Failed { status, flag: "UF", why }
+                    }
+                    share => share,
+                }
             }
             Place::Address(ip) => {
                 let backend = outside_backend(&ip.to_string(), self.port);

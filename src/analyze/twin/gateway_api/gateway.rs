@@ -14,6 +14,7 @@ use crate::analyze::twin::ask::{Named, Request, Tls};
 use crate::analyze::twin::listener::{
     Chain, ChainMatch, Connection, Filter, Inspect, Listener, Termination, Transport,
 };
+use crate::analyze::twin::policy::Normalization;
 use crate::analyze::twin::simulate;
 use crate::model::fields::Fields;
 use crate::model::mesh::gateway_api::Gateway;
@@ -64,7 +65,8 @@ pub fn answer<'a>(twin: &Twin<'a>, gateway: &'a Gateway, request: &Request, answ
     let connection = Connection::of(request, None, port);
     // The chains carry their tables with them: none is looked up by name.
     let none = |name: &str| Arc::new(crate::analyze::twin::http::table::RouteTable::new(name));
-    let onward = simulate::pass(&door.listener, &connection, request, answer, &none);
+    let paths = Normalization::of(twin.snapshot);
+    let onward = simulate::pass(&door.listener, (&connection, paths), request, answer, &none);
     carry::from_gateway(twin, gateway, onward, request, answer);
 }
 

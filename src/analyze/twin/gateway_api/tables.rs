@@ -1,33 +1,40 @@
 //! The route tables of listeners: a virtual host for each hostname, with the rules of all routes that share it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use jiff::Timestamp;
+use std::collections::BTreeMap;
 
 use super::hostnames::{closeness, common};
 use super::listeners::{self, Served};
 use super::rules::{self, Made, Place};
 use crate::analyze::twin::http::table::{RouteTable, VirtualHost};
+use crate::model::mesh::gateway_api::Route;
 use crate::model::snapshot::Snapshot;
 
 /// The table of listeners that share a port and are told apart by the Host header. Each host belongs to the listener whose
-/// hostname is closest to it, and finds that listener's routes alone.
+/// hostname is closest to it, and finds that listener's routes alone. A listener to which nothing is attached leaves its hosts
+/// to wider ones, as a real gateway of Istio's does.
 pub fn of(snapshot: &Snapshot, name: String, together: &[&Served<'_>], port: u16) -> RouteTable {
     let mut table = RouteTable::new(name);
-    let mut hosts: BTreeMap<String, Vec<Made>> = BTreeMap::new();
-    let mut own: BTreeSet<String> = BTreeSet::new();
+    let mut hosts: BTreeMap<String, BTreeMap<(&str, &str), Group>> = BTreeMap::new();
     for served in together {
         let hostname = served.listener.hostname.as_str();
-        own.insert(common(hostname, "").unwrap_or_default());
         for (route, shared) in listeners::routes(snapshot, &served.listener, &["HTTPRoute", "GRPCRoute"]) {
             let made = rules::of_route(snapshot, route, Place { port, mesh: false });
             let kept = shared.into_iter().filter(|host| !belongs_elsewhere(together, hostname, host));
             for host in kept {
-                hosts.entry(host).or_default().extend(made.clone());
+                let groups = hosts.entry(host.clone()).or_default();
+                for written in as_written(route, hostname, &host) {
+                    let group = groups.entry((&served.listener.name, written)).or_default();
+                    group.oldest = group.oldest.into_iter().chain(route.object.created).min();
+                    group.made.extend(made.clone());
+                }
             }
         }
     }
-    for (host, made) in hosts {
-        own.remove(&host);
-        let routes = rules::in_order(made);
+    for (host, groups) in hosts {
+        let mut groups: Vec<Group> = groups.into_values().collect();
+        groups.sort_by_key(|group| group.oldest);
+        let routes = groups.into_iter().flat_map(|group| rules::in_order(group.made)).collect();
         table.push(VirtualHost {
             name: format!("{host}:{port}"),
             domains: vec![host],
@@ -35,16 +42,25 @@ pub fn of(snapshot: &Snapshot, name: String, together: &[&Served<'_>], port: u16
             require_tls: None,
         });
     }
-    // A listener's own hostname keeps requests from those of wider ones, whether it has a route for them or not.
-    for host in own.into_iter().filter(|host| host != "*") {
-        table.push(VirtualHost {
-            name: format!("{host}:{port}"),
-            domains: vec![host],
-            routes: vec![],
-            require_tls: None,
-        });
-    }
     table
+}
+
+/// The rules of all routes that name a host in the same way. Only among them the more specific condition counts: what routes name
+/// in different ways (`*.example.com`, or nothing at all) and the listener's hostname makes one host of stands group by group,
+/// the oldest first.
+#[derive(Debug, Default)]
+struct Group {
+    oldest: Option<Timestamp>,
+    made: Vec<Made>,
+}
+
+/// The hostnames of a route, as they are written, that a listener's makes this host of.
+fn as_written<'r>(route: &'r Route, listener: &str, host: &str) -> Vec<&'r str> {
+    if route.hostnames.is_empty() {
+        return vec!["*"];
+    }
+    let own = route.hostnames.iter().map(String::as_str);
+    own.filter(|own| common(listener, own).as_deref() == Some(host)).collect()
 }
 
 /// Whether another listener is closer to all of a hostname than the one with `hostname`.
@@ -99,6 +115,6 @@ mod tests {
         assert_eq!(find("y.b.c", "/wide"), "n.of-wide.0");
         assert_eq!(find("y.b.c", "/any"), "no route of *.b.c:80");
         assert_eq!(find("z.x.b.c", "/narrow"), "no route of *.b.c:80");
-        assert_eq!(find("a.b.c", "/wide"), "no route of a.b.c:80");
+        assert_eq!(find("a.b.c", "/wide"), "n.of-wide.0");
     }
 }

@@ -67,18 +67,16 @@ fn substitute(pattern: &str, substitution: &str, text: &str) -> String {
     regex.replace_all(text, replacement.as_str()).into_owned()
 }
 
-/// Where a redirect leads. A port that is written stands in it unless it is the scheme's own; a change of scheme drops the
-/// request's port, and without one it stays.
+/// Where a redirect leads. A port that is written stands in it unless it is the scheme's own. Without one the Host header
+/// stays as it came, with its port; a change of scheme drops that where it is the old scheme's own.
 pub fn location(redirect: &Redirect, matched: &PathMatch, seen: &Seen<'_>) -> String {
     let scheme = redirect.scheme.as_deref().unwrap_or(seen.scheme).to_ascii_lowercase();
-    let standard = match scheme.as_str() {
-        "https" => 443,
-        _ => 80,
-    };
-    let own = crate::analyze::twin::ask::split_port(seen.authority).1;
-    let kept = own.filter(|_| redirect.host.is_none() && scheme == seen.scheme);
-    let port = redirect.port.or(kept).filter(|port| *port != standard);
-    let host = redirect.host.as_deref().unwrap_or(seen.host);
+    let standard = |scheme: &str| if scheme == "https" { 443 } else { 80 };
+    let (bare, own) = crate::analyze::twin::ask::split_port(seen.authority);
+    let kept = own.filter(|port| scheme == seen.scheme || *port != standard(seen.scheme));
+    let written = redirect.port.filter(|port| *port != standard(&scheme));
+    let port = written.or(kept.filter(|_| redirect.host.is_none()));
+    let host = redirect.host.as_deref().unwrap_or(bare);
     let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
     let path = match &redirect.path {
         Some(rewrite) => path(rewrite, matched, seen.path),

@@ -53,17 +53,20 @@ fn plain(vs: &VirtualService, rule: &Value, at: usize) -> HttpRule {
     }
 }
 
-/// A delegate's rule under its root's; `None` where none of its conditions can hold together with the root's.
+/// A delegate's rule under its root's; `None` where one of its conditions can hold together with none of the root's.
 fn merged(root: &HttpRule, inner: HttpRule) -> Option<HttpRule> {
     let matches: Vec<(Value, ObjectRef)> = match (root.matches.as_slice(), inner.matches.as_slice()) {
         ([], _) => inner.matches.clone(),
         (all, []) => all.to_vec(),
         (all, some) => {
-            let pairs = all.iter().flat_map(|outer| some.iter().map(move |inner| (outer, inner)));
-            let joined: Vec<_> =
-                pairs.filter_map(|((a, _), (b, at))| Some((join(a, b)?, at.clone()))).collect();
-            if joined.is_empty() {
-                return None;
+            let mut joined = vec![];
+            for (own, at) in some {
+                let before = joined.len();
+                joined.extend(all.iter().filter_map(|(outer, _)| Some((join(outer, own)?, at.clone()))));
+                // One condition that fits none of the root's costs the whole rule.
+                if joined.len() == before {
+                    return None;
+                }
             }
             joined
         }

@@ -45,8 +45,9 @@ pub(super) fn table(twin: &Twin<'_>, node: &ProxyNode, merged: &Merged, name: &s
             }
         }
         if server.redirects() {
-            for host in server.server_names() {
-                let entry = hosts.entry(host.clone()).or_insert_with(|| virtual_host(&host, port));
+            // A host for one namespace is no name that a request has; it redirects where a VirtualService shares it.
+            for host in server.declared.hosts.iter().filter(|host| !host.contains('/')) {
+                let entry = hosts.entry(host.clone()).or_insert_with(|| virtual_host(host, port));
                 entry.require_tls = Some(redirect_field(server));
             }
         }

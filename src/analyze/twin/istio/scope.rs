@@ -1,13 +1,11 @@
 //! What a sidecar sees of the mesh: the Sidecar object that applies to it, and its egress listeners.
 
-use std::collections::BTreeMap;
-
 use super::virtual_services::{Effective, MESH};
 use super::{full_host, host_matches};
 use crate::analyze::twin::Twin;
 use crate::analyze::twin::ask::ProxyNode;
 use crate::analyze::twin::http::table::Destination;
-use crate::analyze::twin::registry::{Host, Origin};
+use crate::analyze::twin::registry::Host;
 use crate::model::fields::Fields;
 use crate::model::mesh::istio::Policy;
 use crate::model::network::Protocol;
@@ -108,21 +106,15 @@ impl<'a> Scope<'a> {
                     && egress.imports_host(host.namespace, &host.name, &self.namespace)
             })
             .collect();
-        let rank =
-            |host: &Host<'a>| (host.namespace != self.namespace, matches!(host.origin, Origin::Entry(_)));
-        let mut best: BTreeMap<&str, (bool, bool)> = BTreeMap::new();
-        for host in &seen {
-            let rank = rank(host);
-            best.entry(host.name.as_str()).and_modify(|known| *known = rank.min(*known)).or_insert(rank);
-        }
         let (mut own, mut others) = (vec![], vec![]);
-        let mut first: BTreeMap<&str, &str> = BTreeMap::new();
         for host in seen {
-            if best.get(host.name.as_str()) != Some(&rank(host)) {
-                continue;
-            }
-            // ServiceEntries of one host in one namespace add up; in several namespaces the first one counts.
-            if *first.entry(host.name.as_str()).or_insert(host.namespace) != host.namespace {
+            // Of one name the first in rank counts, whatever its ports are, and what adds up with it.
+            let named = twin.registry.named(&host.name).filter(|other| {
+                other.visible_to(&self.namespace)
+                    && egress.imports_host(other.namespace, &other.name, &self.namespace)
+            });
+            let first = named.min_by_key(|other| other.rank(&self.namespace));
+            if first.is_some_and(|first| !std::ptr::eq(first, host) && !first.adds_up_with(host)) {
                 continue;
             }
             if host.private() { own.push(host) } else { others.push(host) }

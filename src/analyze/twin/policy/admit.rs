@@ -129,11 +129,7 @@ fn networks(snapshot: &Snapshot, passage: &Passage<'_, '_>, steps: &mut Vec<Step
                 passage.to
             );
             let waits = !matches!(passage.tls, ClientTls::AsSent(_)) && passage.request.is_some();
-            Some(Ruling::Refused {
-                status: waits.then_some(503),
-                flag: if waits { "UF" } else { "" },
-                detail: said,
-            })
+            Some(Ruling::Refused { status: waits.then_some(503), flag: "UF", detail: said })
         }
         network::Verdict::Unknown(why) => Some(Ruling::NotModelled(why)),
     }

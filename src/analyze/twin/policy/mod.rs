@@ -13,6 +13,7 @@ use super::ask;
 use super::party::Peer;
 
 pub use admit::{admit, at_the_door};
+pub use istio::path::Normalization;
 
 /// What the client's side wraps the connection in, as its proxy's configuration says.
 #[derive(Debug, Clone, PartialEq, Eq)]

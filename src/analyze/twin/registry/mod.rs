@@ -9,6 +9,7 @@ use core::net::IpAddr;
 use std::collections::{BTreeMap, HashMap};
 
 use super::address::Block;
+use crate::model::fields::Fields;
 use crate::model::mesh::istio::ServiceEntry;
 use crate::model::network::{Protocol, Service, TargetPort};
 use crate::model::object::{Object, ObjectRef};
@@ -103,6 +104,23 @@ impl<'a> Host<'a> {
     /// Whether proxies of a namespace see it.
     pub fn visible_to(&self, namespace: &str) -> bool {
         visible(&self.export_to, self.namespace, namespace)
+    }
+
+    /// Which of several hosts of one name counts for proxies of a namespace, the least first: their own namespace's, then a
+    /// Service's. Of equal ones the first does.
+    pub fn rank(&self, client: &str) -> (bool, bool) {
+        (self.namespace != client, matches!(self.origin, Origin::Entry(_)))
+    }
+
+    /// Whether the ports of two hosts of one name add up: of ServiceEntries alike in one namespace.
+    pub fn adds_up_with(&self, other: &Host<'_>) -> bool {
+        let (Origin::Entry(own), Origin::Entry(theirs)) = (self.origin, other.origin) else { return false };
+        let selector = |entry: &ServiceEntry| entry.object.body.at("spec.workloadSelector.labels").cloned();
+        self.namespace == other.namespace
+            && self.resolution == other.resolution
+            && self.export_to == other.export_to
+            && own.object.labels == theirs.object.labels
+            && selector(own) == selector(theirs)
     }
 
     /// Whether it is visible in its own namespace only.
@@ -201,8 +219,14 @@ impl<'a> Registry<'a> {
     /// The host of this name as a proxy of a namespace sees it: its own namespace's rather than another's, and a Service
     /// rather than a ServiceEntry.
     pub fn find(&self, name: &str, client: &str) -> Option<&Host<'a>> {
-        let rank = |host: &&Host<'a>| (host.namespace != client, matches!(host.origin, Origin::Entry(_)));
-        self.named(name).filter(|host| host.visible_to(client)).min_by_key(rank)
+        self.named(name).filter(|host| host.visible_to(client)).min_by_key(|host| host.rank(client))
+    }
+
+    /// The same, and of several that add up the one with a port.
+    pub fn find_with_port(&self, name: &str, client: &str, port: u16) -> Option<&Host<'a>> {
+        let first = self.find(name, client)?;
+        let mut more = self.named(name).filter(|host| host.visible_to(client) && first.adds_up_with(host));
+        Some(more.find(|host| first.port(port).is_none() && host.port(port).is_some()).unwrap_or(first))
     }
 
     /// The most specific pattern that covers a name, as a proxy of a namespace sees it.

@@ -1,5 +1,8 @@
 //! Paths: how the proxy normalises them before authorization looks, and the patterns that policies compare them with.
 
+use crate::model::fields::Fields;
+use crate::model::snapshot::Snapshot;
+
 /// How paths are normalised, as `pathNormalization.normalization` of the MeshConfig says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Normalization {
@@ -22,6 +25,20 @@ impl Normalization {
             Some("DECODE_AND_MERGE_SLASHES") => Normalization::DecodeAndMergeSlashes,
             _ => Normalization::Base,
         }
+    }
+
+    /// What the proxies of a mesh do.
+    pub fn of(snapshot: &Snapshot) -> Self {
+        Self::read(snapshot.istio.mesh_config.text("pathNormalization.normalization"))
+    }
+
+    /// The path with its query as it is passed on, where that is not as it came.
+    pub fn changed(self, path: &str) -> Option<String> {
+        let (bare, query) = path
+            .split_once('?')
+            .map_or((path, ""), |(bare, _)| (bare, path.get(bare.len()..).unwrap_or_default()));
+        let normal = self.apply(bare);
+        (normal != bare).then(|| format!("{normal}{query}"))
     }
 
     /// The path without query and fragment, normalised.
