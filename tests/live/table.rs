@@ -85,13 +85,15 @@ Warning or above is a false alarm, and the figures are the highest of ten.
 
 ";
 
-/// Writes the table; rows of faults that did not run stay.
+/// Writes the table; rows of faults that did not run stay, and so does what follows under headings of their own.
 pub(crate) fn write(rows: &[Row]) {
     let path = fault::root().join("docs/accuracy.md");
     let known: Vec<_> = fault::all().into_iter().map(|fault| fault.name).collect();
     let mut table: BTreeMap<(bool, String), String> = BTreeMap::new();
     let key = |name: &str| (name.starts_with("healthy"), name.to_owned());
-    for line in std::fs::read_to_string(&path).unwrap_or_default().lines() {
+    let page = std::fs::read_to_string(&path).unwrap_or_default();
+    let (page, further) = page.split_once("\n## ").unwrap_or((&page, ""));
+    for line in page.lines() {
         let name = line.split('|').nth(1).unwrap_or_default().trim();
         if known.iter().any(|known| known == name) || name.starts_with("healthy") {
             table.insert(key(name), line.to_owned());
@@ -135,6 +137,9 @@ pub(crate) fn write(rows: &[Row]) {
     );
     for line in table.values() {
         let _ = writeln!(text, "{line}");
+    }
+    if !further.is_empty() {
+        let _ = write!(text, "\n## {further}");
     }
     std::fs::write(path, text).unwrap();
 }

@@ -18,6 +18,7 @@ use crate::analyze::onset::Estimate;
 use crate::analyze::series;
 use crate::analyze::series::meaning::Side;
 use crate::analyze::series::shift::own_share;
+use crate::analyze::traces;
 use crate::model::change::{Change, ChangeKind};
 use crate::model::memo::Derived;
 use crate::model::network::ServiceName;
@@ -103,6 +104,7 @@ impl Derived for Suspects {
         let named = snapshot.onset.or(onset.map(|onset| onset.at));
         let mut anomalies = guarded(|| series::anomalies(snapshot, onset.map(|onset| onset.at)));
         anomalies.extend(guarded(|| logs::anomalies::anomalies(snapshot, named)));
+        anomalies.extend(guarded(|| traces::anomalies(snapshot, named)));
         let anomalies = sorted(anomalies);
         let all = rank(snapshot, &anomalies, onset.map(|onset| onset.at));
         Suspects { anomalies, all }
