@@ -16,7 +16,7 @@ pub mod stats;
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 
-use super::anomaly::{Anomaly, Direction, Kind, Place, Signal, bounded};
+use super::anomaly::{Anomaly, Direction, Kind, MAX_LOG_LR, Place, Signal, bounded};
 use super::finding::Evidence;
 use crate::model::snapshot::Snapshot;
 use crate::model::time::{from_unix, to_unix};
@@ -40,7 +40,7 @@ const SILENT_STEPS: f64 = 5.0;
 /// of m shifts with tails z⁻³ is typically m^⅓ times larger: Šidák's correction for these tails.
 fn log_lr(z: f64, looked_at: usize) -> f64 {
     let typical = EVEN * (looked_at.max(1) as f64).cbrt();
-    (GROWTH * (z.abs() / typical).ln()).max(0.0)
+    (GROWTH * (z.abs() / typical).ln()).clamp(0.0, MAX_LOG_LR)
 }
 
 /// What deviates in series since an onset; nothing where no onset is known, for then there is no "before".

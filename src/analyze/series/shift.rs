@@ -117,7 +117,7 @@ pub fn own_share(kind: Kind, side: Side) -> f64 {
     let by_side = match side {
         Side::Own => 1.0,
         Side::Client if kind == Kind::Errors => 0.7,
-        Side::Client => 0.3,
+        Side::Client => 0.15,
         Side::Node => 0.2,
     };
     by_kind * by_side
