@@ -8,7 +8,6 @@ use super::series::prepare::{Reading, Readings};
 use super::series::shift::{self, own_share};
 use super::series::stats::median;
 use crate::model::memo::Derived;
-use crate::model::series::Series;
 use crate::model::snapshot::Snapshot;
 use crate::model::time::{from_unix, to_unix};
 
@@ -159,12 +158,6 @@ fn jumps<'a>(reading: &'a Reading, given: Option<f64>, near: &dyn Fn(f64) -> boo
         out.push(Jump { what: (&reading.place, reading.meaning.kind), at: *time, weight });
     }
     out
-}
-
-/// The points of a series before an onset, and those from it on.
-pub fn around(series: &Series, onset: Timestamp) -> (&[(f64, f64)], &[(f64, f64)]) {
-    let at = series.points.partition_point(|(time, _)| *time < to_unix(onset));
-    series.points.split_at_checked(at).unwrap_or((&series.points, &[]))
 }
 
 #[cfg(test)]
