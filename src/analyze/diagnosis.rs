@@ -8,9 +8,11 @@ use super::anomaly::Anomaly;
 use super::finding::{Finding, Findings, Severity};
 use super::follow::{Followed, follow};
 use super::hypothesis;
+use super::impact::Impact;
 use super::istioctl;
 use super::registry::RULES;
 use super::rule::Rule;
+use super::series::load::Growth;
 use super::trial;
 use super::twin::Twin;
 use super::twin::answer::Answer;
@@ -151,6 +153,10 @@ pub struct Diagnosis {
     pub findings: Vec<Finding>,
     /// What deviates in series, logs and spans since the onset, the strongest first.
     pub anomalies: Vec<Anomaly>,
+    /// Whose requests fail, and how many: the most failures first.
+    pub impacts: Vec<Impact>,
+    /// How figures grow with load, the best fitting first.
+    pub growths: Vec<Growth>,
     /// Changes in the window that touch what was asked about, oldest first.
     pub changes: Vec<Change>,
     /// What happened, oldest first.

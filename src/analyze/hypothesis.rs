@@ -16,9 +16,11 @@ use super::causal::suspects::{Suspect, Suspects};
 use super::causal::timing::{self, CLOCK_ERROR};
 use super::diagnosis::{Diagnosis, NotEvaluated, RootCause, Test, TestVerdict, Verdict};
 use super::finding::{Confidence, Finding, Role, Severity};
+use super::impact::impacts;
 use super::narrative;
 use super::remedy::Remedy;
 use super::rule::Family;
+use super::series::load::growths;
 use super::take_back;
 use crate::model::change::Change;
 use crate::model::gap::Gap;
@@ -136,6 +138,8 @@ pub fn conclude(
         onset,
         timeline: narrative::timeline(snapshot, &findings, &anomalies, onset),
         anomalies,
+        impacts: impacts(snapshot, onset),
+        growths: growths(snapshot),
         ruled_out: narrative::ruled_out(snapshot, &findings),
         changes: narrative::relevant_changes(snapshot, onset),
         graph: snapshot.graph.clone(),

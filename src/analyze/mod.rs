@@ -11,6 +11,7 @@ pub mod diagnosis;
 pub mod finding;
 pub mod follow;
 pub mod hypothesis;
+pub mod impact;
 pub mod istioctl;
 pub mod logs;
 pub mod narrative;

@@ -82,12 +82,20 @@ pub fn answer(diagnosis: &Diagnosis) -> Answer {
     let likely = |cause: &&RootCause| cause.rank == 1 || cause.probability >= ALSO_LIKELY;
     let told: Vec<&RootCause> = diagnosis.root_causes.iter().filter(likely).take(MAX_CAUSES).collect();
     let explained = |finding: &Finding| told.iter().any(|cause| cause.explains.contains(&finding.id));
+    // Where an object says what is wrong, guesses at who deviates say nothing more.
+    let told_by_objects = diagnosis.verdict == Verdict::RootCauseFound
+        && told
+            .first()
+            .and_then(|cause| diagnosis.finding_of(cause))
+            .is_some_and(|f| f.meta.family != Family::Signals);
     let others = diagnosis
         .findings
         .iter()
         .filter(|f| f.severity >= Severity::Warning && wanted(f) && !explained(f))
+        .filter(|f| !(told_by_objects && f.meta.family == Family::Signals))
         .map(|f| (f.severity, format!("{}{}", f.title, place(f)), f.meta.code));
     let mut closing: Vec<Section> = diagnosis.followed.iter().map(super::follow::section).collect();
+    closing.extend(super::felt::sections(diagnosis));
     let not_this: Vec<String> =
         diagnosis.ruled_out.iter().map(|out| format!("{} ({})", out.what, out.why)).collect();
     if !not_this.is_empty() {

@@ -5,11 +5,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::felt::{self, ImpactView, LoadView};
 use crate::analyze::diagnosis::{Diagnosis, RootCause, TestVerdict};
 use crate::analyze::finding::Finding;
 use crate::analyze::narrative::tell_change;
 use crate::analyze::remedy::Remedy;
 use crate::analyze::trial::{Fate, Trial};
+use crate::model::network::ServiceName;
 use crate::model::object::ObjectRef;
 
 /// The version of the document: raised when a field changes its meaning or goes away, not when one is added.
@@ -38,6 +40,12 @@ pub struct Document {
     pub findings: Vec<FindingView>,
     /// Deviations in series, logs and spans.
     pub anomalies: Vec<Value>,
+    /// Whose requests fail, and how many: the most failures first.
+    #[serde(default)]
+    pub impact: Vec<ImpactView>,
+    /// How figures grow with load, the best fitting first.
+    #[serde(default)]
+    pub load: Vec<LoadView>,
     /// Changes near the onset, oldest first.
     pub changes: Vec<ChangeView>,
     /// What happened, oldest first.
@@ -131,6 +139,12 @@ pub struct ServiceView {
     pub namespace: String,
     /// Its name.
     pub name: String,
+}
+
+impl From<&ServiceName> for ServiceView {
+    fn from(service: &ServiceName) -> Self {
+        ServiceView { namespace: service.namespace.clone(), name: service.name.clone() }
+    }
 }
 
 /// A candidate root cause.
@@ -475,13 +489,9 @@ pub struct NotEvaluatedView {
 
 /// The document of a diagnosis.
 pub fn document(diagnosis: &Diagnosis) -> Document {
-    let service = |s: &crate::model::network::ServiceName| ServiceView {
-        namespace: s.namespace.clone(),
-        name: s.name.clone(),
-    };
     let edges = diagnosis.graph.edges.iter().map(|((from, to), edge)| EdgeView {
         from: from.into(),
-        to: service(to),
+        to: to.into(),
         provenance: edge.provenance.iter().map(|p| p.as_str().to_owned()).collect(),
         requests: edge.requests,
         failures: edge.failures,
@@ -495,6 +505,8 @@ pub fn document(diagnosis: &Diagnosis) -> Document {
         root_causes: diagnosis.root_causes.iter().filter_map(|cause| root_cause(diagnosis, cause)).collect(),
         findings: diagnosis.findings.iter().map(finding).collect(),
         anomalies: diagnosis.anomalies.iter().filter_map(|a| serde_json::to_value(a).ok()).collect(),
+        impact: felt::impacts(diagnosis),
+        load: felt::loads(diagnosis),
         changes: diagnosis.changes.iter().map(change).collect(),
         timeline: diagnosis
             .timeline
@@ -511,7 +523,7 @@ pub fn document(diagnosis: &Diagnosis) -> Document {
             .map(|out| RuledOutView { what: out.what.clone(), why: out.why.clone() })
             .collect(),
         graph: GraphView {
-            nodes: diagnosis.graph.backing.keys().map(service).collect(),
+            nodes: diagnosis.graph.backing.keys().map(ServiceView::from).collect(),
             edges: edges.collect(),
         },
         gaps: diagnosis
@@ -559,10 +571,7 @@ fn root_cause(diagnosis: &Diagnosis, cause: &RootCause) -> Option<RootCauseView>
         headline: finding.title.clone(),
         subject: if cause.subject == finding.subject { placed(finding) } else { (&cause.subject).into() },
         related: finding.related.iter().map(SubjectView::from).collect(),
-        service: cause
-            .service
-            .as_ref()
-            .map(|s| ServiceView { namespace: s.namespace.clone(), name: s.name.clone() }),
+        service: cause.service.as_ref().map(ServiceView::from),
         explains: cause.explains.clone(),
         chain: cause.chain.clone(),
         change: cause.change.as_ref().map(change),
@@ -592,10 +601,7 @@ pub fn finding(finding: &Finding) -> FindingView {
         role: format!("{:?}", finding.role),
         subject: placed(finding),
         related: finding.related.iter().map(SubjectView::from).collect(),
-        service: finding
-            .service
-            .as_ref()
-            .map(|s| ServiceView { namespace: s.namespace.clone(), name: s.name.clone() }),
+        service: finding.service.as_ref().map(ServiceView::from),
         title: finding.title.clone(),
         message: finding.message.clone(),
         onset: finding.onset,

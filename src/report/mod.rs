@@ -4,6 +4,7 @@
 
 pub mod answer;
 pub mod budget;
+pub mod felt;
 pub mod follow;
 pub mod json;
 pub mod markdown;

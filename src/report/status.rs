@@ -443,6 +443,8 @@ mod tests {
             target: None,
             onset: None,
             anomalies: vec![],
+            impacts: vec![],
+            growths: vec![],
             root_causes: findings
                 .iter()
                 .enumerate()

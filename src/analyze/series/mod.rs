@@ -6,6 +6,7 @@
 //!            └ meaning (words), place (labels)
 //! ```
 
+pub mod load;
 pub mod meaning;
 mod place;
 pub mod prepare;
