@@ -253,9 +253,9 @@ impl Way {
             let said = said.map(|line| line.step.what.clone()).unwrap_or_default();
             return Some(Broke { step, why: why.to_owned(), said });
         }
-        let access =
+        let mut access =
             self.placed.iter().enumerate().filter(|(_, p)| p.step.seen == Seen::AccessLog && p.step.failed);
-        if let Some((step, _)) = access.last() {
+        if let Some((step, _)) = access.next_back() {
             return Some(Broke {
                 step,
                 why: "no proxy further on the way saw it fail".to_owned(),
