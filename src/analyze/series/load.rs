@@ -298,7 +298,7 @@ mod tests {
 
     fn swinging(by: f64, figure: impl Fn(f64) -> f64, unit: f64, broken: f64) -> Option<Growth> {
         let loads: Vec<f64> = (0..60).map(|at| 100.0 + by * (f64::from(at) / 6.0).sin()).collect();
-        let wobble = |at: usize| 1.0 + 0.01 * if at % 2 == 0 { 1.0 } else { -1.0 };
+        let wobble = |at: usize| 1.0 + 0.01 * if at.is_multiple_of(2) { 1.0 } else { -1.0 };
         let points = |values: Vec<f64>| -> Vec<Value> {
             values.iter().enumerate().map(|(at, v)| json!([at * 60, v.to_string()])).collect()
         };
@@ -318,7 +318,8 @@ mod tests {
 
     #[test]
     fn each_shape_is_recognised_whatever_the_unit() {
-        let shapes: [(Class, fn(f64) -> f64); 4] = [
+        type Figure = fn(f64) -> f64;
+        let shapes: [(Class, Figure); 4] = [
             (Class::Constant, |_| 5.0),
             (Class::Linear, |x| 1.0 + 0.05 * x),
             (Class::Quadratic, |x| 1.0 + 0.001 * x * x),
