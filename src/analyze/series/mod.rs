@@ -11,8 +11,10 @@ pub mod meaning;
 mod place;
 pub mod prepare;
 pub mod shift;
-pub mod split;
 pub mod stats;
+
+#[cfg(test)]
+mod tests;
 
 use jiff::Timestamp;
 use std::collections::BTreeMap;

@@ -1,8 +1,5 @@
 //! Robust statistics over short series.
 
-/// Makes a median absolute deviation comparable with a standard deviation, for a normal distribution: 1 / Φ⁻¹(¾).
-const MAD_TO_SIGMA: f64 = 1.4826;
-
 /// The middle value, the mean of the two middle ones of an even number. `None` of nothing.
 pub fn median(values: &[f64]) -> Option<f64> {
     quantile(values, 0.5)
@@ -16,12 +13,6 @@ pub fn quantile(values: &[f64], share: f64) -> Option<f64> {
     let at = share.clamp(0.0, 1.0) * last as f64;
     let (low, high) = (*sorted.get(at.floor() as usize)?, *sorted.get(at.ceil() as usize)?);
     Some(low + (high - low) * at.fract())
-}
-
-/// The robust standard deviation around a middle: from the median absolute deviation.
-pub fn spread(values: &[f64], middle: f64) -> Option<f64> {
-    let away: Vec<f64> = values.iter().map(|value| (value - middle).abs()).collect();
-    Some(median(&away)? * MAD_TO_SIGMA)
 }
 
 /// Ranks from 1; equal values share their mean rank.
@@ -47,10 +38,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn outliers_move_neither_middle_nor_spread() {
+    fn outliers_do_not_move_the_middle() {
         let values = [1.0, 2.0, 3.0, 4.0, 1e9];
         assert_eq!(median(&values), Some(3.0));
-        assert_eq!(spread(&values, 3.0), Some(MAD_TO_SIGMA));
         assert_eq!(quantile(&values, 0.25), Some(2.0));
         assert_eq!(median(&[]), None);
     }

@@ -74,8 +74,10 @@ pub fn location(redirect: &Redirect, matched: &PathMatch, seen: &Seen<'_>) -> St
     let standard = |scheme: &str| if scheme == "https" { 443 } else { 80 };
     let (bare, own) = crate::analyze::twin::ask::split_port(seen.authority);
     let kept = own.filter(|port| scheme == seen.scheme || *port != standard(seen.scheme));
-    let written = redirect.port.filter(|port| *port != standard(&scheme));
-    let port = written.or(kept.filter(|_| redirect.host.is_none()));
+    let port = match redirect.port {
+        Some(written) => Some(written).filter(|port| *port != standard(&scheme)),
+        None => kept.filter(|_| redirect.host.is_none()),
+    };
     let host = redirect.host.as_deref().unwrap_or(bare);
     let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
     let path = match &redirect.path {
@@ -113,16 +115,18 @@ mod tests {
     #[test]
     fn redirects_lead_somewhere() {
         let none = BTreeMap::new();
-        let seen = Seen {
+        let seen = |authority| Seen {
             method: "GET",
             scheme: "http",
-            authority: "a.com:8080",
+            authority,
             host: "a.com",
             path: "/x?y",
             headers: &none,
         };
-        let to = |redirect: Redirect| location(&redirect, &PathMatch::Any, &seen);
-        assert_eq!(to(Redirect { scheme: Some("https".into()), ..Redirect::default() }), "https://a.com/x?y");
+        let to = |redirect: Redirect| location(&redirect, &PathMatch::Any, &seen("a.com:8080"));
+        let https = Redirect { scheme: Some("https".into()), ..Redirect::default() };
+        assert_eq!(location(&https, &PathMatch::Any, &seen("a.com:80")), "https://a.com/x?y");
+        assert_eq!(to(https), "https://a.com:8080/x?y", "a port of one's own stays, as in Envoy");
         assert_eq!(to(Redirect { host: Some("b.com".into()), ..Redirect::default() }), "http://b.com/x?y");
         assert_eq!(to(Redirect { port: Some(80), ..Redirect::default() }), "http://a.com/x?y");
         assert_eq!(
