@@ -341,9 +341,14 @@ fn ranked(candidates: &[Candidate], findings: &[Finding]) -> Vec<(usize, f64)> {
         let mere = candidates.get(at).and_then(|c| findings.get(c.finding)).is_some_and(is_mere);
         if mere { odds(at).min((MERE_SYMPTOM / (1.0 - MERE_SYMPTOM)).ln()) } else { odds(at) }
     };
-    out.sort_by(|(a, _), (b, _)| {
-        let by_odds = bounded(*b).total_cmp(&bounded(*a)).then_with(|| odds(*b).total_cmp(&odds(*a)));
-        by_odds.then_with(|| order(findings, *a, *b, candidates))
+    // So does an object that says what is wrong before a service that only deviates: much else deviates in a cluster.
+    let told = |(at, probability): &(usize, f64)| {
+        let finding = candidates.get(*at).and_then(|c| findings.get(c.finding));
+        *probability >= ROOT_CAUSE && finding.is_some_and(|finding| !by_signals(finding))
+    };
+    out.sort_by(|a, b| {
+        let by_odds = bounded(b.0).total_cmp(&bounded(a.0)).then_with(|| odds(b.0).total_cmp(&odds(a.0)));
+        told(b).cmp(&told(a)).then(by_odds).then_with(|| order(findings, a.0, b.0, candidates))
     });
     let mut named = BTreeSet::new();
     out.retain(|(at, _)| {

@@ -133,8 +133,10 @@ struct Part {
 type Aspects = BTreeMap<Aspect, usize>;
 
 fn rank(snapshot: &Snapshot, anomalies: &[Anomaly], onset: Option<Timestamp>) -> Vec<Suspect> {
+    // Something always deviates in a cluster that runs: pods start, caches fill, load comes and goes. Unless somebody says that there
+    // is trouble, and since when, its objects and logs have to say so.
     let felt = anomalies.iter().any(|a| a.log_lr >= FELT && is_felt(a.kind));
-    if snapshot.onset.is_none() && !felt {
+    if snapshot.onset.is_none() && (!felt || snapshot.runs()) {
         return vec![];
     }
     let topology = Topology::new(snapshot);

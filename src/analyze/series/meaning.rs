@@ -230,6 +230,12 @@ pub fn of(series: &Series) -> Option<Meaning> {
     let counter = matches!(last, "total" | "count" | "sum") && grows(series);
     let known = VOCABULARY.iter().find(|(list, ..)| any(list));
     let (mut kind, mut bad) = known.map_or((Kind::Unknown, None), |(_, kind, bad)| (*kind, *bad));
+    // How many times were measured is how many requests came; their sum is only half of a mean.
+    match (kind, last) {
+        (Kind::Latency, "count") => (kind, bad) = (Kind::Traffic, None),
+        (Kind::Latency, "sum") => return None,
+        _ => {}
+    }
     if kind == Kind::Traffic && STATUS_LABELS.iter().any(|label| failed(series.label(label))) {
         (kind, bad) = (Kind::Errors, UP);
     }
@@ -264,6 +270,16 @@ mod tests {
         let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let points = vec![(0.0, 1.0), (1.0, 2.0)];
         of(&Series { name: name.to_owned(), labels, points }).map(|m| (m.kind, m.bad, m.side))
+    }
+
+    #[test]
+    fn parts_of_a_histogram_are_no_times() {
+        let count = meaning("request_duration_seconds_count", &[]).unwrap();
+        assert_eq!((count.0, count.1), (Kind::Traffic, None));
+        assert_eq!(meaning("request_duration_seconds_sum", &[]), None);
+        assert_eq!(meaning("request_duration_seconds", &[]).unwrap().0, Kind::Latency);
+        let failed = meaning("request_duration_seconds_count", &[("code", "503")]).unwrap();
+        assert_eq!(failed.0, Kind::Errors);
     }
 
     #[test]
