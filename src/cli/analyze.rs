@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use clap::ValueEnum;
+use jiff::Timestamp;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -36,6 +37,9 @@ pub struct Args {
     /// Ask what this DebugSession asks (its target), from its YAML
     #[arg(long, value_name = "FILE", conflicts_with_all = ["namespace", "service"])]
     session: Option<PathBuf>,
+    /// Since when it fails, such as 2026-11-21T09:41:00Z: what deviates from the time before can be the answer
+    #[arg(long, value_name = "TIME")]
+    onset: Option<Timestamp>,
     /// Say too what the mesh does with this request (`GET http://checkout.shop/pay`)
     #[arg(long, value_name = "REQUEST", requires = "from")]
     request: Option<String>,
@@ -134,6 +138,7 @@ impl Args {
         let mut material = bundle::read(&paths)?;
         let ask = ask.map_or_else(|| self.request_of_session(), |ask| Ok(Some(ask)))?;
         let request_id = self.aim(&mut material)?;
+        material.manifest.onset = self.onset.or(material.manifest.onset);
         let name = name(&material, &paths);
         let snapshot = assemble(material);
         let diagnosis = analyze(
@@ -174,8 +179,17 @@ impl Args {
             let session = bundle::read(std::slice::from_ref(path))?;
             material.manifest.target =
                 Some(target_of_session(&session).with_context(|| path.display().to_string())?);
-            let asked = session.objects.iter().find(|object| object.text("kind") == Some("DebugSession"));
-            return Ok(asked.map(|asked| asked.string("spec.symptom.requestId")).unwrap_or_default());
+            let Some(asked) =
+                session.objects.iter().find(|object| object.text("kind") == Some("DebugSession"))
+            else {
+                return Ok(String::new());
+            };
+            if let Some(onset) = asked.text("spec.symptom.onset") {
+                let parsed =
+                    onset.parse().with_context(|| format!("{}: spec.symptom.onset", path.display()))?;
+                material.manifest.onset = Some(parsed);
+            }
+            return Ok(asked.string("spec.symptom.requestId"));
         }
         if self.namespace.is_none() && self.service.is_empty() {
             return Ok(String::new());

@@ -1,6 +1,7 @@
 //! `meshscope capture`: an incident of a live cluster as a bundle that can be analysed anywhere.
 
 use anyhow::Context;
+use jiff::Timestamp;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -49,6 +50,9 @@ pub struct Args {
     /// How far to look back: 30m, 1h, 1h30m; 24h at most
     #[arg(long, value_name = "DURATION", default_value = "1h")]
     since: String,
+    /// Since when it fails, such as 2026-11-21T09:41:00Z, where that is known: signals are compared with the time before
+    #[arg(long, value_name = "TIME")]
+    onset: Option<Timestamp>,
     /// How many hops of callers and callees to look at besides the target: 0 to 3
     #[arg(long, value_name = "HOPS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=3))]
     depth: u8,
@@ -165,6 +169,7 @@ impl Args {
         let start =
             end.checked_sub(Duration::try_from_secs_f64(seconds)?).context("--since lies too far back")?;
         question.window = Some(Window { start, end });
+        question.onset = self.onset;
         let mut sources: BTreeSet<Source> = Source::ALL.into_iter().collect();
         if self.no_logs {
             sources.remove(&Source::Logs);

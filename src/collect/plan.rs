@@ -118,6 +118,8 @@ pub struct Question {
     pub logs: LogOptions,
     /// The span of time asked about; absent means the last hour.
     pub window: Option<Window>,
+    /// Since when it fails, where somebody says so.
+    pub onset: Option<Timestamp>,
     /// Whose data may be read.
     pub reach: Reach,
     /// Who asks.
@@ -140,6 +142,7 @@ impl Question {
             sources: BTreeSet::new(),
             logs: LogOptions::default(),
             window: None,
+            onset: None,
             reach,
             asker,
             watched: BTreeSet::new(),
@@ -169,6 +172,8 @@ pub struct Plan {
     pub logs: LogOptions,
     /// The span of time.
     pub window: Window,
+    /// Since when it fails, where somebody says so: within the window.
+    pub onset: Option<Timestamp>,
     /// Seconds between samples of a series.
     pub step_seconds: u32,
     /// Whose data may be read.
@@ -203,6 +208,18 @@ pub enum PlanError {
         /// Its end.
         end: Timestamp,
     },
+    /// The onset leaves nothing to compare with, or nothing to look at.
+    #[error(
+        "the onset {onset} lies outside the window {start} to {end}: give a window that begins before it, or leave the onset out"
+    )]
+    Onset {
+        /// The onset.
+        onset: Timestamp,
+        /// The window's start.
+        start: Timestamp,
+        /// Its end.
+        end: Timestamp,
+    },
 }
 
 impl PlanError {
@@ -210,7 +227,7 @@ impl PlanError {
     pub fn category(&self) -> &'static str {
         match self {
             PlanError::Namespace(_) | PlanError::Name(_) | PlanError::Empty => "InvalidTarget",
-            PlanError::Window { .. } => "InvalidWindow",
+            PlanError::Window { .. } | PlanError::Onset { .. } => "InvalidWindow",
         }
     }
 }
@@ -227,6 +244,7 @@ impl Plan {
             sources,
             logs,
             window,
+            onset,
             mut reach,
             asker,
             watched,
@@ -236,6 +254,9 @@ impl Plan {
         }
         check_target(&target)?;
         let window = clip(window, now, budget.window)?;
+        if let Some(onset) = onset.filter(|onset| *onset <= window.start || *onset > window.end) {
+            return Err(PlanError::Onset { onset, start: window.start, end: window.end });
+        }
         if let Reach::Only(granted) = &mut reach {
             granted.insert(namespace.clone());
         }
@@ -253,6 +274,7 @@ impl Plan {
             logs,
             step_seconds: step_seconds(window, budget.samples_per_series),
             window,
+            onset,
             reach,
             asker,
             watched,
@@ -370,6 +392,21 @@ mod tests {
 
         question.window = Some(Window { start: at("2026-11-22T00:00:00Z"), end: at("2026-11-23T00:00:00Z") });
         assert!(matches!(plan(question), Err(PlanError::Window { .. })));
+    }
+
+    #[test]
+    fn an_onset_has_time_before_it() {
+        let mut question = Question::about("shop", Asker::Person);
+        question.onset = Some(at("2026-11-21T09:30:00Z"));
+        assert_eq!(plan(question.clone()).unwrap().onset, question.onset);
+        for outside in ["2026-11-21T09:00:00Z", "2026-11-21T10:00:01Z"] {
+            question.onset = Some(at(outside));
+            let message = plan(question.clone()).unwrap_err().to_string();
+            assert!(
+                message.contains("lies outside the window 2026-11-21T09:00:00Z to 2026-11-21T10:00:00Z"),
+                "{message}"
+            );
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use kube::ResourceExt;
 use std::time::Duration;
 
 use crate::api::v1alpha1::DebugSession;
+use crate::api::v1alpha1::common::Moment;
 use crate::api::v1alpha1::session::{DEFAULT_SINCE, SourceKind, Target as Wanted, Window as Asked};
 use crate::collect::budget::Budget;
 use crate::collect::plan::{Asker, LogOptions, Question, Source, Target};
@@ -28,7 +29,8 @@ pub fn question(session: &DebugSession, max_window: Duration, now: Timestamp) ->
         include_previous: logs.include_previous,
         containers: logs.containers.clone(),
     };
-    question.window = Some(window(&spec.window, max_window, now));
+    question.onset = spec.symptom.onset.map(Moment::timestamp);
+    question.window = Some(window(&spec.window, question.onset, max_window, now));
     question
 }
 
@@ -55,14 +57,18 @@ fn source(kind: SourceKind) -> Source {
     }
 }
 
-fn window(asked: &Asked, longest: Duration, now: Timestamp) -> Window {
+/// The span that is asked about. Where only an onset is given, as much time before it as is looked at otherwise.
+fn window(asked: &Asked, onset: Option<Timestamp>, longest: Duration, now: Timestamp) -> Window {
     let before = |end: Timestamp, seconds: u64| {
         let span = SignedDuration::from_secs(i64::try_from(seconds).unwrap_or(i64::MAX));
         end.checked_sub(span).unwrap_or(Timestamp::UNIX_EPOCH)
     };
     let (start, end) = match (asked.start, asked.end) {
         (Some(start), Some(end)) => (start.timestamp(), end.timestamp()),
-        _ => (before(now, asked.since.unwrap_or(DEFAULT_SINCE).as_secs().into()), now),
+        _ => {
+            let from = onset.filter(|onset| asked.since.is_none() && *onset < now).unwrap_or(now);
+            (before(from, asked.since.unwrap_or(DEFAULT_SINCE).as_secs().into()), now)
+        }
     };
     // The end of a window in the future is now, so that the cap keeps time that has been.
     Window { start: start.max(before(end.min(now), longest.as_secs())), end }
@@ -143,6 +149,18 @@ mod tests {
         ] {
             let found = asked(json!({"target": {}, "window": window})).window.unwrap();
             assert_eq!(found, Window { start: at(start), end: at(end) }, "{window}");
+        }
+    }
+
+    #[test]
+    fn an_onset_brings_time_before_it_unless_a_window_is_given() {
+        for (window, start) in
+            [(json!({}), "2026-11-21T07:30:00Z"), (json!({"since": "2h"}), "2026-11-21T08:00:00Z")]
+        {
+            let found =
+                asked(json!({"target": {}, "symptom": {"onset": "2026-11-21T08:30:00Z"}, "window": window}));
+            assert_eq!(found.onset, Some(at("2026-11-21T08:30:00Z")));
+            assert_eq!(found.window.unwrap().start, at(start));
         }
     }
 

@@ -247,6 +247,10 @@ pub struct Symptom {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 128))]
     pub request_id: String,
+    /// Since when it fails, as far as you know; it must lie in the window. Metrics, logs and traces are compared with the time before, and
+    /// what deviates since then can be the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub onset: Option<Moment>,
 }
 
 /// What users see.

@@ -54,6 +54,11 @@ pub(super) fn is_document(name: &str) -> bool {
     matches!(name.rsplit_once('.'), Some((_, "yaml" | "yml" | "json")))
 }
 
+/// Whether the name is that of an archive in a form that bundles are packed in.
+pub(super) fn is_archive(name: &str) -> bool {
+    [".tar", ".tar.gz", ".tgz", ".tar.zst"].iter().any(|end| name.ends_with(end))
+}
+
 /// What the file at `path` is; `path` is relative and joined by `/`.
 pub(super) fn place(path: &str) -> Place<'_> {
     let mut parts = [""; 8];

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::entries::{self, Sink, read_error};
 use super::objects::{self, Fault};
-use super::place::{Place, is_document, place};
+use super::place::{Place, is_archive, is_document, place};
 use super::{BundleError, MAX_ENTRY_BYTES, MAX_GAPS, MAX_OBJECTS, MAX_SOURCE_BYTES, STDIN};
 use crate::collect::material::{
     ControlPlaneFile, LogFile, Manifest, Material, MetricFile, ProxyFile, TraceFile,
@@ -65,6 +65,8 @@ struct Reader {
     /// Faults beyond those that became gaps.
     more_faults: usize,
     first_fault: Option<String>,
+    /// Archives that lie inside and are not unpacked, by their names in messages.
+    packed: Vec<String>,
     /// Bytes of YAML that are kept for the places of objects in them.
     source_bytes: usize,
     /// Where the object of this kind, uid and name stands.
@@ -75,6 +77,9 @@ impl Sink for Reader {
     fn wants(&mut self, path: &str) -> bool {
         let wanted = place(path) != Place::Unknown;
         self.material.ignored += usize::from(!wanted);
+        if is_archive(path) && self.packed.len() < MAX_GAPS {
+            self.packed.push(self.name(path));
+        }
         wanted
     }
 
@@ -387,15 +392,26 @@ impl Reader {
             && material.traces.is_empty()
             && material.proxies.is_empty()
             && material.control_plane.is_empty()
-            && self.documents == 0
+            && (self.documents == 0 || !self.packed.is_empty())
             && !self.has_manifest;
         if nothing {
+            if let Some(packed) = self.packed.first() {
+                let detail = format!("the archive {packed} in it is not unpacked; name that file itself");
+                return Err(BundleError::Empty { path: names.to_owned(), detail });
+            }
             let detail = self.first_fault.take().unwrap_or_else(|| match material.ignored {
                 0 => "it is empty".to_owned(),
                 1 => "1 file, of a sort that no bundle holds".to_owned(),
                 count => format!("{count} files, all of a sort that no bundle holds"),
             });
             return Err(BundleError::Empty { path: names.to_owned(), detail });
+        }
+        for packed in std::mem::take(&mut self.packed) {
+            self.gap(
+                format!("{packed}: an archive inside, not unpacked"),
+                GapReason::Failed,
+                "if it is a bundle, name that file itself",
+            );
         }
         if self.more_faults > 0 {
             let what = format!("{} more documents or files that could not be read", self.more_faults);

@@ -242,6 +242,7 @@ impl LiveRun {
                 version: 1,
                 captured_at: Some(self.plan.now),
                 window: Some(self.plan.window),
+                onset: self.plan.onset,
                 target: Some(self.plan.manifest_target()),
                 istio: self.istio.clone(),
                 ..Manifest::default()

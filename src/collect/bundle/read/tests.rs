@@ -229,3 +229,16 @@ fn objects_know_where_they_stand_and_secrets_are_not_kept() {
     fs::write(&json, r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "b"}}"#).unwrap();
     assert!(read(&[json]).unwrap().sources.is_empty());
 }
+
+#[test]
+fn a_packed_bundle_inside_is_named_and_no_reason_for_peace_of_mind() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("incident.tar.gz"), b"anything").unwrap();
+    fs::write(folder.path().join("notes.json"), "{}").unwrap();
+    let error = read(&[folder.path().to_owned()]).unwrap_err().to_string();
+    assert!(error.contains("incident.tar.gz in it is not unpacked; name that file itself"), "{error}");
+    fs::write(folder.path().join("pod.yaml"), POD).unwrap();
+    let gaps = read(&[folder.path().to_owned()]).unwrap().gaps;
+    assert_eq!(gaps.len(), 1);
+    assert!(gaps[0].what.ends_with("incident.tar.gz: an archive inside, not unpacked"), "{}", gaps[0].what);
+}
