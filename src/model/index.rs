@@ -1,11 +1,12 @@
 //! Where to look: positions in a snapshot's lists by namespace, owner and name, so that no question walks a whole cluster.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use super::event::Event;
 use super::network::{EndpointSlice, Service};
 use super::object::ObjectRef;
+use super::selector::Labels;
 use super::workload::{Pod, Workload};
 
 /// Kind, namespace and name.
@@ -25,6 +26,34 @@ pub struct Index {
     pods_of: BTreeMap<Key, Vec<usize>>,
     slices: BTreeMap<(String, String), Vec<usize>>,
     events: BTreeMap<Key, Vec<usize>>,
+    templates: Labelled,
+    pod_labels: Labelled,
+}
+
+/// Positions by namespace, label and value.
+type Labelled = HashMap<String, HashMap<String, HashMap<String, Vec<usize>>>>;
+
+fn labelled<'a>(all: impl Iterator<Item = (&'a str, &'a Labels)>) -> Labelled {
+    let mut out = Labelled::new();
+    for (at, (namespace, labels)) in all.enumerate() {
+        for (key, value) in labels {
+            if !out.contains_key(namespace) {
+                out.insert(namespace.to_owned(), HashMap::new());
+            }
+            let Some(own) = out.get_mut(namespace) else { continue };
+            own.entry(key.clone()).or_default().entry(value.clone()).or_default().push(at);
+        }
+    }
+    out
+}
+
+/// Of the labels of a selector, those that the fewest carry: whoever carries all of them is among these. In order.
+fn fewest<'a>(all: &'a Labelled, namespace: &str, selector: &Labels) -> &'a [usize] {
+    let own = all.get(namespace);
+    let carriers = |(key, value): (&String, &String)| {
+        own.and_then(|own| own.get(key)?.get(value)).map_or(&[][..], Vec::as_slice)
+    };
+    selector.iter().map(carriers).min_by_key(|carriers| carriers.len()).unwrap_or_default()
 }
 
 /// The runs of equal namespaces in a list that is sorted by them.
@@ -53,6 +82,8 @@ impl Index {
         let mut index = Index {
             pods: runs(pods.iter().map(|pod| pod.object.namespace())),
             services: runs(services.iter().map(|service| service.object.namespace())),
+            templates: labelled(workloads.iter().map(|w| (w.object.namespace(), &w.template.labels))),
+            pod_labels: labelled(pods.iter().map(|pod| (pod.object.namespace(), &pod.template.labels))),
             ..Index::default()
         };
         for (at, workload) in workloads.iter().enumerate() {
@@ -80,6 +111,16 @@ impl Index {
     /// The Services of a namespace.
     pub fn services_in<'a>(&self, services: &'a [Service], namespace: &str) -> &'a [Service] {
         self.services.get(namespace).and_then(|range| services.get(range.clone())).unwrap_or_default()
+    }
+
+    /// Positions of the workloads that a selector, one that is not empty, can select; in order.
+    pub fn workloads_with(&self, namespace: &str, selector: &Labels) -> &[usize] {
+        fewest(&self.templates, namespace, selector)
+    }
+
+    /// Positions of the pods that a selector, one that is not empty, can select; in order.
+    pub fn pods_with(&self, namespace: &str, selector: &Labels) -> &[usize] {
+        fewest(&self.pod_labels, namespace, selector)
     }
 
     /// Positions of the workloads of a namespace.

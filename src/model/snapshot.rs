@@ -201,18 +201,16 @@ impl Snapshot {
 
     /// The pods that a Service selects and that have not ended.
     pub fn pods_behind<'a>(&'a self, service: &'a Service) -> impl Iterator<Item = &'a Pod> {
-        let beside = self.index.pods_in(&self.pods, service.object.namespace());
-        beside.iter().filter(move |pod| service.selects(pod) && !pod.ended())
+        let some = self.index.pods_with(service.object.namespace(), &service.selector);
+        let some = some.iter().filter_map(|at| self.pods.get(*at));
+        some.filter(move |pod| service.selects(pod) && !pod.ended())
     }
 
     /// The workloads at the top whose template a Service selects: ReplicaSets of a Deployment stand for nothing here.
     pub fn workloads_behind<'a>(&'a self, service: &'a Service) -> impl Iterator<Item = &'a Workload> {
-        let beside = self
-            .index
-            .workloads_in(service.object.namespace())
-            .iter()
-            .filter_map(|at| self.workloads.get(*at));
-        beside.filter(move |w| {
+        let some = self.index.workloads_with(service.object.namespace(), &service.selector);
+        let some = some.iter().filter_map(|at| self.workloads.get(*at));
+        some.filter(move |w| {
             w.object.owners.is_empty() && service.selects_labels(w.object.namespace(), &w.template.labels)
         })
     }

@@ -6,10 +6,12 @@
 
 mod asks;
 mod compare;
+mod near;
 mod outcome;
 mod settle;
 
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::diagnosis::{Diagnosis, Options, evaluate};
@@ -30,46 +32,81 @@ const MAX_REMEDIES: usize = 3;
 /// Objects over which rules run again, over all trials: about 10 µs each. At least one remedy of a cause is tried whatever the
 /// size.
 const MAX_OBJECTS: usize = 20_000;
-/// Up to so many objects the fixes of findings that are no cause are tried too, the first one of each: what nobody feels is not
-/// worth another reading of a large cluster.
-const MAX_OBJECTS_WITHOUT_CAUSE: usize = 5_000;
+/// Up to so many objects a trial reads all of them. On a larger cluster it reads the namespaces that the fix can matter to.
+const MAX_WHOLE: usize = 2_000;
 
-/// What the fixes are measured against: the snapshot without its history, and what the rules say of it.
+/// What the fixes are measured against: the snapshot, or the part of it that they can matter to, without its history, and what the
+/// rules say of it.
 struct Ground<'s> {
-    snapshot: &'s Snapshot,
+    snapshot: Snapshot,
     findings: Vec<Finding>,
     options: &'s Options,
+    /// What is left out.
+    beyond: Option<String>,
+}
+
+impl<'s> Ground<'s> {
+    fn new(snapshot: Snapshot, beyond: Option<String>, options: &'s Options) -> Self {
+        let findings = evaluate(&snapshot, options).findings;
+        Ground { snapshot, findings, options, beyond }
+    }
+
+    /// The part that the fixes of a finding can matter to.
+    fn near(snapshot: &Snapshot, near: &BTreeSet<String>, options: &'s Options) -> Self {
+        let all: BTreeSet<&str> =
+            snapshot.objects.keys().map(|(_, namespace, _)| namespace.as_str()).collect();
+        let others =
+            all.iter().filter(|namespace| !namespace.is_empty() && !near.contains(**namespace)).count();
+        let beyond = (others > 0).then(|| {
+            format!("it changes nothing in the {others} namespaces that name neither it nor its own")
+        });
+        Ground::new(snapshot.within(near), beyond, options)
+    }
 }
 
 /// Tries the first remedies of the likeliest causes, and of the gravest further findings where there are fewer causes than
 /// are tried; notes with each what came of it, and puts those that bring an Error of their own behind the others.
 pub fn try_fixes(snapshot: &Snapshot, diagnosis: &mut Diagnosis, options: &Options) {
-    let chosen = chosen(diagnosis, snapshot.objects.len() <= MAX_OBJECTS_WITHOUT_CAUSE);
+    let chosen = chosen(diagnosis);
     if chosen.is_empty() {
         return;
     }
-    let before = snapshot.altered(&[], &[]);
-    let ground = Ground { snapshot: &before, findings: evaluate(&before, options).findings, options };
-    let twin = Twin::new(&before);
-    let mut left = (MAX_OBJECTS / before.objects.len().max(1)).clamp(1, MAX_FINDINGS * MAX_REMEDIES);
+    let small = snapshot.objects.len() <= MAX_WHOLE;
+    let whole = small.then(|| Ground::new(snapshot.altered(&[], &[]), None, options));
+    let mut left = MAX_OBJECTS;
     for index in chosen {
         let Some(finding) = diagnosis.findings.get(index) else { continue };
         let cause = diagnosis.root_causes.iter().position(|cause| cause.finding == index);
         let explains =
             cause.and_then(|at| diagnosis.root_causes.get(at)).map(|cause| cause.explains.as_slice());
-        let questions = asks::questions(snapshot, diagnosis, finding, explains.unwrap_or_default());
-        let answers: Vec<Option<Answer>> = questions.iter().map(|q| answered(&twin, q)).collect();
-        let mut trials = vec![];
+        let explains = explains.unwrap_or_default();
+        let questions = asks::questions(snapshot, diagnosis, finding, explains);
         let first = if cause.is_some() { MAX_REMEDIES } else { 1 };
-        for remedy in finding.remedies.iter().take(first) {
+        let remedies = finding.remedies.get(..first).unwrap_or(&finding.remedies);
+        let own;
+        let ground = match &whole {
+            Some(whole) => whole,
+            None => {
+                let healed = diagnosis.findings.iter().filter(|f| explains.contains(&f.id));
+                let findings: Vec<&Finding> = std::iter::once(finding).chain(healed).collect();
+                let near = near::namespaces(snapshot, &findings, remedies, &questions);
+                own = Ground::near(snapshot, &near, options);
+                &own
+            }
+        };
+        let twin = Twin::new(&ground.snapshot);
+        let answers: Vec<Option<Answer>> = questions.iter().map(|q| answered(&twin, q)).collect();
+        let objects = ground.snapshot.objects.len();
+        let mut trials = vec![];
+        for remedy in remedies {
             trials.push(match (is_data(remedy), left) {
                 (false, _) => untried(remedy),
                 (true, 0) => Some(Trial::NotTried(
                     "the snapshot is too large for more than the first trials".to_owned(),
                 )),
                 (true, _) => {
-                    left -= 1;
-                    Some(attempt(&ground, diagnosis, remedy, (&questions, &answers)))
+                    left = left.saturating_sub(objects);
+                    Some(attempt(ground, diagnosis, remedy, (&questions, &answers)))
                 }
             });
         }
@@ -86,11 +123,10 @@ pub fn try_fixes(snapshot: &Snapshot, diagnosis: &mut Diagnosis, options: &Optio
 }
 
 /// The findings whose remedies are tried, by their places: those of the likeliest causes first.
-fn chosen(diagnosis: &Diagnosis, even_others: bool) -> Vec<usize> {
+fn chosen(diagnosis: &Diagnosis) -> Vec<usize> {
     let causes = diagnosis.root_causes.iter().map(|cause| cause.finding);
     let others = diagnosis.findings.iter().enumerate();
-    let others =
-        others.filter(|(_, f)| even_others && f.role == Role::Cause && f.severity >= Severity::Warning);
+    let others = others.filter(|(_, f)| f.role == Role::Cause && f.severity >= Severity::Warning);
     let mut chosen: Vec<usize> = vec![];
     for at in causes.take(MAX_FINDINGS).chain(others.map(|(at, _)| at)) {
         let finding = diagnosis.findings.get(at);
@@ -127,12 +163,12 @@ fn attempt(
     remedy: &Remedy,
     (questions, before): (&[Question], &[Option<Answer>]),
 ) -> Trial {
-    let settled = match change(ground.snapshot, remedy) {
+    let mut settled = match change(&ground.snapshot, remedy) {
         Ok(settled) => settled,
         Err(why) => return Trial::NotTried(why),
     };
     let mut after = ground.snapshot.altered(&settled.put, &settled.gone);
-    let endpoints = settle::endpoints(ground.snapshot, &after);
+    let endpoints = settle::endpoints(&ground.snapshot, &after);
     if !(endpoints.put.is_empty() && endpoints.gone.is_empty()) {
         after = after.altered(&endpoints.put, &endpoints.gone);
     }
@@ -163,12 +199,13 @@ fn attempt(
             None => "neither a rule nor the twin sees a difference in configuration alone".to_owned(),
         });
     }
+    settled.assumes.extend(ground.beyond.clone());
     Trial::Verified(Box::new(Verified {
         resolves,
         introduces: compared.introduces,
         requests,
         alike,
-        restores: restores(ground.snapshot, remedy),
+        restores: restores(&ground.snapshot, remedy),
         assumes: settled.assumes,
     }))
 }

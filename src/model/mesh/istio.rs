@@ -1,6 +1,8 @@
 //! Istio's objects: the fields that routing and policy follow from. What is not here stands in the object's body.
 
 use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use crate::model::fields::Fields;
 use crate::model::object::{Object, ObjectRef};
@@ -330,6 +332,62 @@ impl Policy {
     }
 }
 
+/// Positions in a list of objects that speak for hosts.
+#[derive(Debug, Clone, Default)]
+struct Hosts {
+    /// By namespace and host in lower case.
+    exact: BTreeMap<String, BTreeMap<String, Vec<usize>>>,
+    /// With a wildcard among their hosts, by namespace.
+    wild: BTreeMap<String, Vec<usize>>,
+}
+
+impl Hosts {
+    fn add(&mut self, namespace: &str, host: &str, at: usize) {
+        let places = if host.starts_with('*') {
+            self.wild.entry(namespace.to_owned()).or_default()
+        } else {
+            let own = self.exact.entry(namespace.to_owned()).or_default();
+            own.entry(host.to_ascii_lowercase()).or_default()
+        };
+        if places.last() != Some(&at) {
+            places.push(at);
+        }
+    }
+
+    /// Those that can cover the host, in order.
+    fn candidates(&self, namespace: &str, full: &str) -> Vec<usize> {
+        let exact = self.exact.get(namespace).and_then(|own| own.get(&full.to_ascii_lowercase()));
+        let wild = self.wild.get(namespace);
+        let mut out: Vec<usize> = exact.into_iter().chain(wild).flatten().copied().collect();
+        out.sort_unstable();
+        out.dedup();
+        out
+    }
+}
+
+/// Which objects speak for a host, so that no question walks all of them.
+#[derive(Debug, Clone, Default)]
+struct ByHost {
+    /// Of whatever namespace, under the empty one.
+    virtual_services: Hosts,
+    destination_rules: Hosts,
+}
+
+impl ByHost {
+    fn new(virtual_services: &[VirtualService], destination_rules: &[DestinationRule]) -> Self {
+        let mut out = ByHost::default();
+        for (at, vs) in virtual_services.iter().enumerate() {
+            for host in &vs.hosts {
+                out.virtual_services.add("", &full_host(host, vs.object.namespace()), at);
+            }
+        }
+        for (at, rule) in destination_rules.iter().enumerate() {
+            out.destination_rules.add(rule.object.namespace(), &rule.full_host(), at);
+        }
+        out
+    }
+}
+
 /// All of Istio's objects that were seen.
 #[derive(Debug, Clone, Default)]
 pub struct Istio {
@@ -357,19 +415,32 @@ pub struct Istio {
     pub sidecars: Vec<Policy>,
     /// EnvoyFilters.
     pub envoy_filters: Vec<Policy>,
+    /// Where to look for a host; made at the first question, when the lists are complete.
+    by_host: OnceLock<ByHost>,
 }
 
 impl Istio {
+    fn by_host(&self) -> &ByHost {
+        self.by_host.get_or_init(|| ByHost::new(&self.virtual_services, &self.destination_rules))
+    }
+
+    /// The VirtualServices that speak for a full host, inside the mesh or at a gateway, in their order.
+    pub fn virtual_services_for(&self, full: &str) -> impl Iterator<Item = &VirtualService> {
+        let found = self.by_host().virtual_services.candidates("", full);
+        found.into_iter().filter_map(|at| self.virtual_services.get(at)).filter(move |vs| vs.covers(full))
+    }
+
     /// The DestinationRules that decide for a host when a workload of `client` calls it: Istio looks in the client's
     /// namespace, then in the service's, then in the root namespace, and takes the first namespace that has one. Within it
     /// rules for the same host are merged; the most specific host wins.
     pub fn destination_rules_for(&self, full: &str, client: &str) -> Vec<&DestinationRule> {
         let service = service_of_host(full).map(|(namespace, _)| namespace).unwrap_or_default();
         for namespace in [client, service.as_str(), self.root_namespace.as_str()] {
-            let mut found: Vec<&DestinationRule> = self
-                .destination_rules
-                .iter()
-                .filter(|rule| rule.object.namespace() == namespace && host_matches(&rule.full_host(), full))
+            let candidates = self.by_host().destination_rules.candidates(namespace, full);
+            let mut found: Vec<&DestinationRule> = candidates
+                .into_iter()
+                .filter_map(|at| self.destination_rules.get(at))
+                .filter(|rule| host_matches(&rule.full_host(), full))
                 .collect();
             let longest = found.iter().map(|rule| specificity(&rule.full_host())).max();
             found.retain(|rule| Some(specificity(&rule.full_host())) == longest);
@@ -488,6 +559,27 @@ mod tests {
         };
         assert_eq!(istio.peer_mode("n", &labels, None).0, "PERMISSIVE");
         assert_eq!(istio.peer_mode("root", &labels, None).0, "PERMISSIVE");
+    }
+
+    #[test]
+    fn a_host_finds_whoever_speaks_for_it() {
+        let vs = |name: &str, hosts: Value| {
+            VirtualService::read(Object::read(json!({"kind": "VirtualService", "metadata": {"name": name, "namespace": "n"}, "spec": {"hosts": hosts}})).unwrap())
+        };
+        let istio = Istio {
+            virtual_services: vec![
+                vs("a", json!(["A", "a"])),
+                vs("b", json!(["*.n.svc.cluster.local", "a"])),
+                vs("c", json!(["*"])),
+                vs("d", json!(["other"])),
+            ],
+            ..Istio::default()
+        };
+        let names =
+            |host: &str| -> String { istio.virtual_services_for(host).map(|vs| vs.object.name()).collect() };
+        assert_eq!(names("a.n.svc.cluster.local"), "abc");
+        assert_eq!(names("x.n.svc.cluster.local"), "bc");
+        assert_eq!(names("a"), "c");
     }
 
     #[test]

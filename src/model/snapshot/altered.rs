@@ -2,9 +2,11 @@
 //! belongs to the objects as they were, and is left out.
 
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Builder, Snapshot};
+use crate::model::network::ServiceName;
 use crate::model::object::{Object, ObjectRef};
 
 impl Snapshot {
@@ -13,23 +15,45 @@ impl Snapshot {
     /// routes, gateways and mesh objects is its word about them as they were, and is left out with the rest of the past.
     #[must_use]
     pub fn altered(&self, put: &[Object], gone: &[ObjectRef]) -> Snapshot {
+        let stays = |object: &&Object| !gone.iter().any(|r| r.same_object(&object.reference));
+        let mut altered = self.rebuilt(self.objects.values().filter(stays).chain(put));
+        altered.changes.clone_from(&self.changes);
+        altered.graph.edges.clone_from(&self.graph.edges);
+        altered
+    }
+
+    /// What configuration and objects of these namespaces, and those that stand in none, alone say: the past is left out as in
+    /// [`Snapshot::altered`].
+    #[must_use]
+    pub fn within(&self, namespaces: &BTreeSet<String>) -> Snapshot {
+        let inside = |namespace: &str| namespace.is_empty() || namespaces.contains(namespace);
+        let mut part = self.rebuilt(self.objects.values().filter(|object| inside(object.namespace())));
+        let known = |(caller, callee): &(ObjectRef, ServiceName)| {
+            inside(&caller.namespace) && inside(&callee.namespace)
+        };
+        let edges = self.graph.edges.iter().filter(|(edge, _)| known(edge));
+        part.graph.edges = edges.map(|(edge, of)| (edge.clone(), of.clone())).collect();
+        part.changes =
+            self.changes.iter().filter(|change| inside(&change.subject.namespace)).cloned().collect();
+        part
+    }
+
+    /// A snapshot of these objects, asked the same and without a past.
+    fn rebuilt<'a>(&self, objects: impl Iterator<Item = &'a Object>) -> Snapshot {
         let mut builder = Builder::new();
         builder.captured_at(Some(self.now));
         builder.window(self.window);
         builder.onset(self.onset);
         builder.target(self.target.clone());
         builder.istio(&self.istio.root_namespace, self.istio.mesh_config.clone());
-        let stays = |object: &&Object| !gone.iter().any(|r| r.same_object(&object.reference));
-        for object in self.objects.values().filter(stays).chain(put) {
+        for object in objects {
             builder.read_object(without_judgement(object.clone()));
         }
-        let mut altered = builder.finish();
-        altered.window = self.window;
-        altered.istio.present |= self.istio.present;
-        altered.changes.clone_from(&self.changes);
-        altered.graph.edges.clone_from(&self.graph.edges);
-        altered.gaps.clone_from(&self.gaps);
-        altered
+        let mut rebuilt = builder.finish();
+        rebuilt.window = self.window;
+        rebuilt.istio.present |= self.istio.present;
+        rebuilt.gaps.clone_from(&self.gaps);
+        rebuilt
     }
 
     /// An object by what names it, of kinds that two APIs share the one of its group.
@@ -91,6 +115,16 @@ mod tests {
         assert!(after.logs.is_empty() && !before.logs.is_empty());
         assert!(after.gateway_api.gateways[0].object.body.get("status").is_none());
         assert_eq!((after.now, after.window), (before.now, before.window));
+    }
+
+    #[test]
+    fn a_part_holds_what_stands_there_and_who_calls_whom_there() {
+        let before = snapshot();
+        let part = before.within(&["n".to_owned()].into());
+        assert_eq!((part.objects.len(), part.graph.edges.len()), (before.objects.len(), 1));
+        assert!(part.logs.is_empty() && part.gateway_api.gateways[0].object.body.get("status").is_none());
+        let elsewhere = before.within(&["other".to_owned()].into());
+        assert!(elsewhere.objects.is_empty() && elsewhere.graph.edges.is_empty());
     }
 
     #[test]

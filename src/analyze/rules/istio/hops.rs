@@ -49,8 +49,7 @@ pub fn hops(snapshot: &Snapshot) -> BTreeMap<ServiceName, Hop<'_>> {
     for service in &snapshot.services {
         let name = service.service_name();
         let host = full_host(&name.name, &name.namespace);
-        let own = snapshot.istio.virtual_services.iter().find(|vs| vs.covers(&host));
-        let Some(virtual_service) = own else { continue };
+        let Some(virtual_service) = snapshot.istio.virtual_services_for(&host).next() else { continue };
         let http = || virtual_service.routes.iter().filter(|route| route.protocol == "http");
         if let Some(route) = http().find(|route| route.matches.is_empty()).or_else(|| http().next_back()) {
             out.insert(name, Hop { virtual_service, route });

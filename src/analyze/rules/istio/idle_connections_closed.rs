@@ -208,7 +208,7 @@ fn race(snapshot: &Snapshot, group: Failures) -> Option<Fact<'_>> {
     Some(Fact {
         setting: setting(snapshot, workload),
         pods: pods.len(),
-        virtual_service: snapshot.istio.virtual_services.iter().find(|vs| vs.covers(&host)),
+        virtual_service: snapshot.istio.virtual_services_for(&host).next(),
         service: name,
         workload,
         group,

@@ -194,10 +194,8 @@ fn mismatch<'a>(
         }
         Protocol::Tcp => {
             let full = hosts::host_of(&name);
-            let routed_by = snapshot.istio.virtual_services.iter().find(|vs| {
-                vs.covers(&full)
-                    && vs.hosts.iter().any(|h| !h.contains('*'))
-                    && vs.routes.iter().any(|r| r.protocol == "http")
+            let routed_by = snapshot.istio.virtual_services_for(&full).find(|vs| {
+                vs.hosts.iter().any(|h| !h.contains('*')) && vs.routes.iter().any(|r| r.protocol == "http")
             });
             let was_http = applied(&service.object, &format!("spec.ports[{index}].name"))
                 .and_then(|old| old.as_str().map(|old| Protocol::of("", old, "TCP").is_http()))

@@ -124,7 +124,8 @@ fn is_unknown(snapshot: &Snapshot, hosts: &Hosts<'_>, host: &str, own: &str) -> 
         return false;
     }
     let covers = |pattern: &str| host_matches(pattern, host) || host_matches(pattern, &full);
-    let routed = snapshot.istio.virtual_services.iter().any(|vs| vs.covers(&full) || vs.covers(host));
+    let routes = |host: &str| snapshot.istio.virtual_services_for(host).next().is_some();
+    let routed = routes(&full) || routes(host);
     let served = snapshot.istio.gateways.iter().any(|gateway| {
         let owner = gateway.object.namespace();
         let mut names = gateway.servers.iter().flat_map(|server| &server.hosts);

@@ -1,0 +1,165 @@
+//! How far a fix reaches. On a large cluster a trial reads the namespaces that the fix, what it is to heal and the requests at
+//! stake stand in, and those whose mesh configuration names one of them: nothing else can tell the difference.
+
+use serde_json::Value;
+use std::collections::BTreeSet;
+
+use super::asks::Question;
+use crate::analyze::finding::Finding;
+use crate::analyze::remedy::{Remedy, Whole};
+use crate::analyze::twin::ask::Origin;
+use crate::model::fields::Fields;
+use crate::model::mesh::istio::service_of_host;
+use crate::model::object::{Object, ObjectRef};
+use crate::model::snapshot::Snapshot;
+
+/// The namespaces that trials of a finding's remedies read, and its explained findings' with it; what stands in no namespace
+/// belongs to all.
+pub(super) fn namespaces(
+    snapshot: &Snapshot,
+    findings: &[&Finding],
+    remedies: &[Remedy],
+    questions: &[Question],
+) -> BTreeSet<String> {
+    let mut out: BTreeSet<String> = [snapshot.istio.root_namespace.clone()].into();
+    let mut changed: Vec<Object> = vec![];
+    let mut add = |reference: &ObjectRef| {
+        out.insert(reference.namespace.clone());
+        changed.extend(snapshot.find(reference).cloned());
+    };
+    for finding in findings {
+        add(&finding.subject);
+        finding.related.iter().for_each(&mut add);
+    }
+    for remedy in remedies {
+        remedy.patch.iter().for_each(|patch| add(&patch.target));
+        match &remedy.whole {
+            Some(Whole::Delete(reference) | Whole::Scale(reference, _)) => add(reference),
+            Some(Whole::Create(manifests)) => manifests.iter().map(ObjectRef::of).for_each(|new| add(&new)),
+            None => {}
+        }
+    }
+    for question in questions {
+        if let Origin::Workload(named) | Origin::Gateway(named) = &question.ask.from {
+            out.insert(named.namespace.clone());
+        }
+        out.extend(service_of_host(&question.ask.request.host).map(|(namespace, _)| namespace));
+    }
+    out.remove("");
+    let hosts: BTreeSet<String> = changed.iter().flat_map(hosts).collect();
+    let named: Vec<&Object> = snapshot
+        .objects
+        .values()
+        .filter(|object| is_of_a_mesh(object) && !out.contains(object.namespace()))
+        .filter(|object| object.body.get("spec").is_some_and(|spec| names(spec, &out, &hosts)))
+        .collect();
+    let named: Vec<String> = named.into_iter().map(|object| object.namespace().to_owned()).collect();
+    out.extend(named);
+    // Pods that serve a Gateway stand where their owner likes.
+    let gateways = snapshot.istio.gateways.iter().filter(|gateway| out.contains(gateway.object.namespace()));
+    let selectors: BTreeSet<_> =
+        gateways.map(|gateway| &gateway.selector).filter(|s| !s.is_empty()).collect();
+    let serves = |labels: &std::collections::BTreeMap<String, String>| {
+        selectors.iter().any(|selector| selector.iter().all(|(key, value)| labels.get(key) == Some(value)))
+    };
+    let pods = snapshot.pods.iter().filter(|pod| serves(&pod.object.labels)).map(|pod| &pod.object);
+    let workloads = snapshot.workloads.iter().filter(|w| serves(&w.template.labels)).map(|w| &w.object);
+    let serving: Vec<String> = pods.chain(workloads).map(|object| object.namespace().to_owned()).collect();
+    out.extend(serving);
+    out
+}
+
+fn is_of_a_mesh(object: &Object) -> bool {
+    let group = object.reference.group();
+    ["istio.io", "gateway.networking.k8s.io", "linkerd.io", "consul.hashicorp.com"]
+        .iter()
+        .any(|end| group.ends_with(end))
+}
+
+/// The hosts that an object speaks for.
+fn hosts(object: &Object) -> Vec<String> {
+    let body = &object.body;
+    let mut out = body.texts("spec.hosts");
+    out.extend(body.texts("spec.hostnames"));
+    out.extend(body.text("spec.host").map(str::to_owned));
+    for server in body.list("spec.servers").iter().chain(body.list("spec.listeners")) {
+        out.extend(server.texts("hosts"));
+        out.extend(server.text("hostname").map(str::to_owned));
+    }
+    out.retain(|host| host != "*");
+    out
+}
+
+/// Whether a text anywhere in this names one of the namespaces, as hosts and references do, or one of the hosts.
+fn names(value: &Value, namespaces: &BTreeSet<String>, hosts: &BTreeSet<String>) -> bool {
+    match value {
+        Value::String(text) => {
+            // `checkout.shop.svc.cluster.local`, `shop/public`, `shop`, `cluster.local/ns/shop/sa/checkout`
+            hosts.contains(text) || text.split(['.', '/']).any(|part| namespaces.contains(part))
+        }
+        Value::Array(items) => items.iter().any(|item| names(item, namespaces, hosts)),
+        Value::Object(fields) => fields.values().any(|field| names(field, namespaces, hosts)),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analyze::twin::ask::{Ask, Named, Request};
+    use crate::model::snapshot::Builder;
+    use serde_json::json;
+
+    fn object(group: &str, kind: &str, namespace: &str, spec: Value) -> Value {
+        json!({"apiVersion": format!("{group}/v1"), "kind": kind, "metadata": {"name": "x", "namespace": namespace}, "spec": spec})
+    }
+
+    #[test]
+    fn whoever_names_a_namespace_or_a_host_is_near() {
+        let mut builder = Builder::new();
+        let istio = "networking.istio.io";
+        for object in [
+            object(
+                istio,
+                "VirtualService",
+                "shop",
+                json!({"hosts": ["shop.example.com"], "gateways": ["public"]}),
+            ),
+            object(istio, "VirtualService", "by-host", json!({"hosts": ["shop.example.com"]})),
+            object(istio, "DestinationRule", "by-name", json!({"host": "checkout.shop.svc.cluster.local"})),
+            object(
+                "security.istio.io",
+                "AuthorizationPolicy",
+                "by-policy",
+                json!({"rules": [{"from": [{"source": {"principals": ["cluster.local/ns/shop/sa/a"]}}]}]}),
+            ),
+            object(istio, "VirtualService", "stranger", json!({"hosts": ["workshop.example.com"]})),
+            object("apps", "Deployment", "no-mesh", json!({"template": {"spec": {"nodeName": "shop"}}})),
+            object(istio, "Gateway", "shop", json!({"selector": {"gateway": "public"}, "servers": []})),
+            object(
+                "apps",
+                "Deployment",
+                "edge",
+                json!({"template": {"metadata": {"labels": {"gateway": "public"}}}}),
+            ),
+        ] {
+            builder.object(object);
+        }
+        let snapshot = builder.finish();
+        let patch = crate::analyze::remedy::Patch {
+            target: ObjectRef::new("VirtualService", "shop", "x"),
+            operations: json!([]),
+        };
+        let remedy = Remedy { patch: Some(patch), ..Remedy::manual("") };
+        let from =
+            Origin::Workload(Named { namespace: "caller".into(), kind: String::new(), name: "a".into() });
+        let request = Request { host: "pay.other.svc".into(), ..Request::default() };
+        let question = Question { ask: Ask { name: String::new(), from, request }, felt: false };
+        let near = namespaces(&snapshot, &[], &[remedy], &[question]);
+        let near: Vec<&str> = near.iter().map(String::as_str).collect();
+        assert_eq!(
+            near,
+            ["by-host", "by-name", "by-policy", "caller", "edge", "istio-system", "other", "shop"]
+        );
+    }
+}
