@@ -205,26 +205,30 @@ impl Run {
         run.collect().await;
         (context.progress)(Phase::Analyzing, steps("Analysis", 0, 2));
         let mut clock = ThreadClock::start();
-        let (mut diagnosis, implicated) = diagnose(run.material(), &session, gap.clone(), context.now);
+        let (first, implicated) = diagnose(run.material(), &session, gap.clone(), context.now);
         let mut cpu_millis = clock.millis();
         let time_left = began.elapsed() < context.timeout.mul_f64(TIME_FOR_CLOSER);
         // The target is implicated by definition: what its applications log may be all that says why. It comes after what
         // the first look suspects, in case there is no room for all of it.
         let mut closer = implicated;
         closer.extend(run.target_pods());
-        if time_left && !closer.is_empty() && !context.cancel.is_cancelled() {
+        let closer_look = time_left && !closer.is_empty() && !context.cancel.is_cancelled();
+        if closer_look {
             (context.progress)(Phase::Collecting, steps("Closer look", 1, 2));
             run.deepen(&closer).await;
             (context.progress)(Phase::Analyzing, steps("Analysis", 1, 2));
-            clock = ThreadClock::start();
-            diagnosis = diagnose(run.material(), &session, gap, context.now).0;
-            cpu_millis += clock.millis();
         }
         let redactions = run.redactions().iter().map(|(kind, count)| (kind.to_owned(), count)).collect();
         let (material, collectors, cost) = run.finish();
         let held_bytes = held(&material);
         let full = session.spec.evidence.capture_logs == CaptureLogs::Full;
-        let logs = if full { material.logs } else { vec![] };
+        let logs = if full { material.logs.clone() } else { vec![] };
+        let mut diagnosis = first;
+        if closer_look {
+            clock = ThreadClock::start();
+            diagnosis = diagnose(material, &session, gap, context.now).0;
+            cpu_millis += clock.millis();
+        }
         Ok(Outcome { diagnosis, collectors, cost, cpu_millis, held_bytes, redactions, logs })
     }
 }

@@ -237,16 +237,8 @@ impl LiveRun {
         let mut objects: Vec<Value> = self.objects.values().cloned().collect();
         let read = |name: &str| self.read.contains(name);
         objects.extend(self.namespace_objects.iter().filter(|(name, _)| read(name)).map(|(_, o)| o.clone()));
-        let mut material = Material {
-            manifest: Manifest {
-                version: 1,
-                captured_at: Some(self.plan.now),
-                window: Some(self.plan.window),
-                onset: self.plan.onset,
-                target: Some(self.plan.manifest_target()),
-                istio: self.istio.clone(),
-                ..Manifest::default()
-            },
+        Material {
+            manifest: self.manifest(&objects),
             objects,
             logs: self.logs.clone(),
             metrics: self.metrics.clone(),
@@ -254,13 +246,25 @@ impl LiveRun {
             control_plane: self.control_plane.clone(),
             gaps: self.ledger.gaps(),
             ..Material::default()
+        }
+    }
+
+    fn manifest(&self, objects: &[Value]) -> Manifest {
+        let mut manifest = Manifest {
+            version: 1,
+            captured_at: Some(self.plan.now),
+            window: Some(self.plan.window),
+            onset: self.plan.onset,
+            target: Some(self.plan.manifest_target()),
+            istio: self.istio.clone(),
+            ..Manifest::default()
         };
         if !self.mentions.is_empty() {
             // Only objects decide who mentions whom.
-            let objects = Material { objects: material.objects.clone(), ..Material::default() };
-            material.manifest.edges = mentioned_calls(&assemble(objects), &self.mentions);
+            let objects = Material { objects: objects.to_vec(), ..Material::default() };
+            manifest.edges = mentioned_calls(&assemble(objects), &self.mentions);
         }
-        material
+        manifest
     }
 
     /// Why nothing at all could be read; `None` where the API server answered.
@@ -284,8 +288,22 @@ impl LiveRun {
     }
 
     /// Everything at once.
-    pub fn finish(self) -> (Material, Vec<CollectorOutcome>, Cost) {
-        (self.material(), self.outcomes(), self.cost())
+    pub fn finish(mut self) -> (Material, Vec<CollectorOutcome>, Cost) {
+        let (outcomes, cost, gaps) = (self.outcomes(), self.cost(), self.ledger.gaps());
+        let mut objects: Vec<Value> = std::mem::take(&mut self.objects).into_values().collect();
+        let spaces = std::mem::take(&mut self.namespace_objects).into_iter();
+        objects.extend(spaces.filter(|(name, _)| self.read.contains(name)).map(|(_, object)| object));
+        let material = Material {
+            manifest: self.manifest(&objects),
+            objects,
+            logs: self.logs,
+            metrics: self.metrics,
+            proxies: self.proxies,
+            control_plane: self.control_plane,
+            gaps,
+            ..Material::default()
+        };
+        (material, outcomes, cost)
     }
 
     /// The objects so far, indexed: who owns and selects which pods. Cheap, since logs and series are not read.
