@@ -51,6 +51,7 @@ pub const RULES: &[&dyn Rule] = &[
     &application::limited_by_callee::LimitedByCallee,
     &application::nginx_limit::NginxLimit,
     &application::connection_limit_reached::ConnectionLimitReached,
+    &application::slow_calls_logged::SlowCallsLogged,
 
     // Configuration that pods take in.
     &config::missing_config_map::MissingConfigMap,

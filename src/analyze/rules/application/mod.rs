@@ -23,4 +23,5 @@ pub mod resource_limit_reached;
 pub mod setting_changed;
 pub mod settings;
 pub mod shift;
+pub mod slow_calls_logged;
 pub mod wrong_port_or_scheme_in_setting;

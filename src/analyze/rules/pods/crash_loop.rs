@@ -168,6 +168,7 @@ impl Check for CrashLoop {
         };
         let end = case.end.map(End::of);
         let words = last_words(snapshot, pod, case.status);
+        let said = words.as_ref().is_some_and(|w| w.error);
         let named = words.as_ref().filter(|w| w.error).and_then(|w| missing_thing(w.text));
         let code = case.end.map_or_else(String::new, |end| format!(" with exit code {}", end.exit_code));
         let lifetime = case.end.and_then(Termination::lifetime);
@@ -181,8 +182,8 @@ impl Check for CrashLoop {
         if lifetime.is_some_and(|s| s < 5.0) && end == Some(End::Failure) {
             message += ". It ends within seconds of its start: what it reads when it starts decides, its configuration before its load";
         }
-        if let Some(thing) = &named {
-            message += &format!(". Its log says that {thing}");
+        if let Some(thing) = named {
+            message += &format!(". Its log says that {}", thing.what);
         }
         if let Some(rollout) = group.rollout(snapshot) {
             message += &format!(
@@ -193,7 +194,8 @@ impl Check for CrashLoop {
         }
         message += if group.all_down() { ". No pod of it serves." } else { ". Other pods of it serve." };
         // What the runtime or the log itself names is the cause; everything else asks why the application gave up.
-        let cause = end.is_some_and(|e| e.is_command() || e == End::Success) || named.is_some();
+        let cause = end.is_some_and(|e| e.is_command() || e == End::Success)
+            || named.is_some_and(|thing| !thing.asks);
         let role = if cause { Role::Cause } else { Role::Symptom };
         let field = match end {
             Some(End::Architecture) => group.container_field("image"),
@@ -201,7 +203,7 @@ impl Check for CrashLoop {
             _ => group.pod_field(&group.container().map_or_else(|| "containers".to_owned(), |c| c.path())),
         };
         let mechanism = match (&named, end) {
-            (Some(_), _) => "crash loop: the application misses a file or a module",
+            (Some(thing), _) => thing.mechanism,
             (_, Some(End::NotFound)) => "crash loop: command not found",
             (_, Some(End::Architecture)) => {
                 "crash loop: exec format error, the image is built for another architecture"
@@ -209,6 +211,7 @@ impl Check for CrashLoop {
             (_, Some(e)) if e.is_command() => "crash loop: the container cannot be started",
             (_, Some(End::Success)) => "crash loop: the program ends with success",
             (_, Some(End::Failure)) => "crash loop: application error, exception",
+            (_, None) if said => "crash loop: application error, exception",
             _ => "crash loop",
         };
         let finding = Finding::new(Self::META, group.owner.field(field), &[container])
@@ -297,40 +300,76 @@ pub(crate) fn crashing<'a>(snapshot: &'a Snapshot, pod: &'a Pod) -> Vec<(String,
     looping(snapshot, pod).into_iter().map(|(name, case)| (name, case.status)).collect()
 }
 
-/// What a line of a log says is missing, in our words, where it is something other than a setting (those are CONFIG104's).
-fn missing_thing(line: &str) -> Option<&'static str> {
-    static THINGS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
+/// What a line of a log says is wrong.
+#[derive(Debug, Clone, Copy)]
+struct Thing {
+    /// In a clause.
+    what: &'static str,
+    /// In the words that somebody would search for.
+    mechanism: &'static str,
+    /// Whether another rule says more about it: then this is what asks for that.
+    asks: bool,
+}
+
+/// What a line of a log says is wrong, in our words, where it is something other than a setting (those are CONFIG104's).
+fn missing_thing(line: &str) -> Option<Thing> {
+    static THINGS: LazyLock<Vec<(Regex, Thing)>> = LazyLock::new(|| {
         let things = [
             (
                 r"(?i)no module named|cannot find module|modulenotfounderror|classnotfoundexception|noclassdeffounderror|error while loading shared libraries|cannot load such file",
                 "a module or library that it needs is not in its image",
+                "crash loop: a module or library is missing",
+                false,
             ),
             (
                 r"(?i)no such file or directory|filenotfoundexception|filenotfounderror|enoent|could not find file",
                 "a file that it needs does not exist",
+                "crash loop: no such file or directory",
+                false,
             ),
             (
                 r"(?i)permission denied|eacces|read-only file system|erofs",
                 "it is not allowed to read or write a file that it needs",
+                "crash loop: permission denied, or a read-only file system",
+                false,
             ),
             (
                 r"(?i)address already in use|eaddrinuse",
                 "the port that it wants to listen on is taken: two processes of the pod listen on the same port",
+                "crash loop: address already in use",
+                false,
             ),
-            (r"(?i)exec format error", "its program was built for another architecture"),
+            (
+                r"(?i)exec format error",
+                "its program was built for another architecture",
+                "crash loop: exec format error, the image is built for another architecture",
+                false,
+            ),
             (
                 r"(?i)(?:unknown|unrecognized|invalid|unsupported) (?:flag|option|argument|command)|flag provided but not defined",
                 "it does not know one of the arguments that it is given",
+                "crash loop: unknown flag or argument",
+                false,
             ),
             (
                 r"(?i)syntax error|unexpected token|(?:yaml|json|toml|config\w*).{0,40}(?:parse|unmarshal|invalid|malformed)|(?:parse|unmarshal)\w* .{0,40}(?:yaml|json|toml|config)",
                 "it cannot parse a file that it is given",
+                "crash loop: syntax error in a script or a configuration file",
+                false,
             ),
-            (r"(?i)certificate has expired|cert\w* .*expir", "a certificate that it uses has expired"),
+            (
+                r"(?i)certificate has expired|cert\w* .*expir",
+                "a certificate that it uses has expired",
+                "crash loop: the program gives up over an expired certificate",
+                true,
+            ),
         ];
-        things.into_iter().filter_map(|(pattern, what)| Some((Regex::new(pattern).ok()?, what))).collect()
+        let read = |(pattern, what, mechanism, asks): (&str, _, _, _)| {
+            Some((Regex::new(pattern).ok()?, Thing { what, mechanism, asks }))
+        };
+        things.into_iter().filter_map(read).collect()
     });
-    THINGS.iter().find(|(pattern, _)| pattern.is_match(line)).map(|(_, what)| *what)
+    THINGS.iter().find(|(pattern, _)| pattern.is_match(line)).map(|(_, thing)| *thing)
 }
 
 /// Run what the image itself is built to run.
@@ -379,6 +418,21 @@ mod tests {
             message: message.into(),
             ..Termination::default()
         })
+    }
+
+    #[test]
+    fn what_a_log_says_is_told_apart() {
+        let said = |line: &str| missing_thing(line).map(|thing| (thing.mechanism, thing.asks));
+        assert_eq!(
+            said("open /etc/a: no such file or directory"),
+            Some(("crash loop: no such file or directory", false))
+        );
+        assert_eq!(
+            said("ModuleNotFoundError: No module named 'a'").unwrap().0,
+            "crash loop: a module or library is missing"
+        );
+        assert!(said("CertError: certificate expired on 2024-08-03").unwrap().1, "APP119 says which");
+        assert_eq!(said("RuntimeError: no table"), None);
     }
 
     #[test]

@@ -81,7 +81,7 @@ static HEADS: LazyLock<Vec<Regex>> = LazyLock::new(|| {
         // The innermost exception of Java and .NET, the `cause` of Node.
         r"^\s*Caused by: |^ ---> |\[cause\]: ",
         // Exceptions and panics by their own form.
-        r"^(?:[\w.$]+\.)?\w*(?:Error|Exception|Interrupt|Fault)\b: |^Exception in thread |^(?:panic|fatal error): |^Unhandled exception\. |^PHP Fatal error: |^thread '.*' .*panicked at |^Uncaught |: \w*(?:Error|Exception): ",
+        r"^(?:[\w.$]+\.)?\w*(?:Error|Exception|Interrupt|Fault)\b: |\bException in thread |^(?:panic|fatal error): |^Unhandled exception\. |^PHP Fatal error: |^thread '.*' .*panicked at |^Uncaught |: \w*(?:Error|Exception): ",
         // A line that calls itself fatal.
         r#"(?i)\b(?:fatal|critical|panic|emerg(?:ency)?|severe)\b"#,
         // A line of level error, or what a program writes before it exits.
@@ -124,6 +124,8 @@ mod tests {
         assert_eq!(words(java), "Caused by: a.C: inner");
         let go = "panic: assignment to nil map\n\ngoroutine 1 [running]:\nmain.main()\n\t/a.go:3 +0x1d\nexit status 2\n";
         assert_eq!(words(go), "panic: assignment to nil map");
+        let wrapped = "up\n\"data\": \"Exception in thread \\\"main\\\" java.lang.StackOverflowError\n\\tat a.B.c(B.java:1)\n";
+        assert!(words(wrapped).ends_with("java.lang.StackOverflowError"), "{}", words(wrapped));
         let level = "level=info msg=up\nlevel=error msg=\"disk full\"\nlevel=info msg=bye\n";
         assert_eq!(words(level), "level=error msg=\"disk full\"");
         assert_eq!(words("one\ntwo\n"), "two");

@@ -6,6 +6,7 @@ use crate::analyze::remedy::{Prevention, Remedy};
 use crate::analyze::rule::{Check, Declared};
 use crate::model::fields::Fields;
 use crate::model::snapshot::Snapshot;
+use crate::model::workload::Pod;
 
 crate::rule! {
     /// A pod waits for a node and no scheduler has looked at it.
@@ -23,7 +24,8 @@ crate::rule! {
     /// ## How to fix
     /// Correct `schedulerName`, or bring the scheduler back.
     /// ## False positives
-    /// A pod that a scheduler has tried to place has the condition (POD105); one held back by `schedulingGates` has it, too.
+    /// A pod that a scheduler has tried to place has the condition (POD105); one held back by `schedulingGates` has it, too. Where no
+    /// pod at all has conditions they were not recorded, and nothing is concluded of the cluster's own scheduler.
     /// ## References
     /// <https://kubernetes.io/docs/tasks/extend-kubernetes/configure-multiple-schedulers/>
     NobodySchedules {
@@ -45,11 +47,15 @@ impl Check for NobodySchedules {
     type Fact<'a> = Fact<'a>;
 
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
-        let waits = |pod: &crate::model::workload::Pod| {
+        // What prints pods without their conditions says nothing of the cluster's own scheduler.
+        let recorded = snapshot.pods.iter().any(|pod| !pod.conditions.is_empty());
+        let other = |pod: &Pod| pod.template.spec.text("schedulerName").is_some_and(|name| name != DEFAULT);
+        let waits = |pod: &Pod| {
             pod.phase == "Pending"
                 && pod.node.is_empty()
                 && pod.condition("PodScheduled").is_none()
                 && pod.statuses.is_empty()
+                && (recorded || other(pod))
                 && pod
                     .object
                     .created
