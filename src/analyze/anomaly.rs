@@ -160,6 +160,10 @@ pub enum Kind {
     MissingCall,
     /// A call that did not use to happen.
     NewCall,
+    /// A call that one request makes more often than before.
+    RepeatedCall,
+    /// Calls that fail and are tried again.
+    Retries,
     /// Containers start again, or pods are lost.
     Restarts,
     /// A series, or all of a place's series, ceased.
@@ -190,6 +194,8 @@ impl Kind {
             Kind::SpikingTemplate => "a sort of log line that became frequent",
             Kind::MissingCall => "a call that no longer happens",
             Kind::NewCall => "a call that did not use to happen",
+            Kind::RepeatedCall => "calls of one sort within one request",
+            Kind::Retries => "calls that are tried again",
             Kind::Restarts => "restarts",
             Kind::Missing => "missing data",
             Kind::Unknown => "a series of unknown meaning",

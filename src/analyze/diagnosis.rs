@@ -5,14 +5,17 @@ use serde::{Deserialize, Serialize};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::anomaly::Anomaly;
+use super::clocks::Clocks;
 use super::finding::{Finding, Findings, Severity};
 use super::follow::{Followed, follow};
 use super::hypothesis;
 use super::impact::Impact;
 use super::istioctl;
+use super::logs::vector_clock::VectorClocks;
 use super::registry::RULES;
 use super::rule::Rule;
 use super::series::load::Growth;
+use super::traces::path::Requests;
 use super::trial;
 use super::twin::Twin;
 use super::twin::answer::Answer;
@@ -157,6 +160,8 @@ pub struct Diagnosis {
     pub impacts: Vec<Impact>,
     /// How figures grow with load, the best fitting first.
     pub growths: Vec<Growth>,
+    /// What requests wait for, as traces show it.
+    pub requests: Vec<Requests>,
     /// Changes in the window that touch what was asked about, oldest first.
     pub changes: Vec<Change>,
     /// What happened, oldest first.
@@ -297,6 +302,9 @@ pub(super) fn evaluate(snapshot: &Snapshot, options: &Options) -> Evaluated {
 pub fn analyze(snapshot: &Snapshot, options: &Options) -> Diagnosis {
     let mut gaps = snapshot.gaps.clone();
     gaps.extend(super::telemetry::gaps(snapshot));
+    gaps.extend(super::traces::gaps(snapshot));
+    gaps.extend(snapshot.derived::<VectorClocks>().gaps());
+    gaps.extend(snapshot.derived::<Clocks>().gaps());
     let Evaluated { mut findings, evaluated, not_evaluated, gaps: failed } = evaluate(snapshot, options);
     gaps.extend(failed);
     if options.strict_aliases == Some(StrictAliases::Istioctl) {

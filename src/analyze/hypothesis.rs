@@ -22,6 +22,7 @@ use super::remedy::Remedy;
 use super::rule::Family;
 use super::series::load::growths;
 use super::take_back;
+use super::traces::path;
 use crate::model::change::Change;
 use crate::model::gap::Gap;
 use crate::model::snapshot::Snapshot;
@@ -140,6 +141,7 @@ pub fn conclude(
         anomalies,
         impacts: impacts(snapshot, onset),
         growths: growths(snapshot),
+        requests: path::requests(snapshot, onset),
         ruled_out: narrative::ruled_out(snapshot, &findings),
         changes: narrative::relevant_changes(snapshot, onset),
         graph: snapshot.graph.clone(),

@@ -6,7 +6,9 @@
 //! ```
 
 pub mod anomaly;
+pub mod beginnings;
 pub mod causal;
+pub mod clocks;
 pub mod diagnosis;
 pub mod finding;
 pub mod follow;

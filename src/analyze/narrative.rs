@@ -1,18 +1,22 @@
 //! The story around a ranking: headline, chain, timeline, what it is not.
 
 use jiff::Timestamp;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::anomaly::Anomaly;
 use super::diagnosis::{RootCause, RuledOut, TimelineEntry, Verdict};
 use super::finding::{Finding, Role, Severity};
 use crate::model::change::{Change, ChangeKind};
+use crate::model::event::Event;
+use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
 
 /// At most this many lines of a timeline, changes, or things ruled out are worth reading.
 const MAX_LINES: usize = 40;
 /// Anomalies on a timeline: the strongest, for hundreds may deviate at once.
 const MAX_ANOMALIES: usize = 12;
+/// Warnings of the cluster on a timeline: those nearest to the onset.
+const MAX_WARNINGS: usize = 10;
 /// Changes are of interest from this long before the onset, in seconds.
 const LOOK_BACK: i64 = 3600;
 /// Changes are of interest until this long after it, in seconds.
@@ -112,13 +116,18 @@ pub fn chain(
     out
 }
 
+/// The seconds around the onset, or of the window where there is none.
+fn near(snapshot: &Snapshot, onset: Option<Timestamp>) -> Option<(i64, i64)> {
+    match (onset, snapshot.window) {
+        (Some(onset), _) => Some((onset.as_second() - LOOK_BACK, onset.as_second() + LOOK_AHEAD)),
+        (None, Some(window)) => Some((window.start.as_second(), window.end.as_second())),
+        (None, None) => None,
+    }
+}
+
 /// Changes near the onset, or in the window where there is none, in the namespaces that are looked at.
 pub fn relevant_changes(snapshot: &Snapshot, onset: Option<Timestamp>) -> Vec<Change> {
-    let (from, to) = match (onset, snapshot.window) {
-        (Some(onset), _) => (onset.as_second() - LOOK_BACK, onset.as_second() + LOOK_AHEAD),
-        (None, Some(window)) => (window.start.as_second(), window.end.as_second()),
-        (None, None) => return vec![],
-    };
+    let Some((from, to)) = near(snapshot, onset) else { return vec![] };
     let near = snapshot.changes.iter().filter(|change| (from..=to).contains(&change.time.as_second()));
     let wanted = snapshot.pods.iter().filter(|pod| snapshot.in_scope(pod.object.namespace()));
     let nodes: BTreeSet<&str> = wanted.map(|pod| pod.node.as_str()).collect();
@@ -143,7 +152,32 @@ pub fn relevant_changes(snapshot: &Snapshot, onset: Option<Timestamp>) -> Vec<Ch
     out
 }
 
-/// What happened, oldest first: changes, the onset, when each symptom began.
+/// Warnings of the cluster that came up near the onset, or in the window: of each sort about each object the first.
+fn warnings(snapshot: &Snapshot, onset: Option<Timestamp>) -> Vec<TimelineEntry> {
+    let Some((from, to)) = near(snapshot, onset) else { return vec![] };
+    let mut found: BTreeMap<(&str, &ObjectRef), (Timestamp, i64)> = BTreeMap::new();
+    let wanted = |event: &&Event| event.kind == "Warning" && snapshot.in_scope(&event.about.namespace);
+    for event in snapshot.events.iter().filter(wanted) {
+        let Some(first) = event.first.filter(|at| (from..=to).contains(&at.as_second())) else { continue };
+        let known = found.entry((&event.reason, &event.about)).or_insert((first, 0));
+        *known = (known.0.min(first), known.1.saturating_add(event.count));
+    }
+    let middle = onset.map_or(to, Timestamp::as_second);
+    let mut found: Vec<_> = found.into_iter().collect();
+    found.sort_by_key(|(_, (first, _))| first.as_second().abs_diff(middle));
+    let told = found.into_iter().take(MAX_WARNINGS).map(|((reason, about), (time, count))| TimelineEntry {
+        time,
+        kind: "Event".to_owned(),
+        text: if count > 1 {
+            format!("{reason} at {about}, {count} times")
+        } else {
+            format!("{reason} at {about}")
+        },
+    });
+    told.collect()
+}
+
+/// What happened, oldest first: changes, warnings of the cluster, the onset, when each symptom began.
 pub fn timeline(
     snapshot: &Snapshot,
     findings: &[Finding],
@@ -158,6 +192,7 @@ pub fn timeline(
             text: tell_change(change),
         })
         .collect();
+    out.extend(warnings(snapshot, onset));
     out.extend(onset.map(|time| TimelineEntry {
         time,
         kind: "Onset".to_owned(),
@@ -179,6 +214,10 @@ pub fn timeline(
     }
     out.sort_by(|a, b| (a.time, &a.kind, &a.text).cmp(&(b.time, &b.kind, &b.text)));
     out.dedup();
+    // Of too many, those around the onset.
+    let middle = out.iter().position(|entry| entry.kind == "Onset").unwrap_or(out.len());
+    let skipped = middle.saturating_sub(MAX_LINES / 2).min(out.len().saturating_sub(MAX_LINES));
+    out.drain(..skipped);
     out.truncate(MAX_LINES);
     out
 }

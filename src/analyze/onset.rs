@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use std::collections::BTreeMap;
 
 use super::anomaly::{Kind, Place};
+use super::beginnings;
 use super::series::prepare::{Reading, Readings};
 use super::series::shift::{self, own_share};
 use super::series::stats::median;
@@ -36,7 +37,7 @@ const CONVINCING: f64 = 2.0;
 pub enum Known {
     /// Somebody said so.
     Given,
-    /// Series jump there.
+    /// Series jump there, or spans and logs where no series does.
     Found,
 }
 
@@ -66,7 +67,11 @@ impl Derived for Estimate {
 pub fn estimate(snapshot: &Snapshot) -> Option<Onset> {
     let found = of_series(&snapshot.derived::<Readings>().0, snapshot.onset.map(to_unix));
     let given = snapshot.onset.map(|at| Onset { at, known: Known::Given, margin: 60.0 });
-    found.or(given)
+    let shown = || {
+        let (at, margin) = beginnings::together(snapshot)?;
+        Some(Onset { at, known: Known::Found, margin })
+    };
+    found.or(given).or_else(shown)
 }
 
 /// One reading that jumps: where, what, when, how surely.

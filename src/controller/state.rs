@@ -259,6 +259,7 @@ fn finish(
     status.root_causes = vec![];
     status.findings = vec![];
     status.timeline = vec![];
+    status.map = vec![];
     status.ruled_out = vec![];
     status.collectors = vec![];
     status.truncated = None;

@@ -37,7 +37,7 @@ impl GapReason {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Gap {
-    /// The source: `Logs`, `Events`, `Metrics`, `Traces`, `Mesh`, `Proxies`, `Objects` or `Bundle`.
+    /// The source: `Logs`, `Events`, `Metrics`, `Traces`, `Clocks`, `Mesh`, `Proxies`, `Objects` or `Bundle`.
     pub source: String,
     /// What is missing, in our words: `pods/log in namespace shop`.
     pub what: String,

@@ -96,6 +96,7 @@ pub fn answer(diagnosis: &Diagnosis) -> Answer {
         .map(|f| (f.severity, format!("{}{}", f.title, place(f)), f.meta.code));
     let mut closing: Vec<Section> = diagnosis.followed.iter().map(super::follow::section).collect();
     closing.extend(super::felt::sections(diagnosis));
+    closing.extend(super::flow::time(diagnosis));
     let not_this: Vec<String> =
         diagnosis.ruled_out.iter().map(|out| format!("{} ({})", out.what, out.why)).collect();
     if !not_this.is_empty() {

@@ -42,7 +42,8 @@ pub(super) fn cut_to_budget(status: &mut DebugSessionStatus) {
         cut.evidence += count(gone.evidence.len());
         cut.findings += 1;
     }
-    let steps: [fn(&mut DebugSessionStatus) -> usize; 6] = [
+    let steps: [fn(&mut DebugSessionStatus) -> usize; 7] = [
+        |status| std::mem::take(&mut status.map).len(),
         |status| std::mem::take(&mut status.ruled_out).len(),
         |status| std::mem::take(&mut status.history).len(),
         |status| std::mem::take(&mut status.timeline).len(),
@@ -70,6 +71,7 @@ pub fn minimal(status: &DebugSessionStatus) -> DebugSessionStatus {
     let evidence: usize = status.findings.iter().map(|finding| finding.evidence.len()).sum();
     let other = status.root_causes.len()
         + status.timeline.len()
+        + status.map.len()
         + status.ruled_out.len()
         + status.collectors.len()
         + status.history.len();
@@ -86,6 +88,7 @@ pub fn minimal(status: &DebugSessionStatus) -> DebugSessionStatus {
         root_causes: vec![],
         findings: vec![],
         timeline: vec![],
+        map: vec![],
         ruled_out: vec![],
         collectors: vec![],
         history: vec![],

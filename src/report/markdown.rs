@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::answer::{Line, Section, percent};
-use super::walk;
+use super::{flow, walk};
 use crate::analyze::diagnosis::{Diagnosis, Verdict};
 
 /// Renders a diagnosis; `name` is what was asked about.
@@ -38,6 +38,7 @@ pub fn render(diagnosis: &Diagnosis, name: &str) -> String {
         let _ = writeln!(out);
     }
     answer.closing.iter().for_each(|part| section(&mut out, part));
+    map(&mut out, diagnosis);
     if !diagnosis.timeline.is_empty() {
         let _ = writeln!(out, "### Timeline\n");
         for entry in &diagnosis.timeline {
@@ -50,6 +51,30 @@ pub fn render(diagnosis: &Diagnosis, name: &str) -> String {
         let _ = write!(out, "\n~~~~~~text\n{walk}~~~~~~\n");
     }
     out
+}
+
+/// Calls of the map; the JSON document has all.
+const MAX_CALLS: usize = 40;
+
+/// Who called whom, as a table.
+fn map(out: &mut String, diagnosis: &Diagnosis) {
+    let calls = flow::calls(diagnosis);
+    if calls.is_empty() || diagnosis.verdict == Verdict::Healthy {
+        return;
+    }
+    let _ =
+        writeln!(out, "### Map\n\n| caller | Service | requests | failed | 95 of 100 within | counted by |");
+    let _ = writeln!(out, "| --- | --- | ---: | ---: | ---: | --- |");
+    for (from, to, edge) in calls.iter().take(MAX_CALLS) {
+        let p95 = edge.p95_ms.map(flow::duration).unwrap_or_default();
+        let (from, to) = (escape(&from.name), escape(&to.to_string()));
+        let (failed, source) = (flow::failed(edge), flow::source(edge));
+        let _ = writeln!(out, "| {from} | {to} | {} | {failed} | {p95} | {source} |", edge.requests);
+    }
+    if calls.len() > MAX_CALLS {
+        let _ = writeln!(out, "\n{} more are in the JSON report.", calls.len() - MAX_CALLS);
+    }
+    let _ = writeln!(out);
 }
 
 fn section(out: &mut String, section: &Section) {

@@ -5,6 +5,7 @@
 pub mod answer;
 pub mod budget;
 pub mod felt;
+pub mod flow;
 pub mod follow;
 pub mod json;
 pub mod markdown;

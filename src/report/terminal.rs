@@ -29,9 +29,13 @@ pub fn render(diagnosis: &Diagnosis, name: &str, colour: bool) -> String {
             let _ = writeln!(out, "  {label} {}  {}", printable(title), paint.dim(code));
         }
     }
-    if !answer.closing.is_empty() {
+    // What was not seen stands last: it says how far the rest can be trusted.
+    let at = answer.closing.iter().take_while(|part| !part.heading.starts_with("Not ")).count();
+    let (first, last) = answer.closing.split_at_checked(at).unwrap_or_default();
+    let closing = [first, super::flow::sections(diagnosis).as_slice(), last].concat();
+    if !closing.is_empty() {
         let _ = writeln!(out);
-        for part in &answer.closing {
+        for part in &closing {
             section(&mut out, &paint, part);
         }
     }

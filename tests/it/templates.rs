@@ -4,7 +4,7 @@
 //! of the programs that the files are named after. The figures of `docs/performance.md` come from here:
 //! `cargo test --test it templates -- --nocapture`.
 
-use meshscope::analyze::logs::events::Events;
+use meshscope::analyze::logs::digest::Digest;
 use meshscope::model::log::LogStream;
 use meshscope::model::snapshot::Builder;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,8 +24,8 @@ fn accuracy(text: &str) -> (f64, f64) {
     let mut builder = Builder::new();
     builder.log(LogStream::read("n", "p", "c", false, log.as_bytes(), false));
     let snapshot = builder.finish();
-    let events = snapshot.derived::<Events>();
-    let found = &events.services.values().next().expect("a service").events;
+    let digest = snapshot.derived::<Digest>();
+    let found = &digest.events.services.values().next().expect("a service").events;
     assert_eq!(found.len(), labels.len(), "a stack is one entry with the line that it belongs to");
     let mut wanted: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();
     let mut groups: BTreeMap<u32, BTreeSet<usize>> = BTreeMap::new();

@@ -206,8 +206,6 @@ mod tests {
                 ObjectRef::new("Deployment", "n", from),
                 ServiceName::new("n", to),
                 Provenance::AccessLog,
-                1,
-                0,
             );
         }
         graph

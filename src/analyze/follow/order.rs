@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use super::lines::Found;
 use super::{Broke, Clock, Followed, MAX_STEPS, Seen, Step};
 use crate::analyze::anomaly::service_of_pod;
+use crate::analyze::clocks::Clocks;
 use crate::analyze::finding::{MAX_EXCERPT, cut};
 use crate::analyze::logs::record::{self, Level};
+use crate::analyze::logs::vector_clock::{in_causal_order, stamp};
 use crate::analyze::traces::Measured;
 use crate::analyze::traces::errors::{Failure, failure};
 use crate::analyze::traces::measure::shift;
@@ -28,7 +30,28 @@ struct Placed {
     name: ServiceName,
     /// How a span failed.
     failure: Option<Failure>,
-    error: bool,
+}
+
+impl Placed {
+    /// Whether it is a line or a record that tells of a failure.
+    fn is_error(&self) -> bool {
+        self.step.failed && self.step.seen != Seen::Span
+    }
+}
+
+/// What was seen, before it has a place.
+struct Sight<'a> {
+    seen: Seen,
+    name: ServiceName,
+    pod: &'a str,
+    /// Nanoseconds since 1970 by the first clock; `None` where nothing says.
+    at: Option<i64>,
+    depth: usize,
+    what: String,
+    outcome: String,
+    took: Option<u64>,
+    failed: bool,
+    failure: Option<Failure>,
 }
 
 /// The way of a request.
@@ -100,28 +123,58 @@ impl Way {
         let peer = spans.text(span.peer);
         let operation = spans.text(span.operation);
         let calls = span.is_outgoing() && measured.callee(at).is_none() && !peer.is_empty();
-        self.placed.push(Placed {
-            at: Some(begin),
-            end: begin.saturating_add_unsigned(span.duration),
-            step: Step {
-                time: from_unix(begin as f64 / 1e9),
-                service: name.to_string(),
-                pod: spans.emitter(span).map(|emitter| emitter.pod.clone()).unwrap_or_default(),
-                depth,
-                seen: Seen::Span,
-                what: if calls { format!("{operation} → {peer}") } else { operation.to_owned() },
-                outcome: outcome.join(": "),
-                took_ms: Some(span.duration as f64 / 1e6),
-                failed: span.failed(),
-            },
+        self.put(Sight {
+            seen: Seen::Span,
             name,
+            pod: spans.emitter(span).map_or("", |emitter| emitter.pod.as_str()),
+            at: Some(begin),
+            depth,
+            what: if calls { format!("{operation} → {peer}") } else { operation.to_owned() },
+            outcome: outcome.join(": "),
+            took: Some(span.duration),
+            failed: span.failed(),
             failure: failure(spans, measured, at),
-            error: false,
         });
+    }
+
+    fn put(&mut self, sight: Sight<'_>) {
+        let Sight { seen, name, pod, at, depth, what, outcome, took, failed, failure } = sight;
+        let step = Step {
+            time: at.and_then(|at| from_unix(at as f64 / 1e9)),
+            service: name.to_string(),
+            pod: pod.to_owned(),
+            depth,
+            seen,
+            what,
+            outcome,
+            took_ms: took.map(|nanos| nanos as f64 / 1e6),
+            failed,
+        };
+        let end = at.unwrap_or_default().saturating_add_unsigned(took.unwrap_or_default());
+        self.placed.push(Placed { at, end, step, name, failure });
+    }
+
+    /// Takes the clocks of pods whose spans are not in the trace from what all traces and requests show.
+    fn other_clocks(&mut self, snapshot: &Snapshot, found: &Found<'_>) {
+        let clocks = snapshot.derived::<Clocks>();
+        let first = self.placed.first().and_then(|first| clocks.of_service(&first.name));
+        let first = first.map_or(0, |clock| clock.ahead);
+        let lines = found.lines.iter().map(|(log, _)| log);
+        for log in lines.chain(found.access.iter().map(|(log, _)| log)) {
+            let name = service_of_pod(snapshot, &log.namespace, &log.pod);
+            let known = self
+                .behind
+                .keys()
+                .any(|(service, pod)| *service == name && (pod.is_empty() || *pod == log.pod));
+            if let Some(clock) = clocks.of_pod(snapshot, &log.namespace, &log.pod).filter(|_| !known) {
+                self.behind.insert((name, log.pod.clone()), first.saturating_sub(clock.ahead));
+            }
+        }
     }
 
     /// Puts lines and records between the spans.
     pub(super) fn lines(&mut self, snapshot: &Snapshot, found: &Found<'_>) {
+        self.other_clocks(snapshot, found);
         let spans = self.placed.len();
         for (log, line) in &found.lines {
             let name = service_of_pod(snapshot, &log.namespace, &log.pod);
@@ -129,23 +182,17 @@ impl Way {
             let read = record::parse(&line.text);
             let error = matches!(read.level, Some(Level::Error | Level::Fatal));
             let depth = self.depth(&name, at, spans);
-            self.placed.push(Placed {
-                at,
-                end: at.unwrap_or_default(),
-                step: Step {
-                    time: at.and_then(|at| from_unix(at as f64 / 1e9)),
-                    service: name.to_string(),
-                    pod: log.pod.clone(),
-                    depth,
-                    seen: Seen::Log,
-                    what: cut(line.text.trim(), MAX_EXCERPT).to_owned(),
-                    outcome: String::new(),
-                    took_ms: None,
-                    failed: error,
-                },
+            self.put(Sight {
+                seen: Seen::Log,
                 name,
+                pod: &log.pod,
+                at,
+                depth,
+                what: cut(line.text.trim(), MAX_EXCERPT).to_owned(),
+                outcome: String::new(),
+                took: None,
+                failed: error,
                 failure: None,
-                error,
             });
         }
         for (log, record) in &found.access {
@@ -160,23 +207,17 @@ impl Way {
             let details = if record.via_upstream() { "" } else { record.details.as_str() };
             let details = if details.is_empty() { String::new() } else { format!(": {details}") };
             let depth = self.depth(&name, at, spans);
-            self.placed.push(Placed {
-                at,
-                end: at.unwrap_or_default(),
-                step: Step {
-                    time: at.and_then(|at| from_unix(at as f64 / 1e9)),
-                    service: name.to_string(),
-                    pod: log.pod.clone(),
-                    depth,
-                    seen: Seen::AccessLog,
-                    what: format!("{} {} {} {side}", record.method, record.authority, record.path),
-                    outcome: format!("{code}{flags}{details}"),
-                    took_ms: Some(record.duration_ms as f64),
-                    failed: record.failed(),
-                },
+            self.put(Sight {
+                seen: Seen::AccessLog,
                 name,
+                pod: &log.pod,
+                at,
+                depth,
+                what: format!("{} {} {} {side}", record.method, record.authority, record.path),
+                outcome: format!("{code}{flags}{details}"),
+                took: Some(record.duration_ms.saturating_mul(1_000_000)),
+                failed: record.failed(),
                 failure: None,
-                error: record.failed(),
             });
         }
     }
@@ -205,6 +246,9 @@ impl Way {
             last = placed.at;
         }
         self.placed.sort_by_key(|placed| placed.at);
+        in_causal_order(&mut self.placed, |placed| {
+            if placed.step.seen == Seen::Log { stamp(&placed.step.what) } else { None }
+        });
         let broke = self.broke();
         let mut notes = vec![];
         if self.orphans > 0 {
@@ -249,7 +293,7 @@ impl Way {
             let said = self
                 .placed
                 .iter()
-                .find(|other| other.error && other.step.seen == Seen::Log && other.name == placed.name);
+                .find(|other| other.is_error() && other.step.seen == Seen::Log && other.name == placed.name);
             let said = said.map(|line| line.step.what.clone()).unwrap_or_default();
             return Some(Broke { step, why: why.to_owned(), said });
         }
@@ -262,7 +306,7 @@ impl Way {
                 said: String::new(),
             });
         }
-        let step = self.placed.iter().position(|placed| placed.error)?;
+        let step = self.placed.iter().position(Placed::is_error)?;
         Some(Broke { step, why: "it is the first line that is an error".to_owned(), said: String::new() })
     }
 }

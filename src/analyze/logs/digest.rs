@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::events::Events;
 use super::failure_text::{Kind, PoolState};
 use super::http::Load;
 use super::marks::{Mark, Marks};
@@ -17,6 +18,8 @@ use crate::model::object::ObjectRef;
 pub struct Digest {
     /// By what names the workload.
     pub workloads: BTreeMap<ObjectRef, WorkloadLog>,
+    /// Its lines as events, service by service.
+    pub events: Events,
 }
 
 /// What the logs of one workload's pods say.

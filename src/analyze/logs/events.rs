@@ -7,26 +7,24 @@ use super::client_error::failure;
 use super::digest::Place;
 use super::failure_text;
 use super::ids::{Ids, ids};
-use super::join::{Entry, MAX_LINES, entries};
+use super::join::{Entry, MAX_LINES};
 use super::mask::{WILD, mask_into};
-use super::reading::{Resolver, STACK_FIELDS, of_the_system, sample, written_time};
-use super::record::{Level, Record, parse};
+use super::reading::{Resolver, STACK_FIELDS, of_the_system, sample};
+use super::record::{Level, Record};
 use super::shape::is_frame;
 use super::stack::exception;
 use super::template::Shapes;
 use crate::analyze::anomaly::service_of_pod;
 use crate::model::log::LogStream;
-use crate::model::memo::Derived;
 use crate::model::network::ServiceName;
 use crate::model::snapshot::Snapshot;
-use crate::model::workload::is_proxy_container;
 
 /// Events kept of one service: 32 bytes each. What comes beyond is not looked at.
 pub const MAX_EVENTS: usize = 400_000;
 /// Lines below the head of an entry in which a failure is looked for.
 const MAX_STACK: usize = 24;
 
-/// The events of all logs.
+/// The events of all logs: a part of their [`Digest`](super::digest::Digest).
 #[derive(Debug, Default)]
 pub struct Events {
     /// By service, in order of their names.
@@ -81,23 +79,31 @@ pub struct Event {
     pub ids: Ids,
 }
 
-impl Derived for Events {
-    fn derive(snapshot: &Snapshot) -> Self {
-        let resolver = Resolver::new(snapshot);
+/// Makes events of lines as they are read.
+pub(super) struct EventsBuilder<'s> {
+    /// Services that series are about.
+    measured: BTreeSet<(&'s str, &'s str)>,
+    readers: BTreeMap<ServiceName, Reader>,
+}
+
+impl<'s> EventsBuilder<'s> {
+    pub(super) fn new(snapshot: &'s Snapshot) -> Self {
         let labels = snapshot.series.iter().map(|s| (s.label("namespace"), s.label("service")));
-        let measured: BTreeSet<(&str, &str)> = labels.filter(|(_, service)| !service.is_empty()).collect();
-        let mut readers: BTreeMap<ServiceName, Reader> = BTreeMap::new();
-        for stream in &snapshot.logs {
-            let ours = !is_proxy_container(&stream.container)
-                && !stream.container.starts_with("istio-")
-                && !stream.container.starts_with("linkerd-")
-                && snapshot.in_scope(&stream.namespace);
-            if ours {
-                let service = service_of(snapshot, &measured, &stream.namespace, &stream.pod);
-                readers.entry(service).or_default().read(stream, &resolver);
-            }
-        }
-        Events { services: readers.into_iter().map(|(service, reader)| (service, reader.finish())).collect() }
+        let measured = labels.filter(|(_, service)| !service.is_empty()).collect();
+        EventsBuilder { measured, readers: BTreeMap::new() }
+    }
+
+    /// What takes the entries of a log, in order.
+    pub(super) fn reader(&mut self, snapshot: &Snapshot, stream: &LogStream) -> &mut Reader {
+        let service = service_of(snapshot, &self.measured, &stream.namespace, &stream.pod);
+        let reader = self.readers.entry(service).or_default();
+        reader.last = None;
+        reader
+    }
+
+    pub(super) fn finish(self) -> Events {
+        let services = self.readers.into_iter().map(|(service, reader)| (service, reader.finish()));
+        Events { services: services.collect() }
     }
 }
 
@@ -123,8 +129,11 @@ struct Kept {
     sample: (String, Place),
 }
 
+/// Makes events of the lines of one service.
 #[derive(Default)]
-struct Reader {
+pub(super) struct Reader {
+    /// When the entry before came, within one log.
+    last: Option<Timestamp>,
     shapes: Shapes,
     kept: Vec<Option<Kept>>,
     events: Vec<Event>,
@@ -133,36 +142,32 @@ struct Reader {
 }
 
 impl Reader {
-    fn read(&mut self, stream: &LogStream, resolver: &Resolver) {
-        let mut last = None;
-        for entry in entries(&stream.lines) {
-            if self.events.len() >= MAX_EVENTS {
-                return;
-            }
-            let record = parse(entry.head());
-            // A line without a time came right after the one before it.
-            let at = entry.time().or_else(|| written_time(&record, entry.head())).or(last);
-            last = at;
-            let Some(at) = at else { continue };
-            let level = self.statement(&record, &entry);
-            mask_into(&self.text, &mut self.masked);
-            let shape = self.shapes.number(&self.masked);
-            let slot = shape as usize;
-            if slot >= self.kept.len() {
-                self.kept.resize_with(slot + 1, || None);
-            }
-            if let Some(kept) = self.kept.get_mut(slot) {
-                match kept {
-                    Some(kept) => kept.level = kept.level.max(level),
-                    None => *kept = Some(look(stream, &entry, &record, level, resolver)),
-                }
-            }
-            self.events.push(Event {
-                at: at.as_microsecond(),
-                template: shape,
-                ids: ids(&record, entry.head()),
-            });
+    /// Takes an entry with the time that it carries.
+    pub(super) fn read(
+        &mut self,
+        stream: &LogStream,
+        entry: &Entry<'_>,
+        record: &Record<'_>,
+        at: Option<Timestamp>,
+        resolver: &Resolver,
+    ) {
+        // A line without a time came right after the one before it.
+        self.last = at.or(self.last);
+        let Some(at) = self.last.filter(|_| self.events.len() < MAX_EVENTS) else { return };
+        let level = self.statement(record, entry);
+        mask_into(&self.text, &mut self.masked);
+        let shape = self.shapes.number(&self.masked);
+        let slot = shape as usize;
+        if slot >= self.kept.len() {
+            self.kept.resize_with(slot + 1, || None);
         }
+        if let Some(kept) = self.kept.get_mut(slot) {
+            match kept {
+                Some(kept) => kept.level = kept.level.max(level),
+                None => *kept = Some(look(stream, entry, record, level, resolver)),
+            }
+        }
+        self.events.push(Event { at: at.as_microsecond(), template: shape, ids: ids(record, entry.head()) });
     }
 
     /// Writes what names the statement into `text`: where it stands, its words, what was thrown. Answers its level.

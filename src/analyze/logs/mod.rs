@@ -3,9 +3,10 @@
 //! ```text
 //! lines ─join─> entries ─record─> level, message, fields ─┬─http─────────> requests served, load as users felt it
 //!                                                         ├─client_error─> calls that failed
-//!                                                         └─template─────> errors by shape
+//!                                                         ├─template─────> errors by shape
+//!                                                         └─shape, ids───> events: which statement, when, of which request
 //! ```
-//! [`digest`] sums it all up once for each workload. Everything here is bounded: a log is hostile until read.
+//! [`digest`] sums it all up in one pass. Everything here is bounded: a log is hostile until read.
 
 pub mod anomalies;
 pub mod client_error;
@@ -26,3 +27,4 @@ pub mod stack;
 pub mod target;
 pub mod template;
 pub mod tls;
+pub mod vector_clock;

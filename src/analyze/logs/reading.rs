@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::client_error::{Failure, failure};
 use super::digest::{CallGroup, Digest, ErrorGroup, Place, Request, WorkloadLog};
+use super::events::EventsBuilder;
 use super::failure_text::{Kind, PoolState, pool_state};
 use super::http;
 use super::join::{Entry, MAX_LINES, entries};
@@ -60,17 +61,28 @@ impl Derived for Digest {
     fn derive(snapshot: &Snapshot) -> Self {
         let resolver = Resolver::new(snapshot);
         let mut building: BTreeMap<ObjectRef, Builder> = BTreeMap::new();
+        let mut events = EventsBuilder::new(snapshot);
         for stream in &snapshot.logs {
             let ours = !is_proxy_container(&stream.container)
                 && !stream.container.starts_with("istio-")
                 && !stream.container.starts_with("linkerd-")
                 && snapshot.in_scope(&stream.namespace);
-            if ours {
-                let workload = snapshot.owner_by_name(&stream.namespace, &stream.pod);
-                building.entry(workload).or_default().read(stream, &resolver);
+            if !ours {
+                continue;
+            }
+            let workload = snapshot.owner_by_name(&stream.namespace, &stream.pod);
+            let builder = building.entry(workload).or_default();
+            let reader = events.reader(snapshot, stream);
+            // Reading a line costs more than anything that is made of it: all is made of one reading.
+            for entry in entries(&stream.lines) {
+                let record = parse(entry.head());
+                let at = entry.time().or_else(|| written_time(&record, entry.head()));
+                builder.read(stream, &entry, &record, at, &resolver);
+                reader.read(stream, &entry, &record, at, &resolver);
             }
         }
-        Digest { workloads: building.into_iter().map(|(workload, b)| (workload, b.finish())).collect() }
+        let workloads = building.into_iter().map(|(workload, b)| (workload, b.finish())).collect();
+        Digest { workloads, events: events.finish() }
     }
 }
 
@@ -117,31 +129,34 @@ struct Builder {
 }
 
 impl Builder {
-    fn read(&mut self, stream: &LogStream, resolver: &Resolver) {
-        for entry in entries(&stream.lines) {
-            self.log.entries += 1;
-            let record = parse(entry.head());
-            let at = entry.time().or_else(|| written_time(&record, entry.head()));
-            if let Some(at) = at {
-                let (first, last) = self.log.span.unwrap_or((at, at));
-                self.log.span = Some((first.min(at), last.max(at)));
+    fn read(
+        &mut self,
+        stream: &LogStream,
+        entry: &Entry<'_>,
+        record: &Record<'_>,
+        at: Option<Timestamp>,
+        resolver: &Resolver,
+    ) {
+        self.log.entries += 1;
+        if let Some(at) = at {
+            let (first, last) = self.log.span.unwrap_or((at, at));
+            self.log.span = Some((first.min(at), last.max(at)));
+        }
+        for line in std::iter::once(entry.head()).chain(entry.rest()) {
+            if let Some(mark) = marks::mark(line) {
+                let place = || Place { pod: stream.pod.clone(), container: stream.container.clone() };
+                marks::add(&mut self.log.marks, mark, line, at, place);
+                break;
             }
-            for line in std::iter::once(entry.head()).chain(entry.rest()) {
-                if let Some(mark) = marks::mark(line) {
-                    let place = || Place { pod: stream.pod.clone(), container: stream.container.clone() };
-                    marks::add(&mut self.log.marks, mark, line, at, place);
-                    break;
-                }
+        }
+        if let Some(served) = http::served(record).or_else(|| http::served_in_text(entry.head())) {
+            if self.log.served.len() < MAX_REQUESTS {
+                self.log.served.push(Request { at, status: served.status, millis: served.millis });
             }
-            if let Some(served) = http::served(&record).or_else(|| http::served_in_text(entry.head())) {
-                if self.log.served.len() < MAX_REQUESTS {
-                    self.log.served.push(Request { at, status: served.status, millis: served.millis });
-                }
-            } else if let Some(load) = http::load(&record) {
-                self.log.loads.push((at, load));
-            } else {
-                self.trouble(stream, &entry, &record, at, resolver);
-            }
+        } else if let Some(load) = http::load(record) {
+            self.log.loads.push((at, load));
+        } else {
+            self.trouble(stream, entry, record, at, resolver);
         }
     }
 

@@ -65,6 +65,11 @@ pub struct DebugSessionStatus {
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Atomic)]
     pub timeline: Vec<TimelineEntry>,
+    /// Who called whom and how it went: what fails most first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 12))]
+    #[x_kube(merge_strategy = ListMerge::Atomic)]
+    pub map: Vec<MapEntry>,
     /// What it is not, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]
@@ -410,6 +415,28 @@ pub struct TimelineEntry {
     /// What, in one sentence.
     #[schemars(length(max = 512))]
     pub text: String,
+}
+
+/// Calls of one workload to one Service.
+#[derive(KubeSchema, Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MapEntry {
+    /// The workload that calls, such as `Deployment shop/front`.
+    #[schemars(length(max = 384))]
+    pub from: String,
+    /// The Service that is called, such as `shop/checkout`.
+    #[schemars(length(max = 320))]
+    pub to: String,
+    /// How often.
+    pub requests: i64,
+    /// How often it failed.
+    pub failed: i64,
+    /// What 95 of 100 requests took at most, in milliseconds; absent where nothing tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub p95_milliseconds: Option<i64>,
+    /// What counted them: `AccessLog`, `Metrics` or `Trace`, which is mostly a sample.
+    #[schemars(length(max = 32))]
+    pub source: String,
 }
 
 /// Something that was looked for and is not the cause.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Snapshot;
 use crate::model::fields::Fields;
-use crate::model::graph::{Graph, Provenance};
+use crate::model::graph::{Counted, Graph, Provenance};
 use crate::model::mesh::istio;
 use crate::model::network::{Service, ServiceName};
 use crate::model::object::ObjectRef;
@@ -69,21 +69,17 @@ pub(super) fn graph(snapshot: &Snapshot, manifest: &[(String, String)]) -> Graph
         let known: BTreeSet<ObjectRef> = if behind.is_empty() { pods.collect() } else { behind };
         graph.backing.insert(service.service_name(), known);
     }
-    for edge in &snapshot.traffic {
-        let Some(service) = &edge.service else { continue };
-        match edge.reporter {
-            Reporter::Source => graph.add(
-                edge.workload.clone(),
-                service.clone(),
-                Provenance::AccessLog,
-                edge.requests,
-                edge.failures(),
-            ),
-            Reporter::Destination => {
-                if let Some(caller) = &edge.peer {
-                    graph.add(caller.clone(), service.clone(), Provenance::AccessLog, 0, 0);
-                }
+    // The caller's proxy sees what never arrives as well, so its count is the one to believe.
+    for side in [Reporter::Source, Reporter::Destination] {
+        let mut edges: BTreeMap<(&ObjectRef, &ServiceName), Counted> = BTreeMap::new();
+        for edge in snapshot.traffic.iter().filter(|edge| edge.reporter == side) {
+            let caller = if side == Reporter::Source { Some(&edge.workload) } else { edge.peer.as_ref() };
+            if let (Some(caller), Some(service)) = (caller, &edge.service) {
+                edges.entry((caller, service)).or_default().extend(counted(edge));
             }
+        }
+        for ((caller, service), counted) in edges {
+            graph.count(caller.clone(), service.clone(), Provenance::AccessLog, &counted);
         }
     }
     metric_edges(snapshot, &mut graph);
@@ -98,14 +94,24 @@ pub(super) fn graph(snapshot: &Snapshot, manifest: &[(String, String)]) -> Graph
         let (caller, callee) = (name(caller), name(callee));
         let workloads = graph.backing.get(&caller).cloned().filter(|w| !w.is_empty());
         for workload in workloads.unwrap_or_else(|| [caller.reference()].into()) {
-            graph.add(workload, callee.clone(), Provenance::Manifest, 0, 0);
+            graph.add(workload, callee.clone(), Provenance::Manifest);
         }
     }
     graph
 }
 
-/// Edges that counters of requests name.
+/// The requests of an edge of an access log. Of each outcome only the first durations are kept: each stands for its share of all.
+fn counted(edge: &EdgeTraffic) -> Counted {
+    let took = edge.outcomes.iter().filter(|outcome| !outcome.connection).flat_map(|outcome| {
+        let weight = outcome.count as f64 / outcome.durations.len().max(1) as f64;
+        outcome.durations.iter().map(move |millis| (*millis as f64, weight))
+    });
+    Counted { requests: edge.requests, failures: edge.failures(), took: took.collect() }
+}
+
+/// Edges that counters of requests name, with what they count: by the caller's proxy, else by the callee's.
 fn metric_edges(snapshot: &Snapshot, graph: &mut Graph) {
+    let mut edges: BTreeMap<(bool, ObjectRef, ServiceName), Counted> = BTreeMap::new();
     for series in &snapshot.series {
         match series.name.as_str() {
             "istio_requests_total" | "istio_tcp_connections_opened_total" => {
@@ -123,7 +129,15 @@ fn metric_edges(snapshot: &Snapshot, graph: &mut Graph) {
                 });
                 let caller = caller
                     .map_or_else(|| ObjectRef::new("Deployment", namespace, name), |w| w.reference().clone());
-                graph.add(caller, callee, Provenance::Metrics, 0, 0);
+                let by_callee = series.label("reporter") == "destination";
+                let edge = edges.entry((by_callee, caller, callee)).or_default();
+                if series.name == "istio_requests_total" {
+                    let grown = series.total_increase().unwrap_or_default().max(0.0).round() as u64;
+                    let code = series.label("response_code");
+                    let failed = code.starts_with('5') || code == "0";
+                    edge.requests += grown;
+                    edge.failures += if failed { grown } else { 0 };
+                }
             }
             "envoy_cluster_upstream_rq" | "envoy_cluster_upstream_rq_total" => {
                 let Some((_, host)) = series.label("cluster_name").rsplit_once('|') else { continue };
@@ -134,11 +148,14 @@ fn metric_edges(snapshot: &Snapshot, graph: &mut Graph) {
                 let active = series.max().unwrap_or(0.0) > 0.0;
                 if active && snapshot.service(&callee).is_some() && !series.label("pod").is_empty() {
                     let caller = snapshot.owner_by_name(series.label("namespace"), series.label("pod"));
-                    graph.add(caller, callee, Provenance::Metrics, 0, 0);
+                    graph.add(caller, callee, Provenance::Metrics);
                 }
             }
             _ => {}
         }
+    }
+    for ((_, caller, callee), counted) in edges {
+        graph.count(caller, callee, Provenance::Metrics, &counted);
     }
 }
 
@@ -188,7 +205,7 @@ fn named_edges(snapshot: &Snapshot, graph: &mut Graph) {
                 texts.extend(values.filter_map(|(_, value)| value.as_str().map(str::to_owned)));
             }
             for callee in texts.iter().flat_map(|text| named(text, namespace)) {
-                graph.add(workload.reference().clone(), callee, Provenance::Environment, 0, 0);
+                graph.add(workload.reference().clone(), callee, Provenance::Environment);
             }
         }
     }
@@ -202,7 +219,7 @@ fn named_edges(snapshot: &Snapshot, graph: &mut Graph) {
                 .find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '.')))
                 .unwrap_or(rest.len());
             for callee in named(rest.get(..end).unwrap_or_default(), &log.namespace) {
-                graph.add(caller.clone(), callee, Provenance::Log, 0, 0);
+                graph.add(caller.clone(), callee, Provenance::Log);
             }
         }
     }

@@ -16,8 +16,10 @@ mod weigh;
 use jiff::Timestamp;
 use std::collections::BTreeSet;
 
+use super::digest::Digest;
 use super::events::{Events, Template};
 use crate::analyze::anomaly::{Anomaly, bounded};
+use crate::analyze::clocks::Clocks;
 use crate::analyze::finding::Evidence;
 use crate::model::mesh::istio::{full_host, service_of_host};
 use crate::model::network::ServiceName;
@@ -27,15 +29,15 @@ use crate::model::span::Spans;
 /// Anomalies of all logs and of the cluster's events, the strongest first. `onset` is when the trouble began, as far as somebody knows: it may be a minute or
 /// so late. Where nobody knows, the logs are split where they change most.
 pub fn anomalies(snapshot: &Snapshot, onset: Option<Timestamp>) -> Vec<Anomaly> {
-    let events = snapshot.derived::<Events>();
-    let context = Context::new(snapshot, &events, onset);
+    let digest = snapshot.derived::<Digest>();
+    let context = Context::new(snapshot, &digest.events, onset);
     let mut out = cluster::anomalies(snapshot, onset);
     if !context.clock.is_empty() {
         let (broken, stepping) = steps::anomalies(&context);
         out.extend(broken);
         out.extend(counts::anomalies(&context, &stepping));
     }
-    bounded(out)
+    bounded(snapshot.derived::<Clocks>().put_right(out))
 }
 
 /// What all looks at logs share.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::graph::{Graph, Provenance};
+use crate::model::graph::{Counted, Graph, Provenance};
 use crate::model::mesh::istio;
 use crate::model::network::ServiceName;
 use crate::model::object::ObjectRef;
@@ -19,23 +19,22 @@ pub(super) fn draw(snapshot: &Snapshot, graph: &mut Graph) {
     let forest = Forest::of(spans);
     let services: Vec<ServiceName> = spans.services().to_vec();
     // By caller's emitter and callee's service: calls, and those that failed.
-    let mut calls: BTreeMap<(u32, usize), (u64, u64)> = BTreeMap::new();
-    let mut outside: BTreeMap<(u32, Name), (u64, u64)> = BTreeMap::new();
-    let count = |slot: &mut (u64, u64), failed: bool| {
-        slot.0 += 1;
-        slot.1 += u64::from(failed);
-    };
+    let mut calls: BTreeMap<(u32, usize), Counted> = BTreeMap::new();
+    let mut outside: BTreeMap<(u32, Name), Counted> = BTreeMap::new();
+    let millis = |span: &Span| span.duration as f64 / 1e6;
     for (at, span) in spans.all().iter().enumerate() {
         let own = spans.service_index(span);
         if let Some(parent) = forest.parent(at).and_then(|parent| spans.all().get(parent))
             && spans.service_index(parent) != own
         {
-            count(calls.entry((parent.emitter, own)).or_default(), parent.failed() || span.failed());
+            // The caller waits for the way as well, where its own side of the call has a span.
+            let felt = if parent.is_outgoing() { parent } else { span };
+            calls.entry((parent.emitter, own)).or_default().add(felt.failed() || span.failed(), millis(felt));
         }
         let alone = || forest.children(at).filter_map(|child| spans.all().get(child));
         let away = |child: &Span| spans.service_index(child) != own;
         if span.is_outgoing() && !span.peer.is_empty() && !alone().any(away) {
-            count(outside.entry((span.emitter, span.peer)).or_default(), span.failed());
+            outside.entry((span.emitter, span.peer)).or_default().add(span.failed(), millis(span));
         }
     }
     let callers: Vec<BTreeSet<ObjectRef>> = spans
@@ -62,23 +61,18 @@ pub(super) fn draw(snapshot: &Snapshot, graph: &mut Graph) {
         Some(ServiceName::new(namespace, name)).filter(|name| known.contains(name))
     };
     let named =
-        outside.iter().filter_map(|((emitter, peer), n)| Some((*emitter, resolve(*emitter, *peer)?, *n)));
+        outside.into_iter().filter_map(|((emitter, peer), n)| Some((emitter, resolve(emitter, peer)?, n)));
     let seen = calls
-        .iter()
-        .filter_map(|((emitter, callee), n)| Some((*emitter, services.get(*callee)?.clone(), *n)));
-    let mut edges: BTreeMap<(&ObjectRef, ServiceName), (u64, u64)> = BTreeMap::new();
-    for (emitter, callee, (all, failed)) in seen.chain(named) {
+        .into_iter()
+        .filter_map(|((emitter, callee), n)| Some((emitter, services.get(callee)?.clone(), n)));
+    let mut edges: BTreeMap<(&ObjectRef, ServiceName), Counted> = BTreeMap::new();
+    for (emitter, callee, counted) in seen.chain(named) {
         for caller in callers.get(emitter as usize).into_iter().flatten() {
-            let edge = edges.entry((caller, callee.clone())).or_default();
-            edge.0 += all;
-            edge.1 += failed;
+            edges.entry((caller, callee.clone())).or_default().extend(counted.clone());
         }
     }
-    for ((caller, callee), (all, failed)) in edges {
-        let key = (caller.clone(), callee.clone());
-        let counted = graph.edges.get(&key).is_some_and(|edge| edge.requests > 0);
-        let (all, failed) = if counted { (0, 0) } else { (all, failed) };
-        graph.add(caller.clone(), callee, Provenance::Trace, all, failed);
+    for ((caller, callee), counted) in edges {
+        graph.count(caller.clone(), callee, Provenance::Trace, &counted);
     }
 }
 
