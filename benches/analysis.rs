@@ -6,7 +6,8 @@
 //!   failed calls and errors grouped).
 //! - `templates/*`: lines of eighteen kinds of logs (`tests/logs`): masked, against one regular expression that masks the same sorts of values;
 //!   then all of it, joined, parsed, grouped into statements and searched for anomalies, over three decades of lines.
-//! - `mesh_objects/*`: 10,000 objects of a mesh: parsing their JSON (the limit), normalising them, running all rules.
+//! - `mesh_objects/*`: 10,000 objects of a mesh: parsing their JSON (the limit), normalising them, running all rules, and trying the
+//!   fixes of one fault.
 //!
 //! `cargo bench --bench analysis`
 
@@ -21,12 +22,13 @@
 )]
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use meshscope::analyze::diagnosis::{Options, analyze};
+use meshscope::analyze::diagnosis::{Diagnosis, Options, analyze};
 use meshscope::analyze::logs::anomalies::anomalies;
 use meshscope::analyze::logs::digest::Digest;
 use meshscope::analyze::logs::mask::mask_into;
+use meshscope::analyze::trial::Trial;
 use meshscope::collect::assemble::assemble;
-use meshscope::collect::material::Material;
+use meshscope::collect::material::{LogFile, Material};
 use meshscope::model::log::LogStream;
 use meshscope::model::snapshot::Builder;
 use serde_json::{Value, json};
@@ -228,6 +230,27 @@ fn objects() -> Vec<Value> {
     out
 }
 
+/// The same where one route leads to a subset that nothing defines, and a caller feels it.
+fn broken() -> Material {
+    let mut objects = objects();
+    let route = objects.iter_mut().find(|object| object["kind"] == "VirtualService").expect("a route");
+    route["spec"]["http"][0]["route"][0]["destination"]["subset"] = json!("v9");
+    let mut log = String::new();
+    for i in 0..600 {
+        let (time, result) = (format!("2026-11-22T03:{:02}:{:02}.000Z", i / 60, i % 60), if i > 200 { "503 NC cluster_not_found" } else { "200 - via_upstream" });
+        log.push_str(&format!("{time} [{time}] \"GET /x HTTP/1.1\" {result} - \"-\" 0 0 0 - \"-\" \"c\" \"id-{i}\" \"service-0.team-0\" \"-\" - - 10.96.0.1:80 10.0.0.1:42404 - default\n"));
+    }
+    let log = LogFile {
+        namespace: "team-1".to_owned(),
+        pod: "service-1-0".to_owned(),
+        container: "istio-proxy".to_owned(),
+        previous: false,
+        bytes: log.into_bytes(),
+        truncated: false,
+    };
+    Material { objects, logs: vec![log], ..Material::default() }
+}
+
 fn mesh_objects(criterion: &mut Criterion) {
     let text = serde_json::to_vec(&Value::Array(objects())).expect("JSON");
     let mut group = criterion.benchmark_group("mesh_objects");
@@ -245,6 +268,15 @@ fn mesh_objects(criterion: &mut Criterion) {
     });
     let snapshot = assemble(Material { objects: objects(), ..Material::default() });
     group.bench_function("analyze with all rules", |b| {
+        b.iter(|| analyze(black_box(&snapshot), &Options::default()))
+    });
+    let snapshot = assemble(broken());
+    let tried = |diagnosis: &Diagnosis| {
+        let mut remedies = diagnosis.findings.iter().flat_map(|finding| &finding.remedies);
+        remedies.any(|remedy| matches!(&remedy.trial, Some(Trial::Verified(_))))
+    };
+    assert!(tried(&analyze(&snapshot, &Options::default())));
+    group.bench_function("analyze, and try the fixes of what fails", |b| {
         b.iter(|| analyze(black_box(&snapshot), &Options::default()))
     });
     group.finish();

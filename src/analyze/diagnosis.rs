@@ -17,7 +17,7 @@ use super::rule::Rule;
 use super::series::load::Growth;
 use super::traces::path::Requests;
 use super::trial;
-use super::twin::Twin;
+use super::twin::{Twin, beyond};
 use super::twin::answer::Answer;
 use super::twin::ask::{Ask, describe};
 use crate::model::change::Change;
@@ -329,7 +329,11 @@ pub fn analyze(snapshot: &Snapshot, options: &Options) -> Diagnosis {
 
 /// Asks the twin. Where the model fails on this input, that costs the answer and not the run.
 fn answered(snapshot: &Snapshot, ask: &Ask) -> Asked {
-    let answer = catch_unwind(AssertUnwindSafe(|| Twin::new(snapshot).answer(ask)));
+    let answer = catch_unwind(AssertUnwindSafe(|| {
+        let mut answer = Twin::new(snapshot).answer(ask);
+        beyond::tell(snapshot, &mut answer);
+        answer
+    }));
     let answer = answer.unwrap_or_else(|_| {
         Answer::not_modelled(
             &ask.name,

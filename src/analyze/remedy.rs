@@ -63,6 +63,9 @@ pub struct Remedy {
     /// The change as data, where it makes, deletes or scales something.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub whole: Option<Whole>,
+    /// The way back as data, where it makes, deletes or scales something: what the commands of `rollback` do, in their order.
+    #[serde(skip)]
+    pub back: Vec<Whole>,
     /// What came of trying it on the snapshot; none where nobody tried.
     #[serde(skip)]
     pub trial: Option<Trial>,
@@ -91,6 +94,7 @@ impl Remedy {
             no_rollback: String::new(),
             inverse: Some(Patch { target, operations: inverse }),
             whole: None,
+            back: vec![],
             trial: None,
         })
     }
@@ -106,6 +110,7 @@ impl Remedy {
             no_rollback: String::new(),
             inverse: None,
             whole: None,
+            back: vec![],
             trial: None,
         }
     }
@@ -121,6 +126,7 @@ impl Remedy {
             no_rollback: String::new(),
             inverse: None,
             whole: None,
+            back: vec![],
             trial: None,
         }
     }
@@ -159,6 +165,7 @@ impl Remedy {
         };
         Remedy {
             whole: Some(Whole::Scale(workload.field(""), to)),
+            back: vec![Whole::Scale(workload.field(""), from)],
             ..Remedy::commands(summary, vec![command(to)], vec![command(from)])
         }
     }
@@ -166,37 +173,33 @@ impl Remedy {
     /// `kubectl apply` of objects that are not there yet, taken back by deleting them.
     pub fn create(manifests: Vec<Value>, summary: impl Into<String>) -> Self {
         let texts: Vec<String> = manifests.iter().map(Value::to_string).collect();
-        let delete = manifests.iter().rev().filter_map(|manifest| {
-            let r = Object::read(manifest.clone())?.reference;
-            Some(format!("kubectl {}delete {} {}", scope(&r), resource(&r), quote(&r.name)))
-        });
-        let delete = delete.collect();
+        let made = manifests.iter().rev().filter_map(|manifest| Object::read(manifest.clone()));
+        let made: Vec<ObjectRef> = made.map(|object| object.reference).collect();
+        let delete = made
+            .iter()
+            .map(|r| format!("kubectl {}delete {} {}", scope(r), resource(r), quote(&r.name)))
+            .collect();
         let apply = format!("kubectl apply -f - <<'EOF'\n{}\nEOF", texts.join("\n---\n"));
-        Remedy { whole: Some(Whole::Create(manifests)), ..Remedy::commands(summary, vec![apply], delete) }
+        Remedy {
+            whole: Some(Whole::Create(manifests)),
+            back: made.into_iter().map(Whole::Delete).collect(),
+            ..Remedy::commands(summary, vec![apply], delete)
+        }
     }
 
     /// `kubectl delete` of an object, taken back by applying it as it was.
     pub fn delete(object: &Object, summary: impl Into<String>) -> Self {
         let r = &object.reference;
-        let mut body = (*object.body).clone();
-        if let Some(top) = body.as_object_mut() {
-            top.remove("status");
-        }
-        if let Some(meta) = body.pointer_mut("/metadata").and_then(Value::as_object_mut) {
-            for field in ["uid", "resourceVersion", "generation", "creationTimestamp", "selfLink"] {
-                meta.remove(field);
-            }
-            if let Some(annotations) = meta.get_mut("annotations").and_then(Value::as_object_mut) {
-                annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
-            }
-        }
+        let body = written(&object.body);
+        let apply = format!("kubectl apply -f - <<'EOF'\n{body}\nEOF");
         Remedy {
             risk: Risk::Medium,
             whole: Some(Whole::Delete(r.clone())),
+            back: vec![Whole::Create(vec![body])],
             ..Remedy::commands(
                 summary,
                 vec![format!("kubectl {}delete {} {}", scope(r), resource(r), quote(&r.name))],
-                vec![format!("kubectl apply -f - <<'EOF'\n{body}\nEOF")],
+                vec![apply],
             )
         }
     }
@@ -216,6 +219,23 @@ impl Remedy {
         self.risk = risk;
         self
     }
+}
+
+/// What somebody wrote of an object: without what the API server and controllers add.
+pub fn written(body: &Value) -> Value {
+    let mut body = body.clone();
+    if let Some(top) = body.as_object_mut() {
+        top.remove("status");
+    }
+    if let Some(meta) = body.pointer_mut("/metadata").and_then(Value::as_object_mut) {
+        for field in ["uid", "resourceVersion", "generation", "creationTimestamp", "selfLink"] {
+            meta.remove(field);
+        }
+        if let Some(annotations) = meta.get_mut("annotations").and_then(Value::as_object_mut) {
+            annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
+        }
+    }
+    body
 }
 
 /// The inverse of one operation on a body.

@@ -9,11 +9,14 @@ use std::process::ExitCode;
 use crate::analyze::diagnosis::{Options, analyze};
 use crate::analyze::finding::Finding;
 use crate::analyze::twin::Twin;
+use crate::analyze::twin::gateway_api::unmatched;
 use crate::analyze::twin::reach::{MAX_ASKED, Reach, reach};
 use crate::collect::assemble::assemble;
 use crate::collect::bundle;
 use crate::model::network::{Service, ServiceName};
+use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
+use crate::model::source::Location;
 use crate::report;
 use crate::report::json::SubjectView;
 
@@ -49,13 +52,42 @@ pub enum Output {
 struct Document<'a> {
     version: u32,
     services: &'a [Reach],
-    unmatched_routes: Vec<Unmatched<'a>>,
+    unmatched_routes: &'a [Unmatched],
 }
 
+/// A route that no request matches.
 #[derive(Debug, Serialize)]
-struct Unmatched<'a> {
+struct Unmatched {
     route: SubjectView,
-    title: &'a str,
+    title: String,
+    #[serde(skip)]
+    location: Option<Location>,
+}
+
+/// Routes that no request matches: of VirtualServices, as the rule for them says, and of the Gateway API.
+fn unmatched_routes(snapshot: &Snapshot, findings: &[Finding]) -> Vec<Unmatched> {
+    let mut out: Vec<Unmatched> = findings
+        .iter()
+        .map(|finding| Unmatched {
+            route: (&finding.subject).into(),
+            title: finding.title.clone(),
+            location: finding.location.clone(),
+        })
+        .collect();
+    let own: Vec<unmatched::Unmatched> = unmatched::unmatched(snapshot)
+        .into_iter()
+        .filter(|found| snapshot.in_scope(&found.route.namespace))
+        .collect();
+    let subjects: Vec<&ObjectRef> = own.iter().map(|found| &found.route).collect();
+    let locations = snapshot.locate(&subjects);
+    for (found, location) in own.iter().zip(locations) {
+        let title = format!(
+            "{} {} never matches: {} of {} takes its requests first",
+            found.route, found.route.field_path, found.by.field_path, found.by
+        );
+        out.push(Unmatched { route: (&found.route).into(), title, location });
+    }
+    out
 }
 
 impl Args {
@@ -68,7 +100,7 @@ impl Args {
         let all: Vec<Reach> = services.into_iter().map(|service| reach(&twin, service, &mut left)).collect();
         let options = Options { rules: vec![SHADOWED.to_owned()], ..Options::default() };
         let diagnosis = analyze(&snapshot, &options);
-        let routes: Vec<&Finding> = diagnosis.findings.iter().collect();
+        let routes = unmatched_routes(&snapshot, &diagnosis.findings);
         match self.output {
             Output::Text => {
                 let colour = super::colour();
@@ -77,14 +109,11 @@ impl Args {
                 } else {
                     report::reach::overview(&all, colour) + "\n"
                 };
-                super::print(&(told + &report::reach::unmatched(&routes)))
+                let routes = routes.iter().map(|route| (route.title.as_str(), route.location.as_ref()));
+                super::print(&(told + &report::reach::unmatched(routes)))
             }
             Output::Json => {
-                let unmatched_routes = routes
-                    .iter()
-                    .map(|finding| Unmatched { route: (&finding.subject).into(), title: &finding.title })
-                    .collect();
-                let document = Document { version: 1, services: &all, unmatched_routes };
+                let document = Document { version: 1, services: &all, unmatched_routes: &routes };
                 super::print(&format!("{}\n", serde_json::to_string_pretty(&document)?))
             }
         }

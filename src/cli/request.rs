@@ -7,7 +7,7 @@ use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::analyze::twin::Twin;
+use crate::analyze::twin::{Twin, beyond};
 use crate::analyze::twin::answer::Answer;
 use crate::analyze::twin::ask::{Ask, Named, Origin, Protocol, Request, Tls, place};
 use crate::collect::assemble::assemble;
@@ -73,7 +73,11 @@ impl Args {
             Output::Json => print_json(asks.iter().map(|ask| twin.answer(ask))),
             Output::Text => {
                 let colour = super::colour();
-                let walks = asks.iter().map(|ask| walk::render(&title(ask), &twin.answer(ask), colour));
+                let walks = asks.iter().map(|ask| {
+                    let mut answer = twin.answer(ask);
+                    beyond::tell(&snapshot, &mut answer);
+                    walk::render(&title(ask), &answer, colour)
+                });
                 super::print(&walks.collect::<Vec<_>>().join("\n"))
             }
         }

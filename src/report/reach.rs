@@ -4,8 +4,8 @@ use owo_colors::{OwoColorize, Style};
 use std::fmt::Write;
 
 use super::terminal::printable;
-use crate::analyze::finding::Finding;
 use crate::analyze::twin::reach::{Access, Passage, Reach};
+use crate::model::source::Location;
 
 /// Requests of one source that are shown.
 const MAX_REQUESTS: usize = 4;
@@ -94,15 +94,15 @@ pub fn overview(all: &[Reach], colour: bool) -> String {
     out
 }
 
-/// The routes that no request can match.
-pub fn unmatched(routes: &[&Finding]) -> String {
+/// The routes that no request can match: what is said of each, and where it stands.
+pub fn unmatched<'r>(routes: impl Iterator<Item = (&'r str, Option<&'r Location>)>) -> String {
     let mut out = String::new();
-    if !routes.is_empty() {
-        let _ = writeln!(out, "Routes that never match");
-    }
-    for finding in routes {
-        let place = finding.location.as_ref().map_or_else(String::new, |location| format!(" ({location})"));
-        let _ = writeln!(out, "  {}{place}", printable(&finding.title));
+    for (title, location) in routes {
+        if out.is_empty() {
+            let _ = writeln!(out, "Routes that never match");
+        }
+        let place = location.map_or_else(String::new, |location| format!(" ({location})"));
+        let _ = writeln!(out, "  {}{}", printable(title), printable(&place));
     }
     out
 }

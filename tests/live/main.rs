@@ -27,6 +27,7 @@
 )]
 
 mod answer;
+mod environment;
 mod fault;
 mod healthy;
 mod kubectl;
@@ -35,23 +36,17 @@ mod shop;
 mod table;
 
 use std::collections::VecDeque;
-use std::io::Write as _;
 use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use environment::number;
 use fault::Fault;
 use kubectl::Kubectl;
 use table::Row;
 
-/// A number from the environment.
-fn number(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
-}
-
-/// Says something to who watches the run. Not `eprintln!`: what a passing test prints that way is not shown.
+/// Says something to who watches the run.
 fn say(text: &str) {
-    let _ = writeln!(std::io::stderr(), "live: {text}");
+    environment::say("live", text);
 }
 
 /// The faults to run: those that are named, a sample, or all.

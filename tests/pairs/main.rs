@@ -28,29 +28,26 @@
 mod api;
 mod dice;
 mod draw;
+#[path = "../live/environment.rs"]
+mod environment;
 mod judge;
 mod policies;
+mod rest;
 mod routes;
 mod world;
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use meshscope::analyze::twin::Twin;
 use serde_json::{Value, json};
 
+use environment::number;
 use judge::Verdict;
 
-/// A number from the environment.
-fn number(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
-}
-
-/// Says something to who watches the run. Not `eprintln!`: what a passing test prints that way is not shown.
+/// Says something to who watches the run.
 fn say(text: &str) {
-    let _ = writeln!(std::io::stderr(), "pairs: {text}");
+    environment::say("pairs", text);
 }
 
 #[test]
@@ -88,8 +85,16 @@ fn the_twin_says_what_real_proxies_do() {
             let (mut seen, mut verdict) = (seen.clone(), judge::judge(&question.ask, &answer, &seen));
             if matches!(verdict, Verdict::Disagree(_)) {
                 // A connection of the configuration before may have been closed under it; what is so stays so.
-                seen = world.ask_again(question);
-                verdict = judge::judge(&question.ask, &answer, &seen);
+                let (again, quiet) = world.ask_again(question);
+                let second = judge::judge(&question.ask, &answer, &again);
+                let what = if matches!(second, Verdict::Disagree(_)) { "still disagrees" } else { "is settled" };
+                let rest = if quiet { "one configuration all the while" } else { "proxies that do not rest" };
+                say(&format!(
+                    "seed {}, {}: asked once more, with {rest}: it {what}; first {verdict:?}",
+                    seed.wrapping_add(index),
+                    question.ask["request"]
+                ));
+                (seen, verdict) = (again, second);
             }
             match verdict {
                 Verdict::Agree => agreed += 1,

@@ -13,11 +13,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::api::{Api, wait};
+use crate::rest;
 
 /// How often something is looked at that is waited for.
 const PACE: Duration = Duration::from_millis(250);
 /// What proxies give to connections of a configuration that is gone, and a little more: then none of them judges.
-const DRAIN: Duration = Duration::from_millis(1_700);
+pub(crate) const DRAIN: Duration = Duration::from_millis(1_700);
 /// The host whose answer tells which configuration a proxy has.
 const MARKER: &str = "marker.pair";
 
@@ -357,7 +358,18 @@ impl<'a> World<'a> {
                 }
             });
         }
-        std::thread::sleep(DRAIN);
+        rest::wait(self.api, &self.proxies());
+    }
+
+    /// The pods whose proxies decide.
+    fn proxies(&self) -> Vec<rest::Proxy> {
+        let all = ["web", "api-v1", "api-v2", "pay", "gate", "front-istio"];
+        let of = |name: &str| {
+            let (namespace, pod) = &self.pods[name];
+            // The controller that makes the last one tells it nothing of draining.
+            (namespace.clone(), pod.clone(), name != "front-istio")
+        };
+        all.into_iter().map(of).collect()
     }
 
     /// Has a pod send requests.
@@ -409,11 +421,22 @@ impl<'a> World<'a> {
         out
     }
 
-    /// The same of one request, a while later.
-    pub(crate) fn ask_again(&mut self, question: &Question) -> Value {
-        std::thread::sleep(DRAIN);
-        self.again += 1;
-        self.ask(std::slice::from_ref(question)).remove(0)
+    /// The same of one request once more, and whether the proxies had one configuration all the while. Where they had not, it
+    /// is asked again, a few times.
+    pub(crate) fn ask_again(&mut self, question: &Question) -> (Value, bool) {
+        const TIMES: usize = 5;
+        let proxies = self.proxies();
+        let mut seen = Value::Null;
+        for _ in 0..TIMES {
+            rest::wait(self.api, &proxies);
+            let before = rest::configuration(self.api, &proxies);
+            self.again += 1;
+            seen = self.ask(std::slice::from_ref(question)).remove(0);
+            if before.is_ok() && before == rest::configuration(self.api, &proxies) {
+                return (seen, true);
+            }
+        }
+        (seen, false)
     }
 
     /// What names a request in proxies' logs.

@@ -9,6 +9,7 @@ mod compare;
 mod near;
 mod outcome;
 mod settle;
+mod there_and_back;
 
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -262,8 +263,7 @@ fn restores(before: &Snapshot, remedy: &Remedy) -> bool {
         let back = after.and_then(|after| patched(&after, &inverse.operations));
         return back.is_some_and(|back| object.is_some_and(|object| *object.body == back));
     }
-    // What is made is deleted again, what is deleted is applied from the object itself, and a number is set to the one before.
-    remedy.whole.is_some() && !remedy.rollback.is_empty()
+    remedy.whole.as_ref().is_some_and(|whole| there_and_back::leads_back(before, whole, &remedy.back))
 }
 
 /// Puts remedies that bring an Error, or break a request, behind those that do not; the new place of the one at `take_back`.

@@ -181,6 +181,12 @@ pub struct Answer {
     /// The decisions in order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<Step>,
+    /// The longest that the request takes by the route that sends it on, in milliseconds; none where that limits nothing.
+    #[serde(skip)]
+    pub allowed: Option<u64>,
+    /// How often the route sends a request in all that the application answers with a failure; 0 where no route does.
+    #[serde(skip)]
+    pub tries: u64,
     /// Shares of the requests that fail where the others do not; `steps` tell them.
     #[serde(skip)]
     pub lost: Vec<Lost>,

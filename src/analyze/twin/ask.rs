@@ -60,6 +60,9 @@ pub enum ProxyType {
     Sidecar,
     /// A gateway.
     Router,
+    /// A waypoint, which no question names by itself: it is met on the way.
+    #[serde(skip)]
+    Waypoint,
 }
 
 /// A proxy as such: no object of the snapshot needs to stand for it.

@@ -11,6 +11,7 @@ pub mod address;
 pub mod answer;
 pub mod ask;
 mod backend;
+pub mod beyond;
 pub mod deliver;
 pub mod endpoints;
 pub mod gateway_api;
@@ -27,6 +28,7 @@ mod respond;
 pub mod simulate;
 mod source;
 mod walk;
+pub mod waypoint;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -72,7 +74,7 @@ pub struct Twin<'a> {
     proxies: Mutex<BTreeMap<ProxyKey, Arc<Proxy<'a>>>>,
     /// What stands behind ports of Services.
     endpoints: Mutex<HashMap<PortKey, Arc<Behind<'a>>>>,
-    /// What serves Gateways of Istio's, by name.
+    /// What serves Gateways of Istio's, by name, and waypoints.
     serving: Mutex<HashMap<String, Option<Party<'a>>>>,
     /// What Gateways of the Gateway API listen on, by namespace, name and port.
     doors: Mutex<HashMap<(String, String, u16), Arc<Door<'a>>>>,
@@ -116,15 +118,17 @@ impl<'a> Twin<'a> {
 
     /// What serves a Gateway of Istio's: a pod that its selector picks, or what would make one.
     pub fn serving(&self, gateway: &Declaration) -> Option<Party<'a>> {
-        let known = self.serving.lock().unwrap_or_else(PoisonError::into_inner).get(&gateway.name).cloned();
+        self.served_by(&gateway.name, |twin| source::serving(twin, gateway))
+    }
+
+    /// What serves something of a name, looked for once.
+    fn served_by(&self, name: &str, find: impl FnOnce(&Self) -> Option<Party<'a>>) -> Option<Party<'a>> {
+        let known = self.serving.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
         if let Some(known) = known {
             return known;
         }
-        let found = source::serving(self, gateway);
-        self.serving
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(gateway.name.clone(), found.clone());
+        let found = find(self);
+        self.serving.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), found.clone());
         found
     }
 

@@ -4,7 +4,7 @@ use core::net::IpAddr;
 
 use super::Twin;
 use super::answer::{Answer, Outcome, Step};
-use super::ask::{Mode, Named, ProxyNode, ProxyType, Request, Target};
+use super::ask::{self, Mode, Named, ProxyNode, ProxyType, Request};
 use super::backend;
 use super::deliver::{Leg, door};
 use super::endpoints::Endpoint;
@@ -15,9 +15,14 @@ use super::istio::proxy::ProxyKey;
 use super::istio::targets::named_port;
 use super::listener::Connection;
 use super::party::{Party, Peer};
+use super::policy;
+use super::registry::Host;
+use super::registry::Origin::Entry;
 use super::resolve::{Place, Resolved, Unresolved, resolve};
 use super::simulate;
+use super::waypoint::{self, Target};
 use crate::model::fields::Fields;
+use crate::model::mesh::istio::full_host;
 use crate::model::network::TargetPort;
 use crate::model::object::ObjectRef;
 use crate::model::selector::Labels;
@@ -50,7 +55,12 @@ pub(super) fn from_peer(twin: &Twin<'_>, from: &Peer<'_>, request: &Request, ans
         port,
         request,
         routing: None,
+        door: false,
     };
+    let carried = party.filter(|party| proxied.is_none() && stream && policy::captured(twin.snapshot, party));
+    if carried.is_some() && through_waypoint(&leg, answer) {
+        return;
+    }
     match proxied {
         Some(party) => through_sidecar(party, &leg, resolved.by_mesh, answer),
         None => match &resolved.place {
@@ -61,6 +71,35 @@ pub(super) fn from_peer(twin: &Twin<'_>, from: &Peer<'_>, request: &Request, ans
             Place::Address(ip) => leg.reach_outside(Some(*ip), &ip.to_string(), answer),
             Place::Outside(name) => leg.reach_outside(None, name, answer),
         },
+    }
+}
+
+/// Through the waypoint before the destination of a pod whose connections ztunnel carries; `false` where none stands there.
+fn through_waypoint(leg: &Leg<'_, '_, '_>, answer: &mut Answer) -> bool {
+    let registry = &leg.twin.registry;
+    let entry = |host: &&Host<'_>| matches!(host.origin, Entry(_));
+    match leg.place {
+        // The name of a headless Service leads to a pod's own address.
+        Place::Service(service) if service.headless() => {
+            let pods = leg.twin.snapshot.pods_behind(service).find(|pod| pod.ready() || !pod.has_status());
+            let Some(pod) = pods else { return false };
+            waypoint::carry(leg, Target::Pod(&Party::of_pod(leg.twin.snapshot, pod)), "ztunnel", answer)
+        }
+        Place::Service(service) => {
+            let full = full_host(service.object.name(), service.object.namespace());
+            let own = registry.named(&full).find(|host| !entry(host));
+            own.is_some_and(|host| waypoint::carry(leg, Target::Host(host), "ztunnel", answer))
+        }
+        Place::Pod(party) => waypoint::carry(leg, Target::Pod(party), "ztunnel", answer),
+        Place::Outside(name) => {
+            let own = registry.find_with_port(name, leg.namespace, leg.port);
+            let own = own.or_else(|| registry.pattern_for(name, leg.namespace)).filter(entry);
+            own.is_some_and(|host| waypoint::carry(leg, Target::Host(host), "ztunnel", answer))
+        }
+        Place::Address(ip) => {
+            let own = registry.at(*ip).into_iter().find(entry);
+            own.is_some_and(|host| waypoint::carry(leg, Target::Host(host), "ztunnel", answer))
+        }
     }
 }
 
@@ -89,7 +128,7 @@ fn through_sidecar(party: &Party<'_>, leg: &Leg<'_, '_, '_>, by_mesh: bool, answ
         labels: party.labels().clone(),
         ips: party.ips().to_vec(),
     };
-    if let Some(at) = envoy_filter::changing(twin.snapshot, &node, Mode::Outbound) {
+    if let Some(at) = envoy_filter::changing(twin.snapshot, &node, Mode::Outbound, leg.port) {
         return answer.give_up(format!("{} of {at} changes the proxy's configuration", at.field_path));
     }
     let dns = by_mesh || dns_capture(twin, Some(party));
@@ -167,11 +206,11 @@ pub(super) fn at_gateway(twin: &Twin<'_>, named: &Named, request: &Request, answ
             ips: vec![],
         },
     };
-    if let Some(at) = envoy_filter::changing(twin.snapshot, &node, Mode::Gateway) {
-        return answer.give_up(format!("{} of {at} changes the proxy's configuration", at.field_path));
-    }
     let outside = request.destination_port();
     let port = pods_port(twin, serving.as_ref(), outside);
+    if let Some(at) = envoy_filter::changing(twin.snapshot, &node, Mode::Gateway, port) {
+        return answer.give_up(format!("{} of {at} changes the proxy's configuration", at.field_path));
+    }
     if port != outside {
         answer
             .steps
@@ -197,7 +236,7 @@ pub(super) fn at_gateway(twin: &Twin<'_>, named: &Named, request: &Request, answ
             proxy: false,
         },
     };
-    if !door::admits(twin.snapshot, &party, request, answer) {
+    if !door::admits(twin, &party, request, answer) {
         return;
     }
     if let Some(onward) = onward {
@@ -250,8 +289,8 @@ pub(super) fn through_proxy(
     answer: &mut Answer,
 ) {
     let ip: Option<IpAddr> = match &request.to {
-        Some(Target::Ip { ip }) => ip.parse().ok(),
-        Some(Target::Object(_)) => match resolve(twin, request, &node.namespace, false) {
+        Some(ask::Target::Ip { ip }) => ip.parse().ok(),
+        Some(ask::Target::Object(_)) => match resolve(twin, request, &node.namespace, false) {
             Ok(resolved) => resolved.ip,
             Err(Unresolved::NoSuchName(why) | Unresolved::Unknown(why)) => return answer.give_up(why),
         },
@@ -260,7 +299,7 @@ pub(super) fn through_proxy(
         }
         None => None,
     };
-    if let Some(at) = envoy_filter::changing(twin.snapshot, node, mode) {
+    if let Some(at) = envoy_filter::changing(twin.snapshot, node, mode, request.destination_port()) {
         return answer.give_up(format!("{} of {at} changes the proxy's configuration", at.field_path));
     }
     // Addresses that the mesh's own name server gives out are known to its clients alone.

@@ -204,7 +204,7 @@ pub fn hostname_in_common(listener: &Listener<'_>, route: &Route) -> bool {
 }
 
 /// Whether a listener takes routes of a namespace. An unseen Namespace object is given the benefit of the doubt.
-fn namespace_allowed(snapshot: &Snapshot, listener: &Listener<'_>, namespace: &str) -> bool {
+pub fn namespace_allowed(snapshot: &Snapshot, listener: &Listener<'_>, namespace: &str) -> bool {
     match listener.body.text("allowedRoutes.namespaces.from").unwrap_or("Same") {
         "All" => true,
         "None" => false,

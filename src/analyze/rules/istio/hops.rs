@@ -32,6 +32,11 @@ impl Hop<'_> {
         Some(retries.int("attempts").unwrap_or(DEFAULT_ATTEMPTS).max(0))
     }
 
+    /// Whether a failure that the application answered with is tried again.
+    pub fn tries_answers_again(&self) -> bool {
+        tries_answers_again(self.route.body.text("retries.retryOn"))
+    }
+
     /// The longest that a request can take here, in seconds: all attempts, or the whole time-out where that is shorter.
     pub fn longest(&self) -> Option<f64> {
         let per_try = self.route.body.seconds("retries.perTryTimeout").filter(|seconds| *seconds > 0.0);
@@ -41,6 +46,17 @@ impl Hop<'_> {
             (tries, whole) => tries.or(whole),
         }
     }
+}
+
+/// Whether `retryOn` names failures that the application answered with. Without it only what never arrived is tried again, and
+/// 503 of proxies.
+pub fn tries_answers_again(retry_on: Option<&str>) -> bool {
+    retry_on.is_some_and(|on| {
+        on.split(',').map(str::trim).any(|word| {
+            matches!(word, "5xx" | "gateway-error" | "reset" | "retriable-4xx" | "retriable-status-codes")
+                || word.bytes().all(|b| b.is_ascii_digit()) && !word.is_empty()
+        })
+    })
 }
 
 /// The route to each Service inside the mesh.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::analyze::rules::near::nearest;
 use crate::analyze::rules::seen::{self, Seen};
 use crate::model::fields::Fields;
 use crate::model::mesh::istio::{
@@ -85,6 +86,17 @@ impl<'a> Hosts<'a> {
             None if host.ends_with(CLUSTER_DOMAIN) || host.ends_with(".svc") => Known::Unseen,
             None => Known::Nothing,
         }
+    }
+
+    /// Whether a host that stands in an object of `namespace` is not there, and would have been seen in namespace `own`.
+    pub fn missing(&self, host: &str, namespace: &str, own: &str) -> bool {
+        self.seen(own) && matches!(self.look_up(host, namespace), Known::Nothing)
+    }
+
+    /// The host that was probably meant by one that is not there.
+    pub fn near(&self, host: &str, namespace: &str) -> Option<String> {
+        let candidates = self.candidates(host, namespace);
+        nearest(&full_host(host, namespace), candidates.iter().map(String::as_str)).map(str::to_owned)
     }
 
     /// A Service name in another domain than Istio's default: the cluster's own domain was changed.

@@ -8,7 +8,6 @@ use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Sever
 use crate::analyze::remedy::{Prevention, Remedy, pointer};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::traffic::{Failures, failures_of, text};
-use crate::model::fields::Fields;
 use crate::model::network::ServiceName;
 use crate::model::snapshot::Snapshot;
 
@@ -60,7 +59,7 @@ impl Check for RetriesMultiply {
             .into_iter()
             .filter(|(service, _)| snapshot.in_scope(&service.namespace))
             .filter_map(|(service, hop)| {
-                let attempts = hop.attempts().filter(|n| *n > 0 && reaches_application(&hop))?;
+                let attempts = hop.attempts().filter(|n| *n > 0 && hop.tries_answers_again())?;
                 Some((service, (hop, attempts)))
             })
             .collect();
@@ -144,18 +143,6 @@ impl Check for RetriesMultiply {
         }
         finding
     }
-}
-
-/// Whether a failure that the application answered with is tried again.
-fn reaches_application(hop: &Hop<'_>) -> bool {
-    let on = hop.route.body.text("retries.retryOn");
-    // Without `retryOn` only what never arrived is tried again, and 503 of proxies.
-    on.is_some_and(|on| {
-        on.split(',').map(str::trim).any(|word| {
-            matches!(word, "5xx" | "gateway-error" | "reset" | "retriable-4xx" | "retriable-status-codes")
-                || word.bytes().all(|b| b.is_ascii_digit()) && !word.is_empty()
-        })
-    })
 }
 
 /// The way with the largest product from a service on, over services that retry.

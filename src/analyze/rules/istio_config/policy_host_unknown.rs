@@ -6,8 +6,7 @@ use super::support::asked_about;
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role};
 use crate::analyze::remedy::{Prevention, Remedy, pointer};
 use crate::analyze::rule::{Check, Declared};
-use crate::analyze::rules::istio::hosts::{Hosts, Known, server_host, unread};
-use crate::analyze::rules::near::nearest;
+use crate::analyze::rules::istio::hosts::{Hosts, server_host, unread};
 use crate::analyze::traffic::text;
 use crate::model::fields::Fields;
 use crate::model::mesh::istio::{full_host, host_matches, service_of_host};
@@ -69,10 +68,8 @@ impl Check for PolicyHostUnknown {
                 if host.contains('*') || everywhere || !is_unknown(snapshot, &hosts, host, own.namespace()) {
                     continue;
                 }
-                let candidates = hosts.candidates(host, own.namespace());
-                let full = full_host(host, own.namespace());
-                let near = nearest(&full, candidates.iter().map(String::as_str));
-                out.push(Fact { object: own, path, written, near: near.map(str::to_owned) });
+                let near = hosts.near(host, own.namespace());
+                out.push(Fact { object: own, path, written, near });
             }
         }
         out
@@ -120,7 +117,7 @@ fn listed(object: &Object) -> Vec<(String, &str)> {
 fn is_unknown(snapshot: &Snapshot, hosts: &Hosts<'_>, host: &str, own: &str) -> bool {
     let full = full_host(host, own);
     let Some((namespace, _)) = service_of_host(&full) else { return false };
-    if !hosts.seen(&namespace) || !matches!(hosts.look_up(host, own), Known::Nothing) {
+    if !hosts.missing(host, own, &namespace) {
         return false;
     }
     let covers = |pattern: &str| host_matches(pattern, host) || host_matches(pattern, &full);

@@ -5,8 +5,7 @@ use serde_json::json;
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role};
 use crate::analyze::remedy::{Prevention, Remedy, pointer};
 use crate::analyze::rule::{Check, Declared};
-use crate::analyze::rules::istio::hosts::{Hosts, Known, unread};
-use crate::analyze::rules::near::nearest;
+use crate::analyze::rules::istio::hosts::{Hosts, unread};
 use crate::analyze::traffic::text;
 use crate::model::fields::Fields;
 use crate::model::object::Object;
@@ -65,17 +64,16 @@ impl Check for SidecarHostUnknown {
                         continue;
                     };
                     let namespace = if scope == "." { own.namespace() } else { scope };
-                    if matches!(scope, "*" | "~") || host.contains('*') || !hosts.seen(namespace) {
+                    if matches!(scope, "*" | "~") || host.contains('*') {
                         continue;
                     }
                     let mut routes = snapshot.istio.virtual_services.iter();
-                    if !matches!(hosts.look_up(host, namespace), Known::Nothing)
+                    if !hosts.missing(host, namespace, namespace)
                         || routes.any(|vs| vs.object.namespace() == namespace && vs.covers(host))
                     {
                         continue;
                     }
-                    let candidates = hosts.candidates(host, namespace);
-                    let near = nearest(host, candidates.iter().map(String::as_str)).map(str::to_owned);
+                    let near = hosts.near(host, namespace);
                     let path = format!("spec.egress[{listener}].hosts[{at}]");
                     out.push(Fact { object: own, path, scope, host, near });
                 }

@@ -5,6 +5,7 @@ use crate::analyze::twin::answer::{Answer, Backend, Outcome, Step};
 use crate::analyze::twin::backend;
 use crate::analyze::twin::endpoints::{Behind, Endpoint, behind};
 use crate::analyze::twin::policy::ClientTls;
+use crate::analyze::twin::waypoint::is_waypoint;
 use crate::model::network::{Service, ServicePort, TargetPort};
 use crate::model::selector::Labels;
 
@@ -21,7 +22,7 @@ impl Leg<'_, '_, '_> {
         }
         let backend = backend::of_service(service, self.port);
         let tls = ClientTls::AsSent(self.request.tls);
-        let found = self.service_share(service, (self.port, &Labels::new()), (&tls, backend), answer);
+        let found = self.service_share(service, (self.port, &Labels::new(), None), (&tls, backend), answer);
         self.finish(found, answer);
     }
 
@@ -50,7 +51,8 @@ impl Leg<'_, '_, '_> {
     /// The same to a pod.
     pub fn to_pod(&self, pod: Endpoint<'_>, answer: &mut Answer) {
         let backend = Backend { weight: 1, ..backend::of_party(&pod.party, self.port) };
-        let tls = ClientTls::AsSent(self.request.tls);
+        let from_waypoint = self.from.party().is_some_and(|party| is_waypoint(party.labels()));
+        let tls = if from_waypoint { ClientTls::Auto } else { ClientTls::AsSent(self.request.tls) };
         let found = self.admitted(&[pod], (&tls, backend), answer);
         self.finish(found, answer);
     }

@@ -14,7 +14,7 @@ use crate::model::snapshot::Snapshot;
 /// Whether policies at the gateway admit a request. They look at it before any route answers, and after TLS: where no filter
 /// chain took the connection, nobody asks them. Of the client nothing but the request is known: where its address or identity
 /// decides, the twin cannot say.
-pub fn admits(snapshot: &Snapshot, gateway: &Party<'_>, request: &Request, answer: &mut Answer) -> bool {
+pub fn admits(twin: &Twin<'_>, gateway: &Party<'_>, request: &Request, answer: &mut Answer) -> bool {
     let taken = !matches!(
         answer.error,
         Some(
@@ -36,7 +36,7 @@ pub fn admits(snapshot: &Snapshot, gateway: &Party<'_>, request: &Request, answe
         path: &request.path,
         headers: Some(&request.headers),
     });
-    let verdict = policy::at_the_door(snapshot, gateway, request, arriving);
+    let verdict = policy::at_the_door(twin, gateway, request, arriving);
     answer.steps.extend(verdict.steps);
     match verdict.ruling {
         Ruling::Allowed => true,
@@ -79,7 +79,7 @@ pub fn send_on(
     let from = Peer::Pod(party);
     let place = Place::Outside(request.authority().0);
     let leg =
-        Leg { twin, from: &from, namespace, labels, place: &place, ip: None, port, request, routing: None };
+        Leg { twin, from: &from, namespace, labels, place: &place, ip: None, port, request, routing: None, door: true };
     leg.deliver(onward, answer);
 }
 

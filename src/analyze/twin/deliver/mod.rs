@@ -1,10 +1,13 @@
 //! The last part of a request's way: from the destinations that a proxy chose to the pods that take it.
 
+mod backend_tls;
 mod direct;
 pub mod door;
 mod ejection;
 mod entry;
+mod near;
 mod outside;
+mod waypoint_share;
 
 use core::net::IpAddr;
 use serde_json::Value;
@@ -20,10 +23,11 @@ use super::http::table::{Destination, Weighted};
 use super::istio::destination_rule::Applying;
 use super::party::Peer;
 use super::policy::{self, Arriving, ClientTls, Normalization, Passage, Ruling};
-use super::registry::Origin;
+use super::registry::{Host, Origin};
 use super::resolve::Place;
 use super::respond::Routing;
 use super::simulate::Onward;
+use super::waypoint;
 use crate::model::fields::Fields;
 use crate::model::network::Service;
 use crate::model::object::ObjectRef;
@@ -50,6 +54,8 @@ pub struct Leg<'l, 'a, 'p> {
     pub request: &'l Request,
     /// The HTTP side of what a proxy does with it; none for bytes.
     pub routing: Option<&'l Routing>,
+    /// Whether a gateway sends it.
+    pub door: bool,
 }
 
 /// What becomes of one destination's share.
@@ -193,10 +199,22 @@ impl Leg<'_, '_, '_> {
                 return missing(why);
             }
         };
-        let tls = client_tls(rules.as_ref(), subset, port, answer);
         let backend = backend::of(self.twin, &to.to, self.namespace).unwrap_or_default();
+        if self.door && waypoint::takes_from_gateways(self.twin.snapshot, host.object()) {
+            if let Some(share) = self.waypoint_share(host, port, &backend, answer) {
+                return share;
+            }
+        }
+        let tls = match self.backend_tls(host, rules.as_ref(), port, answer) {
+            Some(Ok(tls)) => tls,
+            Some(Err(share)) => return share,
+            None => client_tls(rules.as_ref(), subset, port, answer),
+        };
         match host.origin {
-            Origin::Service(service) => self.service_share(service, (port, &labels), (&tls, backend), answer),
+            Origin::Service(service) => {
+                let near = Some((rules.as_ref(), subset));
+                self.service_share(service, (port, &labels, near), (&tls, backend), answer)
+            }
             Origin::Entry(_) => self.entry_share(host, (&labels, backend), (&tls, port), answer),
         }
     }
@@ -205,7 +223,7 @@ impl Leg<'_, '_, '_> {
     fn service_share(
         &self,
         service: &Service,
-        (port, labels): (u16, &Labels),
+        (port, labels, near): (u16, &Labels, Option<(Option<&Applying<'_>>, &str)>),
         (tls, backend): (&ClientTls, Backend),
         answer: &mut Answer,
     ) -> Share {
@@ -220,7 +238,15 @@ impl Leg<'_, '_, '_> {
         let Some(service) = self.twin.snapshot.service(&service.service_name()) else {
             return Share::Unknown(format!("{} is not among what was read", service.reference()));
         };
-        match &*self.twin.behind(service, own, labels) {
+        let behind = self.twin.behind(service, own, labels);
+        let beside = match &*behind {
+            Behind::Pods(pods) => match self.on_node(service, pods, answer) {
+                Ok(left) => Behind::Pods(left),
+                Err(why) => return Share::Failed { status: Some(503), flag: "UH", why },
+            },
+            other => other.clone(),
+        };
+        match &beside {
             // Without a proxy at the source nobody ejects.
             Behind::Pods(pods) if matches!(tls, ClientTls::AsSent(_)) => {
                 self.admitted(pods, (tls, backend), answer)
@@ -230,7 +256,14 @@ impl Leg<'_, '_, '_> {
                 self.admitted(pods, (&tls, backend), answer)
             }
             Behind::Pods(pods) => match self.not_ejected(&backend, pods, answer) {
-                Ok(left) => self.admitted(&left, (tls, backend), answer),
+                Ok(left) => {
+                    // Where some are ejected requests may spill over to places farther away.
+                    let left = match near.filter(|_| left.len() == pods.len()) {
+                        Some((rules, subset)) => self.nearest((rules, subset, port), left, answer),
+                        None => left,
+                    };
+                    self.admitted(&left, (tls, backend), answer)
+                }
                 Err(why) => Share::Failed { status: Some(503), flag: "UH", why },
             },
             Behind::Nobody(why) => {
@@ -245,6 +278,31 @@ impl Leg<'_, '_, '_> {
                 Share::Taken(backend)
             }
         }
+    }
+
+    /// What a BackendTLSPolicy of the host says, unless a DestinationRule beside the client, or one that sets a policy beside the
+    /// host, comes before it. `Err`: it lets no connection come about.
+    fn backend_tls(
+        &self,
+        host: &Host<'_>,
+        rules: Option<&Applying<'_>>,
+        port: u16,
+        answer: &mut Answer,
+    ) -> Option<Result<ClientTls, Share>> {
+        let rule = rules.and_then(Applying::reference);
+        let of_host = rule.is_none_or(|rule| rule.namespace == host.namespace);
+        if !of_host || rules.is_some_and(|rules| rules.policy("", port, "tls").is_some()) {
+            return None;
+        }
+        let found = backend_tls::of(self.twin.snapshot, host, port)?;
+        let Some((field, why)) = found.broken else {
+            let said = format!("the proxy speaks TLS to it and expects a certificate for {}", found.hostname);
+            answer.steps.push(Step::by(&found.policy.field("spec.validation.hostname"), said));
+            return Some(Ok(ClientTls::Originate));
+        };
+        let why = format!("{} lets no certificate be verified, so that every connection fails: {why}", found.policy);
+        answer.steps.push(Step::by(&found.policy.field(field), why.clone()));
+        Some(Err(Share::Failed { status: self.routing.is_some().then_some(503), flag: "UF", why }))
     }
 
     /// What a proxy chooses for the pods of a headless Service: it knows no pod by itself, so that it speaks mutual TLS to all

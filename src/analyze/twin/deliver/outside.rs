@@ -36,7 +36,7 @@ impl Leg<'_, '_, '_> {
             // The address of a Service that the proxy does not see: the node's own rules take it to a pod.
             Place::Service(service) => {
                 let backend = backend::of_service(service, self.port);
-                let own = (self.port, &Labels::new());
+                let own = (self.port, &Labels::new(), None);
                 match self.service_share(service, own, (&tls, backend), answer) {
                     // Those rules refuse a connection to nobody.
                     Share::Failed { status, flag: "UH" | "NC", why } => {

@@ -11,6 +11,7 @@ use crate::analyze::rules::gateway_api::attach;
 use crate::analyze::twin::Twin;
 use crate::analyze::twin::answer::{Answer, ProxyError, Step};
 use crate::analyze::twin::ask::{Named, Request, Tls};
+use crate::analyze::twin::http::table::RouteTable;
 use crate::analyze::twin::listener::{
     Chain, ChainMatch, Connection, Filter, Inspect, Listener, Termination, Transport,
 };
@@ -41,6 +42,14 @@ impl<'a> Door<'a> {
         at_port.retain(|served| served.listener.port == i64::from(port));
         let open: Vec<&Served<'_>> = at_port.iter().filter(|s| s.refused.is_none()).collect();
         Door { listener: listener(snapshot, gateway, &open, port), at_port }
+    }
+
+    /// The route tables behind it.
+    pub fn tables(&self) -> impl Iterator<Item = &RouteTable> {
+        self.listener.chains.iter().filter_map(|chain| match &chain.filter {
+            Filter::Http(_, table) => table.as_deref(),
+            Filter::Tcp(_) => None,
+        })
     }
 }
 

@@ -14,3 +14,4 @@ pub mod mesh;
 pub mod rules;
 pub mod streams;
 pub mod tables;
+pub mod unmatched;

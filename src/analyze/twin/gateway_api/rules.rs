@@ -122,6 +122,7 @@ fn action(
         mirrors: mirrors.filter(|(to, _)| !matches!(to, Destination::Broken(..))).collect(),
         timeout: limit("request"),
         retries,
+        retries_answers: !rule.list("retry.codes").is_empty(),
         per_try_timeout: limit("backendRequest"),
     }))
 }

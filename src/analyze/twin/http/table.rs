@@ -169,6 +169,8 @@ pub struct Forward {
     pub timeout: Option<f64>,
     /// Tries after the first one.
     pub retries: u32,
+    /// Whether they are made after answers of the application, too, and not after failed connections alone.
+    pub retries_answers: bool,
     /// One try's time in seconds.
     pub per_try_timeout: Option<f64>,
 }

@@ -45,7 +45,7 @@ impl<'a> Proxy<'a> {
         let router = key.node.kind == ProxyType::Router;
         Proxy {
             merged: router.then(|| Merged::new(twin, &key.node)),
-            inbound: (!router).then(|| Arc::new(inbound::listener(twin, &key.node, &scope))),
+            inbound: (key.node.kind == ProxyType::Sidecar).then(|| Arc::new(inbound::listener(twin, &key.node, &scope))),
             scope,
             key,
             ports: Mutex::default(),
@@ -92,6 +92,7 @@ impl<'a> Proxy<'a> {
         }
         let table = Arc::new(match &self.merged {
             Some(merged) => gateway_table::table(twin, &self.key.node, merged, name),
+            None if self.key.node.kind == ProxyType::Waypoint => sidecar_table::of_waypoint(twin, self, name),
             None => sidecar_table::table(twin, self, name),
         });
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);

@@ -10,6 +10,7 @@ use crate::analyze::twin::http::table::{
     RouteMatch, Weighted,
 };
 use crate::analyze::twin::http::text::{Pattern, TextMatch};
+use crate::analyze::rules::istio::hops::tries_answers_again;
 use crate::analyze::twin::registry::{Registry, Resolution};
 use crate::model::fields::Fields;
 use crate::model::object::ObjectRef;
@@ -257,6 +258,7 @@ fn forward(rule: &HttpRule, authority: Option<String>, audience: &Audience<'_>) 
         timeout: body.seconds("timeout").filter(|seconds| *seconds > 0.0),
         // Two retries are Istio's default where nothing is written.
         retries: retries.unwrap_or(2),
+        retries_answers: tries_answers_again(body.text("retries.retryOn")),
         per_try_timeout: body.seconds("retries.perTryTimeout").filter(|seconds| *seconds > 0.0),
     }))
 }

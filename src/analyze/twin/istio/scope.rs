@@ -3,7 +3,7 @@
 use super::virtual_services::{Effective, MESH};
 use super::{full_host, host_matches};
 use crate::analyze::twin::Twin;
-use crate::analyze::twin::ask::ProxyNode;
+use crate::analyze::twin::ask::{ProxyNode, ProxyType};
 use crate::analyze::twin::http::table::Destination;
 use crate::analyze::twin::registry::Host;
 use crate::model::fields::Fields;
@@ -66,7 +66,8 @@ impl<'a> Scope<'a> {
     /// The scope of a proxy.
     pub fn new(twin: &Twin<'a>, node: &ProxyNode) -> Self {
         let snapshot = twin.snapshot;
-        let sidecar = applying(snapshot, node);
+        // A waypoint is nobody's sidecar.
+        let sidecar = if node.kind == ProxyType::Waypoint { None } else { applying(snapshot, node) };
         let mut egress: Vec<Egress> = sidecar.map(read).unwrap_or_default();
         if egress.is_empty() {
             let all = Import { namespace: "*".to_owned(), host: "*".to_owned(), not: false };

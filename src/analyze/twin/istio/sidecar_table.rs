@@ -9,6 +9,7 @@ use super::virtual_services::{Effective, MESH};
 use super::{host_matches, subset_of};
 use crate::analyze::twin::Twin;
 use crate::analyze::twin::address::Block;
+use crate::analyze::twin::backend;
 use crate::analyze::twin::gateway_api::mesh;
 use crate::analyze::twin::http::table::{
     Action, Destination, Forward, Route, RouteTable, VirtualHost, Weighted,
@@ -16,6 +17,7 @@ use crate::analyze::twin::http::table::{
 use crate::analyze::twin::registry::{Host, Origin, Resolution};
 use crate::model::mesh::istio::CLUSTER_DOMAIN;
 use crate::model::network::Protocol;
+use crate::model::selector::Labels;
 
 /// The table of a name: a port's (`80`), or one host's on a port whose protocol is looked up (`a.n.svc.cluster.local:80`).
 pub(super) fn table<'a>(twin: &Twin<'a>, proxy: &Proxy<'a>, name: &str) -> RouteTable {
@@ -42,6 +44,41 @@ pub(super) fn table<'a>(twin: &Twin<'a>, proxy: &Proxy<'a>, name: &str) -> Route
             table.push(any_host(proxy));
         }
     }
+    table
+}
+
+/// The table of a waypoint for one host (`a.n.svc.cluster.local:80`), whatever the Host header says: the routes that are attached
+/// to the host in its own namespace, else those of a VirtualService beside the host or the waypoint.
+pub(super) fn of_waypoint<'a>(twin: &Twin<'a>, proxy: &Proxy<'a>, name: &str) -> RouteTable {
+    let mut table = RouteTable::new(name);
+    let (host, port) = name.rsplit_once(':').unwrap_or((name, ""));
+    let port = port.parse().unwrap_or(0);
+    let own = proxy.key.node.namespace.as_str();
+    let Some(host) = backend::find(twin, host, own, port) else { return table };
+    let audience = Audience {
+        registry: &twin.registry,
+        namespace: own,
+        // Conditions on labels of the client are left out: there is none beside a waypoint.
+        labels: &Labels::new(),
+        gateway: MESH,
+        port,
+        tls: false,
+    };
+    let attached = || mesh::http_routes(twin.snapshot, host.object(), host.namespace, port);
+    let by_service = || {
+        let services = twin.virtual_services.bound(MESH, own);
+        let mut services = services.into_iter().filter(|vs| [own, host.namespace].contains(&vs.namespace()));
+        let fits = |pattern: &String| host_matches(pattern, &host.name.to_ascii_lowercase());
+        let found = services.find(|vs| vs.hosts.iter().any(fits))?;
+        Some(routes(found, &audience)).filter(|made| !made.is_empty())
+    };
+    let routes = attached().or_else(by_service).unwrap_or_else(|| vec![default_route(host, port)]);
+    table.push(VirtualHost {
+        name: format!("inbound|http|{port}"),
+        domains: vec!["*".to_owned()],
+        routes,
+        require_tls: None,
+    });
     table
 }
 

@@ -1,23 +1,34 @@
 //! Whether a passage is admitted, in the order in which things look at it: network policies of both sides, the TLS
 //! handshake, request authentication, authorization.
 
-use super::istio::authorization::{Authorized, authorize};
+use core::net::IpAddr;
+
+use super::istio::authorization::{Authorized, Authorizer, authorize};
+use super::istio::facts::Fact;
 use super::istio::handshake::{Handshake, Server, shake};
 use super::istio::token::{self, Checked};
 use super::network::{self, End, NetworkPolicies, PodEnd, Port, exposed};
 use super::{Arriving, ClientTls, Passage, Ruling, Verdict, ambient, reading};
+use crate::analyze::rules::gateway_api::attach::knows_namespace;
 use crate::analyze::twin::Twin;
 use crate::analyze::twin::answer::Step;
-use crate::analyze::twin::ask::{self, Protocol};
+use crate::analyze::twin::ask::{self, Mode, Protocol, ProxyNode, ProxyType};
+use crate::analyze::twin::endpoints::Behind;
+use crate::analyze::twin::istio::envoy_filter;
 use crate::analyze::twin::party::{Party, Peer};
+use crate::analyze::twin::registry::Origin;
+use crate::analyze::twin::waypoint::is_waypoint;
 use crate::model::fields::Fields;
+use crate::model::mesh::istio::{Policy, service_of_host};
+use crate::model::object::ObjectRef;
+use crate::model::selector::Labels;
 use crate::model::snapshot::Snapshot;
 
 /// Whether a passage is admitted.
 pub fn admit(twin: &Twin<'_>, passage: &Passage<'_, '_>) -> Verdict {
     let mut steps = vec![];
     let ruling = networks(twin.snapshot, passage, &mut steps)
-        .or_else(|| proxies(twin.snapshot, passage, &mut steps))
+        .or_else(|| proxies(twin, passage, &mut steps))
         .unwrap_or(Ruling::Allowed);
     Verdict { ruling, steps }
 }
@@ -25,11 +36,12 @@ pub fn admit(twin: &Twin<'_>, passage: &Passage<'_, '_>) -> Verdict {
 /// What policies at a gateway's pod say to a client outside, of whom nothing but its request is known. No request: a bare
 /// connection.
 pub fn at_the_door(
-    snapshot: &Snapshot,
+    twin: &Twin<'_>,
     gateway: &Party<'_>,
     asked: &ask::Request,
     request: Option<Arriving<'_>>,
 ) -> Verdict {
+    let snapshot = twin.snapshot;
     if reading::authorization(snapshot, gateway).is_empty() && reading::tokens(snapshot, gateway).is_empty() {
         return Verdict::allowed(vec![]);
     }
@@ -53,8 +65,63 @@ pub fn at_the_door(
         ask::Tls::Plaintext | ask::Tls::Tls => Handshake::Plaintext,
     };
     let mut steps = vec![];
-    let ruling = authenticated(snapshot, &passage, gateway, &handshake, (http, false), &mut steps);
+    let guards = Guards::of_pod(snapshot, gateway);
+    let ruling = authenticated(twin, &passage, &guards, &handshake, (http, false), &mut steps);
     Verdict { ruling: ruling.unwrap_or(Ruling::Allowed), steps }
+}
+
+/// What a waypoint says to a connection that comes to it in ztunnel's tunnel: the network policies on the way to it, then the
+/// policies that are attached to it or to what stands behind it. `passage.port` is the port of that; the client's identity is
+/// known, and what it sends is read as HTTP where `http`.
+pub fn at_waypoint(
+    twin: &Twin<'_>,
+    passage: &Passage<'_, '_>,
+    guards: &Guards<'_>,
+    (http, garbled): (bool, bool),
+) -> Verdict {
+    let mut steps = vec![];
+    let ruling = networks(twin.snapshot, passage, &mut steps).or_else(|| {
+        authenticated(twin, passage, guards, &Handshake::Mutual, (http, garbled), &mut steps)
+    });
+    Verdict { ruling: ruling.unwrap_or(Ruling::Allowed), steps }
+}
+
+/// What guards a destination.
+#[derive(Debug, Clone)]
+pub struct Guards<'a> {
+    /// Who enforces it, in words.
+    pub by: String,
+    /// RequestAuthentications.
+    pub tokens: Vec<&'a Policy>,
+    /// AuthorizationPolicies.
+    pub authorization: Vec<&'a Policy>,
+    /// The address that the connection goes to, where it is not the enforcing proxy's own.
+    pub destination: Option<Fact<IpAddr>>,
+}
+
+impl<'a> Guards<'a> {
+    /// What the proxy of a pod enforces.
+    fn of_pod(snapshot: &'a Snapshot, party: &Party<'_>) -> Self {
+        Guards {
+            by: party.reference.to_string(),
+            tokens: reading::tokens(snapshot, party),
+            authorization: reading::authorization(snapshot, party),
+            destination: None,
+        }
+    }
+
+    /// What ztunnel enforces for a pod: it knows nothing of tokens, and of actions ALLOW and DENY alone.
+    fn of_ztunnel(snapshot: &'a Snapshot, party: &Party<'_>, steps: &mut Vec<Step>) -> Self {
+        let action = |policy: &Policy| policy.object.body.text("spec.action").unwrap_or("ALLOW").to_owned();
+        let (own, others): (Vec<_>, Vec<_>) = reading::authorization(snapshot, party)
+            .into_iter()
+            .partition(|policy| matches!(action(policy).as_str(), "ALLOW" | "DENY"));
+        steps.extend(others.iter().map(|policy| {
+            let field = policy.object.reference.field("spec.action");
+            Step::by(&field, format!("ztunnel knows no action {}: the policy changes nothing", action(policy)))
+        }));
+        Guards { by: party.reference.to_string(), tokens: vec![], authorization: own, destination: None }
+    }
 }
 
 fn no_answer(detail: impl Into<String>) -> Ruling {
@@ -75,8 +142,10 @@ fn networks(snapshot: &Snapshot, passage: &Passage<'_, '_>, steps: &mut Vec<Step
         Protocol::Sctp => "SCTP",
         Protocol::Http | Protocol::Http2 | Protocol::Grpc | Protocol::Tcp => "TCP",
     };
-    let carried = |peer: &Peer<'_>| peer.party().is_some_and(|party| ambient::captured(snapshot, party));
-    let hbone = transport == "TCP" && carried(passage.from) && carried(passage.to);
+    let tunnels = |peer: &Peer<'_>| peer.party().is_some_and(|party| ambient::tunnels(snapshot, party));
+    // A proxy of the mesh speaks to ztunnel as another ztunnel does.
+    let proxied = !matches!(passage.tls, ClientTls::AsSent(_) | ClientTls::Disable);
+    let hbone = transport == "TCP" && (proxied || tunnels(passage.from)) && tunnels(passage.to);
     let port = Port { number: i64::from(if hbone { ambient::HBONE } else { passage.port }), transport };
     if let (End::Controller, End::Pod(pod)) = (&from, &to) {
         match exposed::leads_to(snapshot, pod, port) {
@@ -167,17 +236,16 @@ fn end<'a>(peer: &'a Peer<'_>, node_ips: &'a [String]) -> Option<End<'a>> {
 }
 
 /// What the destination's proxy says; `None` where there is none, or where it lets the passage through.
-fn proxies(snapshot: &Snapshot, passage: &Passage<'_, '_>, steps: &mut Vec<Step>) -> Option<Ruling> {
+fn proxies(twin: &Twin<'_>, passage: &Passage<'_, '_>, steps: &mut Vec<Step>) -> Option<Ruling> {
+    let snapshot = twin.snapshot;
     if matches!(passage.protocol, Protocol::Udp | Protocol::Sctp) {
         return None;
     }
     let party = passage.to.party()?;
     let ambient = ambient::captured(snapshot, party);
-    if ambient && let Some(waypoint) = ambient::waypoint(snapshot, party) {
-        return Some(Ruling::NotModelled(format!(
-            "waypoint {waypoint} stands before {}, which is not modelled",
-            passage.to
-        )));
+    let from_waypoint = passage.from.party().is_some_and(|from| is_waypoint(from.labels()));
+    if ambient && !from_waypoint && let Some(waypoint) = ambient::waypoint(snapshot, party) {
+        steps.push(Step::plain(format!("waypoint {waypoint} is not on the way of this connection to {}", passage.to)));
     }
     let proxied = party.proxy && !reading::bypasses_sidecar(party, passage.port);
     if party.proxy && !proxied {
@@ -185,6 +253,10 @@ fn proxies(snapshot: &Snapshot, passage: &Passage<'_, '_>, steps: &mut Vec<Step>
             "the sidecar of {} leaves port {} to the application",
             passage.to, passage.port
         )));
+    }
+    if proxied && let Some(at) = inbound_filter(snapshot, party, passage.port) {
+        let why = format!("{} of {at} changes what the proxy of {} does", at.field_path, passage.to);
+        return Some(Ruling::NotModelled(why));
     }
     let handshake = if reading::is_router(party) {
         Handshake::Plaintext
@@ -207,7 +279,26 @@ fn proxies(snapshot: &Snapshot, passage: &Passage<'_, '_>, steps: &mut Vec<Step>
     // Bytes that are not HTTP, on a port that is read as HTTP.
     let garbled = readable && passage.request.is_none() && declared.is_http();
     let http = readable && passage.request.is_some() && reading::reads_http(declared);
-    authenticated(snapshot, passage, party, &handshake, (http, garbled), steps)
+    let guards = if ambient {
+        Guards::of_ztunnel(snapshot, party, steps)
+    } else {
+        Guards::of_pod(snapshot, party)
+    };
+    authenticated(twin, passage, &guards, &handshake, (http, garbled), steps)
+}
+
+/// An EnvoyFilter that changes what a sidecar does with what comes in.
+fn inbound_filter(snapshot: &Snapshot, party: &Party<'_>, port: u16) -> Option<ObjectRef> {
+    if snapshot.istio.envoy_filters.is_empty() {
+        return None;
+    }
+    let node = ProxyNode {
+        namespace: party.namespace().to_owned(),
+        kind: ProxyType::Sidecar,
+        labels: party.labels().clone(),
+        ips: vec![],
+    };
+    envoy_filter::changing(snapshot, &node, Mode::Inbound, port)
 }
 
 /// The effective mode of the PeerAuthentications.
@@ -279,51 +370,84 @@ fn greet(
 
 /// Tokens and authorization.
 fn authenticated(
-    snapshot: &Snapshot,
+    twin: &Twin<'_>,
     passage: &Passage<'_, '_>,
-    party: &Party<'_>,
+    guards: &Guards<'_>,
     handshake: &Handshake,
     (http, garbled): (bool, bool),
     steps: &mut Vec<Step>,
 ) -> Option<Ruling> {
+    let snapshot = twin.snapshot;
     let istio = &snapshot.istio;
-    let policies = reading::authorization(snapshot, party);
+    let policies = &guards.authorization;
     if garbled && !policies.is_empty() {
         let why = format!("port {} is read as HTTP, and what is sent to it is not known", passage.port);
         return Some(Ruling::NotModelled(why));
     }
     if http {
-        match tokens(snapshot, passage, party, steps) {
+        match tokens(passage, &guards.tokens, steps) {
             Ok(()) => {}
             Err(ruling) => return Some(ruling),
         }
     }
-    let facts = reading::facts(snapshot, passage, handshake, http);
-    match authorize(istio, &policies, &facts, steps) {
+    let mut facts = reading::facts(snapshot, passage, handshake, http);
+    if let Some(destination) = &guards.destination {
+        facts.destination_ip = destination.clone();
+    }
+    // A proxy that waits for an answer tells its caller that the connection was closed.
+    let waits = passage.request.is_some() && !matches!(passage.tls, ClientTls::AsSent(_));
+    match authorize(istio, policies, &facts, &|host, port| authorizer(twin, host, port), steps) {
         Authorized::Yes => None,
         Authorized::No(detail) if http => Some(Ruling::Refused {
             status: Some(403),
             flag: "",
-            detail: format!("RBAC: access denied by {}; {detail}", passage.to),
+            detail: format!("RBAC: access denied by {}; {detail}", guards.by),
         }),
-        Authorized::No(detail) => {
-            Some(no_answer(format!("the proxy of {} closes the connection; {detail}", passage.to)))
+        Authorized::No(detail) => Some(Ruling::Refused {
+            status: waits.then_some(503),
+            flag: if waits { "UC" } else { "" },
+            detail: format!("the proxy of {} closes the connection; {detail}", guards.by),
+        }),
+        Authorized::Unasked(status, why) if http => {
+            Some(Ruling::Refused { status: Some(status), flag: "UAEX", detail: why })
+        }
+        Authorized::Unasked(_, why) => {
+            Some(no_answer(format!("the proxy of {} closes the connection; {why}", guards.by)))
         }
         Authorized::Unknown(why) => Some(Ruling::NotModelled(why)),
     }
 }
 
+/// Who is there to be asked at an external authorizer's host, `[namespace/]name` as the MeshConfig has it: names in full.
+fn authorizer(twin: &Twin<'_>, host: &str, port: u16) -> Authorizer {
+    let (namespace, name) = match host.split_once('/') {
+        Some((namespace, name)) => (Some(namespace), name),
+        None => (None, host),
+    };
+    let mut named = twin.registry.named(name).filter(|host| namespace.is_none_or(|own| own == host.namespace));
+    let Some(found) = named.next() else {
+        // Of a namespace that was not read nobody knows what is in it.
+        let own = namespace.map(str::to_owned).or_else(|| service_of_host(name).map(|(namespace, _)| namespace));
+        let read = own.is_none_or(|own| knows_namespace(twin.snapshot, &own));
+        return if read { Authorizer::NoSuchHost } else { Authorizer::There };
+    };
+    let Origin::Service(service) = found.origin else { return Authorizer::There };
+    let Some(port) = service.port(i64::from(port)) else { return Authorizer::There };
+    match &*twin.behind(service, port, &Labels::new()) {
+        Behind::Nobody(why) => Authorizer::Nobody(why.clone()),
+        Behind::Pods(_) | Behind::Unknown => Authorizer::There,
+    }
+}
+
 fn tokens(
-    snapshot: &Snapshot,
     passage: &Passage<'_, '_>,
-    party: &Party<'_>,
+    policies: &[&Policy],
     steps: &mut Vec<Step>,
 ) -> Result<(), Ruling> {
-    let policies = reading::tokens(snapshot, party);
     let Some(request) = passage.request.as_ref().filter(|_| !policies.is_empty()) else { return Ok(()) };
     let headers = request.headers.map(reading::lower).unwrap_or_default();
     let query = request.path.split_once('?').map(|(_, query)| query).unwrap_or_default();
-    match token::check(&policies, token::Carrier { method: request.method, query, headers: &headers }) {
+    match token::check(policies, token::Carrier { method: request.method, query, headers: &headers }) {
         Checked::NoToken => {
             if let Some(first) = policies.first() {
                 let field = first.object.reference.field("spec.jwtRules");

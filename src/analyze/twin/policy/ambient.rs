@@ -2,14 +2,15 @@
 
 use super::reading;
 use crate::analyze::twin::party::Party;
+use crate::analyze::twin::waypoint::is_waypoint;
 use crate::model::snapshot::Snapshot;
 
 /// Ztunnel's port for calls between pods.
 pub(super) const HBONE: u16 = 15008;
 
 /// Whether ztunnel carries a pod's connections: it says so itself, or its labels or its namespace's do.
-pub(super) fn captured(snapshot: &Snapshot, party: &Party<'_>) -> bool {
-    if party.proxy || party.template.host_network {
+pub fn captured(snapshot: &Snapshot, party: &Party<'_>) -> bool {
+    if party.proxy || party.template.host_network || is_waypoint(party.labels()) || reading::is_router(party) {
         return false;
     }
     if let Some(word) = party.template.annotations.get("ambient.istio.io/redirection") {
@@ -21,7 +22,12 @@ pub(super) fn captured(snapshot: &Snapshot, party: &Party<'_>) -> bool {
     own.or_else(namespace).as_deref() == Some("ambient")
 }
 
-/// The waypoint that stands before a pod: its own label's, else its namespace's.
+/// Whether a pod is reached in ztunnel's tunnel: ztunnel takes its connections, or it is a waypoint.
+pub(super) fn tunnels(snapshot: &Snapshot, party: &Party<'_>) -> bool {
+    captured(snapshot, party) || is_waypoint(party.labels())
+}
+
+/// The waypoint that is asked for before a pod: its own label's, else its namespace's.
 pub(super) fn waypoint(snapshot: &Snapshot, party: &Party<'_>) -> Option<String> {
     let of = |labels: &crate::model::selector::Labels| labels.get("istio.io/use-waypoint").cloned();
     let named = of(party.labels())

@@ -12,8 +12,11 @@ use super::answer::Step;
 use super::ask;
 use super::party::Peer;
 
-pub use admit::{admit, at_the_door};
+pub use admit::{Guards, admit, at_the_door, at_waypoint};
+pub use ambient::captured;
+pub use istio::facts::Fact;
 pub use istio::path::Normalization;
+pub use reading::{authorization_naming, tokens_naming};
 
 /// What the client's side wraps the connection in, as its proxy's configuration says.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use core::net::IpAddr;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::istio::facts::{Fact, Facts};
 use super::istio::handshake::Handshake;
@@ -35,6 +35,19 @@ impl ByNamespace {
         let own = Some(namespace).filter(|own| *own != root);
         let places = [Some(root), own].into_iter().flatten().filter_map(|name| self.0.get(name));
         places.flatten().filter_map(|at| all.get(*at)).collect()
+    }
+
+    /// The policies of some namespaces with a target that is meant.
+    fn naming<'a>(
+        &self,
+        all: &'a [Policy],
+        namespaces: &[&str],
+        names: &dyn Fn(&str, &Value) -> bool,
+    ) -> Vec<&'a Policy> {
+        let once: BTreeSet<&str> = namespaces.iter().copied().collect();
+        let beside = once.iter().filter_map(|namespace| self.0.get(*namespace)).flatten();
+        let own = beside.filter_map(|at| all.get(*at));
+        own.filter(|policy| policy.targets.iter().any(|target| names(policy.object.namespace(), target))).collect()
     }
 }
 
@@ -75,6 +88,26 @@ pub(super) fn tokens<'a>(snapshot: &'a Snapshot, party: &Party<'_>) -> Vec<&'a P
     let (istio, root) = (&snapshot.istio, snapshot.istio.root_namespace.as_str());
     let index = snapshot.derived::<Index>();
     applying(root, index.tokens.of(&istio.request_authentications, root, party.namespace()), party)
+}
+
+/// The AuthorizationPolicies of some namespaces one of whose targets is meant; `names` gets the policy's namespace and the target.
+pub fn authorization_naming<'a>(
+    snapshot: &'a Snapshot,
+    namespaces: &[&str],
+    names: &dyn Fn(&str, &Value) -> bool,
+) -> Vec<&'a Policy> {
+    let index = snapshot.derived::<Index>();
+    index.authorization.naming(&snapshot.istio.authorization_policies, namespaces, names)
+}
+
+/// The same of RequestAuthentications.
+pub fn tokens_naming<'a>(
+    snapshot: &'a Snapshot,
+    namespaces: &[&str],
+    names: &dyn Fn(&str, &Value) -> bool,
+) -> Vec<&'a Policy> {
+    let index = snapshot.derived::<Index>();
+    index.tokens.naming(&snapshot.istio.request_authentications, namespaces, names)
 }
 
 /// Services that select a pod. They are sorted by namespace.

@@ -246,15 +246,43 @@ fn an_authorizer_that_the_mesh_does_not_have_denies() {
         )
     };
     let with = |providers: Value| snapshot(vec![policy()], json!({"extensionProviders": providers}));
-    let (none, http) =
-        (with(json!([])), with(json!([{"name": "own", "envoyExtAuthzHttp": {"service": "a"}}])));
+    let at = |service: &str, more: Value| {
+        let mut config = json!({"service": service, "port": 80});
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        with(json!([{"name": "own", "envoyExtAuthzHttp": config}]))
+    };
+    let (none, http) = (with(json!([])), at("web.shop.svc.cluster.local", json!({})));
     let denied = call(&none, &Call::default());
     assert_eq!(word(&denied), "403");
     assert!(detail(&denied).contains("-rule[0]-deny-due-to-bad-CUSTOM-action"), "{denied:?}");
     assert_eq!(word(&call(&none, &Call { path: "/", ..Call::default() })), "200");
     assert_eq!(word(&call(&http, &Call::default())), "?");
+    // A host that the mesh does not know is as good as none: short names are not completed.
+    let short = call(&at("web", json!({})), &Call::default());
+    assert!(detail(&short).contains("-deny-due-to-bad-CUSTOM-action"), "{short:?}");
+    assert_eq!(word(&call(&at("auth.elsewhere.svc.cluster.local", json!({})), &Call::default())), "?");
     // An authorizer for HTTP is not asked about bytes.
     assert_eq!(word(&call(&http, &Call { port: 9000, ..Call::default() })), "200");
+}
+
+#[test]
+fn an_authorizer_without_pods_denies_unless_it_is_told_to_let_pass() {
+    let with = |more: Value| {
+        let selector = json!({"selector": {"app": "api", "no": "such"}, "ports": [{"name": "grpc", "port": 80}]});
+        let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "auth", "namespace": "shop"}, "spec": selector});
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "some", "namespace": "shop", "labels": {"some": "pod"}},
+            "spec": {"containers": [{"name": "c"}]}, "status": {"phase": "Running"}});
+        let policy = authorization("p", json!({"action": "CUSTOM", "provider": {"name": "own"}, "rules": [{}]}));
+        let mut config = json!({"service": "auth.shop.svc.cluster.local", "port": 80});
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let providers = json!({"extensionProviders": [{"name": "own", "envoyExtAuthzGrpc": config}]});
+        call(&snapshot(vec![service, pod, policy], providers), &Call::default())
+    };
+    let denied = with(json!({}));
+    assert_eq!(word(&denied), "403");
+    assert!(matches!(denied.ruling, Ruling::Refused { flag: "UAEX", .. }), "{denied:?}");
+    assert_eq!(word(&with(json!({"statusOnError": "503"}))), "503");
+    assert_eq!(word(&with(json!({"failOpen": true}))), "200");
 }
 
 #[test]
@@ -305,5 +333,8 @@ fn ztunnel_carries_calls_on_its_own_port_and_reads_no_http() {
     assert_eq!(said(mesh(vec![methods]), &ask), "reset");
     let mut waypoint = ambient("shop");
     waypoint["metadata"]["labels"]["istio.io/use-waypoint"] = json!("waypoint");
-    assert_eq!(said(vec![waypoint, ambient("out")], &ask), "?");
+    // It is the client's ztunnel that goes by a waypoint: who comes to a pod has passed it by.
+    assert_eq!(said(vec![waypoint, ambient("out")], &ask), "200");
+    let custom = authorization("p", json!({"action": "CUSTOM", "provider": {"name": "own"}, "rules": [{}]}));
+    assert_eq!(said(mesh(vec![custom]), &ask), "200");
 }

@@ -17,8 +17,21 @@ pub enum Authorized {
     Yes,
     /// The proxy denies it; Envoy's detail of the denial.
     No(String),
+    /// An external authorizer cannot be asked, and the proxy answers with this status; why.
+    Unasked(u16, String),
     /// Hangs on something that is not known; the text says on what.
     Unknown(String),
+}
+
+/// Who is there to be asked at the address of an external authorizer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Authorizer {
+    /// Somebody, or nobody here knows who.
+    There,
+    /// The mesh knows no such host.
+    NoSuchHost,
+    /// The host has no pod that takes requests, and why.
+    Nobody(String),
 }
 
 /// What a policy does with what its rules match.
@@ -96,7 +109,14 @@ fn detail(policy: &Policy, index: usize) -> String {
 }
 
 /// Asks the policies that apply to a destination.
-pub fn authorize(istio: &Istio, policies: &[&Policy], facts: &Facts, steps: &mut Vec<Step>) -> Authorized {
+/// `authorizer` says who is at a host (`[namespace/]name`) and port.
+pub fn authorize(
+    istio: &Istio,
+    policies: &[&Policy],
+    facts: &Facts,
+    authorizer: &dyn Fn(&str, u16) -> Authorizer,
+    steps: &mut Vec<Step>,
+) -> Authorized {
     let of = |action: Action| -> Vec<&Policy> {
         let wanted = policies.iter().filter(|policy| Action::of(policy) == Some(action));
         wanted.filter(|policy| !is_dry_run(policy)).copied().collect()
@@ -107,8 +127,8 @@ pub fn authorize(istio: &Istio, policies: &[&Policy], facts: &Facts, steps: &mut
     if let Some(policy) = policies.iter().find(|policy| Action::of(policy).is_none()) {
         return Authorized::Unknown(format!("{} has an action that is not known", policy.object.reference));
     }
-    let custom = match custom(istio, &of(Action::Custom), facts, steps) {
-        Authorized::No(detail) => return Authorized::No(detail),
+    let custom = match custom(istio, &of(Action::Custom), facts, authorizer, steps) {
+        refused @ (Authorized::No(_) | Authorized::Unasked(..)) => return refused,
         Authorized::Unknown(why) => Some(why),
         Authorized::Yes => None,
     };
@@ -117,18 +137,24 @@ pub fn authorize(istio: &Istio, policies: &[&Policy], facts: &Facts, steps: &mut
     }
     let rest = match deny(&of(Action::Deny), facts, steps) {
         Authorized::Yes => allow(&of(Action::Allow), facts, steps),
-        Authorized::No(detail) => Authorized::No(detail),
+        refused @ (Authorized::No(_) | Authorized::Unasked(..)) => refused,
         // Where ALLOW denies as well, the caller sees the same.
         Authorized::Unknown(why) => match allow(&of(Action::Allow), facts, steps) {
             Authorized::No(detail) => Authorized::No(detail),
-            Authorized::Yes | Authorized::Unknown(_) => Authorized::Unknown(why),
+            _ => Authorized::Unknown(why),
         },
     };
     // An authorizer that denies answers as it likes, so that even a sure denial behind it does not settle what is seen.
     custom.map_or(rest, Authorized::Unknown)
 }
 
-fn custom(istio: &Istio, policies: &[&Policy], facts: &Facts, steps: &mut Vec<Step>) -> Authorized {
+fn custom(
+    istio: &Istio,
+    policies: &[&Policy],
+    facts: &Facts,
+    authorizer: &dyn Fn(&str, u16) -> Authorizer,
+    steps: &mut Vec<Step>,
+) -> Authorized {
     let found = matched(policies, Purpose::Other, facts);
     let (policy, field) = match (found.first, found.unknown) {
         (Some((policy, index)), _) => (policy, rule_at(index)),
@@ -143,20 +169,23 @@ fn custom(istio: &Istio, policies: &[&Policy], facts: &Facts, steps: &mut Vec<St
     };
     let name = policy.object.body.string("spec.provider.name");
     let provider = provider(istio, &name);
-    if let Some(Provider::Missing) = provider {
-        steps.push(step(
-            policy,
-            "spec.provider.name",
-            format!("names {name:?}, which the MeshConfig does not have: denied"),
-        ));
+    let bad = |said: String, steps: &mut Vec<Step>| {
+        steps.push(step(policy, "spec.provider.name", said));
         let rule = field.trim_start_matches("spec.rules[").trim_end_matches(']');
-        return Authorized::No(format!(
+        Authorized::No(format!(
             "rbac_access_denied_matched_policy[istio-ext-authz-{name}-ns[{}]-policy[{}]-rule[{rule}]-deny-due-to-bad-CUSTOM-action]",
             policy.object.namespace(),
             policy.object.name()
-        ));
-    }
-    if let Some(Provider::Http) = provider
+        ))
+    };
+    let config = match provider {
+        Some(Provider::Missing) => {
+            return bad(format!("names {name:?}, which the MeshConfig does not have: denied"), steps);
+        }
+        Some(Provider::Http(config) | Provider::Grpc(config)) => Some(config),
+        None => None,
+    };
+    if let Some(Provider::Http(_)) = provider
         && !facts.http
     {
         steps.push(step(
@@ -166,6 +195,28 @@ fn custom(istio: &Istio, policies: &[&Policy], facts: &Facts, steps: &mut Vec<St
         ));
         return Authorized::Yes;
     }
+    let there = config.map_or(Authorizer::There, |config| {
+        let port = config.int("port").and_then(|port| u16::try_from(port).ok()).unwrap_or(0);
+        authorizer(&config.string("service"), port)
+    });
+    match there {
+        Authorizer::There => {}
+        Authorizer::NoSuchHost => {
+            let host = config.map(|config| config.string("service")).unwrap_or_default();
+            return bad(format!("names {name:?}, whose host {host} the mesh does not know: denied"), steps);
+        }
+        Authorizer::Nobody(why) => {
+            let open = config.is_some_and(|config| config.flag("failOpen"));
+            let status = config.and_then(|config| config.text("statusOnError")?.parse().ok()).unwrap_or(403);
+            let then = if open { "failOpen lets the request pass" } else { "the proxy denies by itself" };
+            steps.push(step(policy, "spec.provider.name", format!("the authorizer {name:?} cannot be asked ({why}): {then}")));
+            return if open {
+                Authorized::Yes
+            } else {
+                Authorized::Unasked(status, format!("the external authorizer {name:?} of {} cannot be asked: {why}", policy.object.reference))
+            };
+        }
+    }
     steps.push(step(policy, field, format!("matches: the authorizer {name:?} decides")));
     Authorized::Unknown(format!(
         "the external authorizer {name:?} of {} decides, and what it answers is not known",
@@ -173,14 +224,15 @@ fn custom(istio: &Istio, policies: &[&Policy], facts: &Facts, steps: &mut Vec<St
     ))
 }
 
-enum Provider {
+#[derive(Clone, Copy)]
+enum Provider<'a> {
     Missing,
-    Http,
-    Grpc,
+    Http(&'a Value),
+    Grpc(&'a Value),
 }
 
 /// A provider of the MeshConfig; `None` where the MeshConfig was not seen.
-fn provider(istio: &Istio, name: &str) -> Option<Provider> {
+fn provider<'a>(istio: &'a Istio, name: &str) -> Option<Provider<'a>> {
     if istio.mesh_config.as_object().is_none_or(serde_json::Map::is_empty) {
         return None;
     }
@@ -188,12 +240,11 @@ fn provider(istio: &Istio, name: &str) -> Option<Provider> {
     let Some(own) = all.iter().find(|own| own.text("name") == Some(name)) else {
         return Some(Provider::Missing);
     };
-    let http = own.at("envoyExtAuthzHttp").is_some_and(Value::is_object);
-    let grpc = own.at("envoyExtAuthzGrpc").is_some_and(Value::is_object);
-    Some(match (http, grpc) {
-        (_, true) => Provider::Grpc,
-        (true, false) => Provider::Http,
-        (false, false) => Provider::Missing,
+    let of = |kind: &str| own.at(kind).filter(|config| config.is_object());
+    Some(match (of("envoyExtAuthzHttp"), of("envoyExtAuthzGrpc")) {
+        (_, Some(config)) => Provider::Grpc(config),
+        (Some(config), None) => Provider::Http(config),
+        (None, None) => Provider::Missing,
     })
 }
 

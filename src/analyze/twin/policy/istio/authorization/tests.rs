@@ -81,14 +81,14 @@ fn policy(action: &str, name: &str, rules: Vec<Value>) -> Policy {
 
 fn verdict(policies: &[Policy], facts: &Facts) -> Authorized {
     let policies: Vec<&Policy> = policies.iter().collect();
-    authorize(&Istio::default(), &policies, facts, &mut vec![])
+    authorize(&Istio::default(), &policies, facts, &|_, _| Authorizer::There, &mut vec![])
 }
 
 /// What the caller sees of it.
 fn passes(policies: &[Policy], facts: &Facts) -> Option<bool> {
     match verdict(policies, facts) {
         Authorized::Yes => Some(true),
-        Authorized::No(_) => Some(false),
+        Authorized::No(_) | Authorized::Unasked(..) => Some(false),
         Authorized::Unknown(_) => None,
     }
 }

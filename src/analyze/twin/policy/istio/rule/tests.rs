@@ -33,9 +33,26 @@ fn matches(rule: Value) -> bool {
     says(rule, &facts()) == Verdict::Matches
 }
 
+/// Each row is a field, a value that fits the request and one that does not; negated it is the other way round.
+fn fit_both_ways(rows: &[(&str, &str, &str)], rule: impl Fn(&str, bool, &str) -> Value) {
+    for (field, fitting, other) in rows {
+        for (not, value, expected) in
+            [(false, fitting, true), (false, other, false), (true, fitting, false), (true, other, true)]
+        {
+            assert_eq!(matches(rule(field, not, value)), expected, "{field} {value}, negated: {not}");
+        }
+    }
+}
+
+/// `notPaths` of `paths`.
+fn negated(field: &str) -> String {
+    let (first, rest) = field.split_at_checked(1).unwrap();
+    format!("not{}{rest}", first.to_uppercase())
+}
+
 #[test]
 fn every_field_of_a_source_and_its_negation() {
-    for (field, fitting, other) in [
+    let rows = &[
         ("principals", "prod.example/ns/shop/sa/cart", "prod.example/ns/shop/sa/web"),
         ("principals", "*", "*/sa/web"),
         ("principals", "prod.example/ns/shop/*", "prod.example/ns/bank/*"),
@@ -53,20 +70,16 @@ fn every_field_of_a_source_and_its_negation() {
         ("ipBlocks", "10.1.0.0/16", "10.2.0.0/16"),
         ("ipBlocks", "10.1.2.3", "10.1.2.4"),
         ("remoteIpBlocks", "192.0.2.0/24", "10.1.0.0/16"),
-    ] {
-        let rule = |name: &str, value: &str| json!({"from": [{"source": {name: [value]}}]});
-        let (first, rest) = field.split_at_checked(1).unwrap();
-        let not = format!("not{}{rest}", first.to_uppercase());
-        assert!(matches(rule(field, fitting)), "{field} {fitting}");
-        assert!(!matches(rule(field, other)), "{field} {other}");
-        assert!(!matches(rule(&not, fitting)), "{not} {fitting}");
-        assert!(matches(rule(&not, other)), "{not} {other}");
-    }
+    ];
+    fit_both_ways(rows, |field, not, value| {
+        let field = if not { negated(field) } else { field.to_owned() };
+        json!({"from": [{"source": {field: [value]}}]})
+    });
 }
 
 #[test]
 fn every_field_of_an_operation_and_its_negation() {
-    for (field, fitting, other) in [
+    let rows = &[
         ("hosts", "payment", "cart"),
         ("hosts", "PAY*", "car*"),
         ("hosts", "*ment", "*art"),
@@ -79,20 +92,16 @@ fn every_field_of_an_operation_and_its_negation() {
         ("paths", "*/7", "*/8"),
         ("paths", "/pay/{*}", "/{*}"),
         ("paths", "/{**}", "/pay/{*}/x"),
-    ] {
-        let rule = |name: &str, value: &str| json!({"to": [{"operation": {name: [value]}}]});
-        let (first, rest) = field.split_at_checked(1).unwrap();
-        let not = format!("not{}{rest}", first.to_uppercase());
-        assert!(matches(rule(field, fitting)), "{field} {fitting}");
-        assert!(!matches(rule(field, other)), "{field} {other}");
-        assert!(!matches(rule(&not, fitting)), "{not} {fitting}");
-        assert!(matches(rule(&not, other)), "{not} {other}");
-    }
+    ];
+    fit_both_ways(rows, |field, not, value| {
+        let field = if not { negated(field) } else { field.to_owned() };
+        json!({"to": [{"operation": {field: [value]}}]})
+    });
 }
 
 #[test]
 fn every_key_of_a_condition_and_its_negation() {
-    for (key, fitting, other) in [
+    let rows = &[
         ("source.ip", "10.1.0.0/16", "10.2.0.0/16"),
         ("remote.ip", "192.0.2.7", "10.1.2.3"),
         ("source.namespace", "shop", "bank"),
@@ -105,13 +114,11 @@ fn every_key_of_a_condition_and_its_negation() {
         ("request.headers[x-tier]", "*", "g"),
         ("request.headers[x-empty]", "*", "a*"),
         ("request.headers[:method]", "GET", "POST"),
-    ] {
-        let rule = |list: &str, value: &str| json!({"when": [{"key": key, list: [value]}]});
-        assert!(matches(rule("values", fitting)), "{key} {fitting}");
-        assert!(!matches(rule("values", other)), "{key} {other}");
-        assert!(!matches(rule("notValues", fitting)), "not {key} {fitting}");
-        assert!(matches(rule("notValues", other)), "not {key} {other}");
-    }
+    ];
+    fit_both_ways(rows, |key, not, value| {
+        let list = if not { "notValues" } else { "values" };
+        json!({"when": [{"key": key, list: [value]}]})
+    });
     assert!(!matches(json!({"when": [{"key": "request.headers[x-none]", "values": ["*"]}]})));
     assert!(matches(json!({"when": [{"key": "request.headers[x-none]", "notValues": ["*"]}]})));
 }
