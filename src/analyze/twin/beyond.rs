@@ -4,10 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::answer::{Answer, Outcome, Step};
+use super::gateway_api::mesh;
+use super::http::table::Action;
 use crate::analyze::rules::istio::hops;
 use crate::analyze::traffic::text::milliseconds;
 use crate::model::memo::Derived;
-use crate::model::network::ServiceName;
+use crate::model::network::{Service, ServiceName};
 use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
 
@@ -47,8 +49,21 @@ impl Derived for Graph {
             };
             (service, limit)
         });
-        Graph { limits: limits.collect(), calls: hops::calls(snapshot) }
+        let mut limits: BTreeMap<ServiceName, Limit> = limits.collect();
+        limits.extend(snapshot.services.iter().filter_map(|service| of_attached(snapshot, service)));
+        Graph { limits, calls: hops::calls(snapshot) }
     }
+}
+
+/// What the routes of the Gateway API that are attached to a Service allow: the last one, which takes what no other does.
+fn of_attached(snapshot: &Snapshot, service: &Service) -> Option<(ServiceName, Limit)> {
+    let port = u16::try_from(service.ports.first()?.number).ok()?;
+    let routes = mesh::http_routes(snapshot, &service.object, service.object.namespace(), port)?;
+    let last = routes.into_iter().next_back()?;
+    let Action::Forward(forward) = &last.action else { return None };
+    let limit =
+        Limit { longest: forward.longest(), tries: forward.tries_of_answers(), source: last.source.clone() };
+    Some((service.service_name(), limit))
 }
 
 impl Graph {
@@ -213,6 +228,18 @@ mod tests {
         );
         assert_eq!(told(&[pay.clone(), stock])[0], format!("{calls}the caller waits up to 9 s, one after another"));
         assert!(told(&[pay])[0].ends_with("stock (no limit): nothing ends the wait"));
+    }
+
+    #[test]
+    fn routes_attached_to_a_service_limit_it_as_well() {
+        let mut builder = Builder::new();
+        builder.object(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "pay", "namespace": "n"}, "spec": {"ports": [{"name": "http", "port": 80}]}}));
+        let rule = json!({"backendRefs": [{"name": "pay", "port": 80}], "timeouts": {"request": "10s", "backendRequest": "2s"}, "retry": {"attempts": 2, "codes": [503]}});
+        builder.object(json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "r", "namespace": "n"},
+            "spec": {"parentRefs": [{"group": "", "kind": "Service", "name": "pay"}], "rules": [rule]}}));
+        let graph = Graph::derive(&builder.finish());
+        let limit = &graph.limits[&ServiceName::new("n", "pay")];
+        assert_eq!((limit.longest, limit.tries), (Some(6.0), 3));
     }
 
     #[test]

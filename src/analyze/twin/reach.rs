@@ -160,9 +160,12 @@ fn passage(
 fn access(answer: &Answer, service: &ServiceName) -> Access {
     let there =
         || answer.backends.iter().any(|b| b.namespace == service.namespace && b.service == service.name);
+    // A gateway's Service is on the way to others.
+    let full = full_host(&service.name, &service.namespace);
+    let on_the_way = || answer.cluster.rsplit('|').next() == Some(full.as_str());
     match answer.outcome {
         Outcome::NotModelled => Access::NotModelled,
-        Outcome::Forwarded if there() => Access::Reaches,
+        Outcome::Forwarded if there() || on_the_way() => Access::Reaches,
         _ => Access::Refused,
     }
 }

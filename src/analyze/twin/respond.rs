@@ -77,8 +77,8 @@ pub(super) fn act(route: &Route, seen: &Seen<'_>, request: &Request, answer: &mu
             if let Some(told) = limits(forward) {
                 answer.steps.push(Step::by(&route.source, told));
             }
-            answer.allowed = longest(forward).map(|seconds| (seconds * 1000.0).round() as u64);
-            answer.tries = if forward.retries_answers { u64::from(forward.retries) + 1 } else { 1 };
+            answer.allowed = forward.longest().map(|seconds| (seconds * 1000.0).round() as u64);
+            answer.tries = forward.tries_of_answers();
             // Of several destinations each may change the request in its own way; those that do alike are told as one.
             let changed = forward.to.first().map(|to| sent(route, forward, to, request)).unwrap_or_default();
             let alike = forward.to.iter().all(|to| sent(route, forward, to, request) == changed);
@@ -126,21 +126,10 @@ fn host_of(rewrite: &Rewrite) -> Option<String> {
     rewrite.host.clone()
 }
 
-/// The longest that a request takes, in seconds: all its tries, or the whole time where that is shorter; none where the route
-/// limits nothing.
-fn longest(forward: &Forward) -> Option<f64> {
-    let tries = u64::from(forward.retries) + 1;
-    let all = forward.per_try_timeout.map(|each| each * tries as f64);
-    match (forward.timeout, all) {
-        (Some(whole), Some(all)) => Some(whole.min(all)),
-        (whole, all) => whole.or(all),
-    }
-}
-
 /// The time that a request has, in words; none where the route limits nothing.
 fn limits(forward: &Forward) -> Option<String> {
     let tries = u64::from(forward.retries) + 1;
-    let worst = longest(forward).unwrap_or(0.0);
+    let worst = forward.longest().unwrap_or(0.0);
     match (forward.timeout, forward.per_try_timeout) {
         (None, None) => None,
         (Some(whole), None) => Some(format!("the request has {whole} s, its {tries} tries included")),

@@ -23,6 +23,8 @@ impl Leg<'_, '_, '_> {
         let backend = backend::of_service(service, self.port);
         let tls = ClientTls::AsSent(self.request.tls);
         let found = self.service_share(service, (self.port, &Labels::new(), None), (&tls, backend), answer);
+        let found =
+            self.past_gateway(found, (service, self.port, &Labels::new()), (&tls, String::new()), answer);
         self.finish(found, answer);
     }
 

@@ -7,7 +7,7 @@ mod ejection;
 mod entry;
 mod near;
 mod outside;
-mod waypoint_share;
+mod relay;
 
 use core::net::IpAddr;
 use serde_json::Value;
@@ -213,7 +213,9 @@ impl Leg<'_, '_, '_> {
         match host.origin {
             Origin::Service(service) => {
                 let near = Some((rules.as_ref(), subset));
-                self.service_share(service, (port, &labels, near), (&tls, backend), answer)
+                let taken = self.service_share(service, (port, &labels, near), (&tls, backend), answer);
+                let sni = server_name(rules.as_ref(), (name, subset, port));
+                self.past_gateway(taken, (service, port, &labels), (&tls, sni), answer)
             }
             Origin::Entry(_) => self.entry_share(host, (&labels, backend), (&tls, port), answer),
         }
@@ -390,6 +392,13 @@ impl Leg<'_, '_, '_> {
             headers: Some(sent.and_then(|sent| sent.headers.as_ref()).unwrap_or(&self.request.headers)),
         }
     }
+}
+
+/// The server name that a proxy's own TLS carries: what the DestinationRule says, else what stands for the cluster.
+fn server_name(rules: Option<&Applying<'_>>, (host, subset, port): (&str, &str, u16)) -> String {
+    let tls = rules.and_then(|rules| rules.policy(subset, port, "tls"));
+    let own = tls.and_then(|(_, tls)| tls.text("sni")).filter(|sni| !sni.is_empty());
+    own.map_or_else(|| format!("outbound_.{port}_.{subset}_.{host}"), str::to_owned)
 }
 
 /// The labels of a subset and where it stands; none where no subset is asked for.

@@ -175,6 +175,23 @@ pub struct Forward {
     pub per_try_timeout: Option<f64>,
 }
 
+impl Forward {
+    /// The longest that a request takes, in seconds: all its tries, or the whole time where that is shorter; none where
+    /// nothing limits it.
+    pub fn longest(&self) -> Option<f64> {
+        let all = self.per_try_timeout.map(|each| each * (f64::from(self.retries) + 1.0));
+        match (self.timeout, all) {
+            (Some(whole), Some(all)) => Some(whole.min(all)),
+            (whole, all) => whole.or(all),
+        }
+    }
+
+    /// How often a request is sent in all that the application answers with a failure.
+    pub fn tries_of_answers(&self) -> u64 {
+        if self.retries_answers { u64::from(self.retries) + 1 } else { 1 }
+    }
+}
+
 /// A destination with its share.
 #[derive(Debug, Clone)]
 pub struct Weighted {

@@ -334,6 +334,15 @@ fn greet(
     // Ztunnel at the source speaks mutual TLS wherever it is understood.
     let carried = passage.from.party().is_some_and(|party| ambient::captured(snapshot, party));
     let client = if carried { &ClientTls::Auto } else { &passage.tls };
+    // A proxy chooses mutual TLS for a Service, not for a pod: where the namespace, or the mesh, says DISABLE it speaks none,
+    // whatever is said of the pods. Ztunnel is reached in its tunnel all the same.
+    let plain = |party: &Party<'_>| {
+        !ambient::captured(snapshot, party) && reading::namespace_mode(snapshot, party.namespace()) == "DISABLE"
+    };
+    let client = match client {
+        ClientTls::Auto if !carried && passage.to.party().is_some_and(plain) => &ClientTls::Disable,
+        other => other,
+    };
     let handshake = shake(client, server, auto || carried);
     // TLS that somebody configured towards a port that is declared to serve it.
     let serves_tls = || {

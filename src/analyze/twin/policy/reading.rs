@@ -15,6 +15,7 @@ use crate::model::memo::Derived;
 use crate::model::mesh::istio::{self, Istio, Policy};
 use crate::model::network::{Protocol, Service};
 use crate::model::object::ObjectRef;
+use crate::model::selector::Labels;
 use crate::model::snapshot::Snapshot;
 
 /// Where policies of a kind stand in their list, by namespace.
@@ -74,6 +75,13 @@ pub(super) fn peer_mode(snapshot: &Snapshot, party: &Party<'_>, port: u16) -> (S
     let (istio, root) = (&snapshot.istio, snapshot.istio.root_namespace.as_str());
     let own = snapshot.derived::<Index>().peers.of(&istio.peer_authentications, root, party.namespace());
     istio::peer_mode(own.into_iter(), root, party.namespace(), party.labels(), Some(i64::from(port)))
+}
+
+/// The mode of the PeerAuthentications for a whole namespace, or for the whole mesh.
+pub(super) fn namespace_mode(snapshot: &Snapshot, namespace: &str) -> String {
+    let (istio, root) = (&snapshot.istio, snapshot.istio.root_namespace.as_str());
+    let own = snapshot.derived::<Index>().peers.of(&istio.peer_authentications, root, namespace);
+    istio::peer_mode(own.into_iter(), root, namespace, &Labels::new(), None).0
 }
 
 /// The AuthorizationPolicies that apply to a pod.

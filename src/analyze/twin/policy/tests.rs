@@ -125,6 +125,23 @@ fn plaintext_to_strict_mutual_tls_is_closed() {
 }
 
 #[test]
+fn where_a_namespace_disables_mutual_tls_pods_that_demand_it_get_none() {
+    let mode = |name: &str, mode: &str, selector: Value| {
+        istio("PeerAuthentication", "shop", name, json!({"selector": selector, "mtls": {"mode": mode}}))
+    };
+    let (all, own) = (json!(null), json!({"matchLabels": {"app": "api"}}));
+    let with = |space: &str, pods: &str| {
+        call(&snapshot(vec![mode("default", space, all.clone()), mode("own", pods, own.clone())], Value::Null), &Call::default())
+    };
+    let closed = with("DISABLE", "STRICT");
+    assert_eq!(word(&closed), "503");
+    assert!(matches!(closed.ruling, Ruling::Refused { flag: "UC", .. }), "{closed:?}");
+    assert_eq!(word(&with("DISABLE", "PERMISSIVE")), "200");
+    assert_eq!(word(&with("PERMISSIVE", "STRICT")), "200");
+    assert_eq!(word(&with("STRICT", "DISABLE")), "200");
+}
+
+#[test]
 fn mutual_tls_without_auto_is_not_spoken() {
     let strict = istio("PeerAuthentication", "shop", "default", json!({"mtls": {"mode": "STRICT"}}));
     let snapshot = snapshot(vec![strict], json!({"enableAutoMtls": false}));
