@@ -237,7 +237,10 @@ fn broken() -> Material {
     route["spec"]["http"][0]["route"][0]["destination"]["subset"] = json!("v9");
     let mut log = String::new();
     for i in 0..600 {
-        let (time, result) = (format!("2026-11-22T03:{:02}:{:02}.000Z", i / 60, i % 60), if i > 200 { "503 NC cluster_not_found" } else { "200 - via_upstream" });
+        let (time, result) = (
+            format!("2026-11-22T03:{:02}:{:02}.000Z", i / 60, i % 60),
+            if i > 200 { "503 NC cluster_not_found" } else { "200 - via_upstream" },
+        );
         log.push_str(&format!("{time} [{time}] \"GET /x HTTP/1.1\" {result} - \"-\" 0 0 0 - \"-\" \"c\" \"id-{i}\" \"service-0.team-0\" \"-\" - - 10.96.0.1:80 10.0.0.1:42404 - default\n"));
     }
     let log = LogFile {

@@ -7,9 +7,9 @@ use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use crate::analyze::twin::{Twin, beyond};
 use crate::analyze::twin::answer::Answer;
 use crate::analyze::twin::ask::{Ask, Named, Origin, Protocol, Request, Tls, place};
+use crate::analyze::twin::{Twin, beyond};
 use crate::collect::assemble::assemble;
 use crate::collect::bundle;
 use crate::report::walk;

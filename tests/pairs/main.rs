@@ -87,7 +87,8 @@ fn the_twin_says_what_real_proxies_do() {
                 // A connection of the configuration before may have been closed under it; what is so stays so.
                 let (again, quiet) = world.ask_again(question);
                 let second = judge::judge(&question.ask, &answer, &again);
-                let what = if matches!(second, Verdict::Disagree(_)) { "still disagrees" } else { "is settled" };
+                let what =
+                    if matches!(second, Verdict::Disagree(_)) { "still disagrees" } else { "is settled" };
                 let rest = if quiet { "one configuration all the while" } else { "proxies that do not rest" };
                 say(&format!(
                     "seed {}, {}: asked once more, with {rest}: it {what}; first {verdict:?}",

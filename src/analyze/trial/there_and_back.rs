@@ -92,8 +92,10 @@ mod tests {
     fn the_way_back_is_gone_and_not_believed() {
         let mut builder = Builder::new();
         builder.object(config("there"));
-        builder.object(json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d", "namespace": "n"},
-            "spec": {"replicas": 3, "template": {"spec": {"containers": [{"name": "c"}]}}}}));
+        builder.object(
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d", "namespace": "n"},
+            "spec": {"replicas": 3, "template": {"spec": {"containers": [{"name": "c"}]}}}}),
+        );
         builder.object(json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "one", "namespace": "n"},
             "spec": {"template": {"spec": {"containers": [{"name": "c"}]}}}}));
         let before = builder.finish();

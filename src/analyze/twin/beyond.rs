@@ -83,15 +83,21 @@ impl Graph {
         }
         way.push(service.clone());
         let mut callees = self.callees(service).peekable();
-        let below = callees.peek().is_some().then(|| {
-            callees.map(|callee| self.longest(callee, way, steps)).sum::<Option<f64>>()
-        });
+        let below = callees
+            .peek()
+            .is_some()
+            .then(|| callees.map(|callee| self.longest(callee, way, steps)).sum::<Option<f64>>());
         way.pop();
         below.flatten()
     }
 
     /// The way behind a Service on which most requests arrive where all fail: the Services that try again, and how many arrive.
-    fn most(&self, service: &ServiceName, way: &mut Vec<ServiceName>, steps: &mut usize) -> (Vec<ServiceName>, u64) {
+    fn most(
+        &self,
+        service: &ServiceName,
+        way: &mut Vec<ServiceName>,
+        steps: &mut usize,
+    ) -> (Vec<ServiceName>, u64) {
         let mut best = (vec![], 1);
         if way.contains(service) || way.len() >= MAX_DEPTH {
             return best;
@@ -132,7 +138,8 @@ pub fn tell(snapshot: &Snapshot, answer: &mut Answer) {
     let all: Vec<(&ServiceName, Option<f64>)> =
         callees.iter().map(|callee| (*callee, graph.longest(callee, &mut way, &mut left))).collect();
     answer.steps.push(Step::plain(waits(&service, &all, answer.allowed)));
-    let (names, arrive) = graph.most(&service, &mut vec![], &mut MAX_STEPS.clone());
+    let mut left = MAX_STEPS;
+    let (names, arrive) = graph.most(&service, &mut vec![], &mut left);
     let here = answer.tries.max(1);
     let arrive = arrive.saturating_mul(here);
     if let (Some(last), true) = (names.last(), arrive > here) {
@@ -166,9 +173,15 @@ fn waits(service: &ServiceName, all: &[(&ServiceName, Option<f64>)], allowed: Op
     let sum = all.iter().map(|(_, longest)| *longest).sum::<Option<f64>>();
     let rest = match (sum, allowed) {
         (Some(sum), Some(own)) if in_ms(sum) > own => {
-            format!("{} one after another, and the request has {}: it ends while they still have time", words(sum), milliseconds(own))
+            format!(
+                "{} one after another, and the request has {}: it ends while they still have time",
+                words(sum),
+                milliseconds(own)
+            )
         }
-        (Some(sum), Some(own)) => format!("{} one after another, within the {} of the request", words(sum), milliseconds(own)),
+        (Some(sum), Some(own)) => {
+            format!("{} one after another, within the {} of the request", words(sum), milliseconds(own))
+        }
         (Some(sum), None) => format!("the caller waits up to {}, one after another", words(sum)),
         (None, Some(own)) => format!("the request ends after {}, whatever they do", milliseconds(own)),
         (None, None) => "nothing ends the wait".to_owned(),
@@ -205,7 +218,11 @@ mod tests {
                 "spec": {"hosts": [name], "http": [rule]}}));
         }
         let snapshot = builder.finish();
-        let from = Origin::Workload(Named { namespace: "n".into(), kind: "Deployment".into(), name: "front".into() });
+        let from = Origin::Workload(Named {
+            namespace: "n".into(),
+            kind: "Deployment".into(),
+            name: "front".into(),
+        });
         let request = Request { host: "shop".into(), ..Request::default() };
         let mut answer = Twin::new(&snapshot).answer(&Ask { name: String::new(), from, request });
         let before = answer.steps.len();
@@ -220,13 +237,18 @@ mod tests {
         let calls = "behind it shop calls pay (6 s), stock (3 s): ";
         assert_eq!(
             told(&[("shop", json!({"timeout": "5s"})), pay.clone(), stock.clone()])[0],
-            format!("{calls}9 s one after another, and the request has 5 s: it ends while they still have time")
+            format!(
+                "{calls}9 s one after another, and the request has 5 s: it ends while they still have time"
+            )
         );
         assert_eq!(
             told(&[("shop", json!({"timeout": "10s"})), pay.clone(), stock.clone()])[0],
             format!("{calls}9 s one after another, within the 10 s of the request")
         );
-        assert_eq!(told(&[pay.clone(), stock])[0], format!("{calls}the caller waits up to 9 s, one after another"));
+        assert_eq!(
+            told(&[pay.clone(), stock])[0],
+            format!("{calls}the caller waits up to 9 s, one after another")
+        );
         assert!(told(&[pay])[0].ends_with("stock (no limit): nothing ends the wait"));
     }
 

@@ -133,10 +133,9 @@ fn limits(forward: &Forward) -> Option<String> {
     match (forward.timeout, forward.per_try_timeout) {
         (None, None) => None,
         (Some(whole), None) => Some(format!("the request has {whole} s, its {tries} tries included")),
-        (None, Some(each)) => Some(format!(
-            "up to {tries} tries have {each} s each: the caller waits {} s at most",
-            worst
-        )),
+        (None, Some(each)) => {
+            Some(format!("up to {tries} tries have {each} s each: the caller waits {} s at most", worst))
+        }
         (Some(whole), Some(each)) => Some(format!(
             "the request has {whole} s, each of up to {tries} tries {each} s: the caller waits {} s at most",
             worst

@@ -56,7 +56,10 @@ fn broken(snapshot: &Snapshot, policy: &Object) -> Option<(String, String)> {
     let first = refs.first()?;
     let field = format!("{PATH}[0]");
     if first.text("kind").is_some_and(|kind| kind != "ConfigMap") {
-        return Some((field, format!("{} holds no certificate for it; a ConfigMap does", first.string("kind"))));
+        return Some((
+            field,
+            format!("{} holds no certificate for it; a ConfigMap does", first.string("kind")),
+        ));
     }
     let trust = Trust { object: policy, path: PATH.to_owned(), refs, across: false, listeners: vec![] };
     authorities::look(snapshot, &trust, first).map(|bad| (field, bad.why))
@@ -75,7 +78,8 @@ mod tests {
         for (name, port) in [("a", "http"), ("b", "https")] {
             let meta = json!({"name": name, "namespace": "n"});
             let container = json!({"name": "c"});
-            let containers = if name == "a" { json!([container, {"name": "istio-proxy"}]) } else { json!([container]) };
+            let containers =
+                if name == "a" { json!([container, {"name": "istio-proxy"}]) } else { json!([container]) };
             builder.object(json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta,
                 "spec": {"template": {"metadata": {"labels": {"app": name}}, "spec": {"containers": containers}}}}));
             builder.object(json!({"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {"selector": {"app": name},
@@ -84,7 +88,8 @@ mod tests {
         builder.object(json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "BackendTLSPolicy", "metadata": {"name": "p", "namespace": "n"}, "spec": policy}));
         more.into_iter().for_each(|object| builder.object(object));
         let snapshot = builder.finish();
-        let from = Origin::Workload(Named { namespace: "n".into(), kind: "Deployment".into(), name: "a".into() });
+        let from =
+            Origin::Workload(Named { namespace: "n".into(), kind: "Deployment".into(), name: "a".into() });
         let request = Request { host: "b".into(), port: Some(80), ..Request::default() };
         let answer = Twin::new(&snapshot).answer(&Ask { name: String::new(), from, request });
         format!("{} {}", answer.label(), answer.detail)
@@ -103,7 +108,10 @@ mod tests {
         let refs = |name: &str| json!({"hostname": "b.example.com", "caCertificateRefs": [{"group": "", "kind": "ConfigMap", "name": name}]});
         let map = |name: &str, key: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "n"}, "data": {key: "-"}});
         let missing = asked(policy("", refs("gone")), vec![map("there", "ca.crt")]);
-        assert!(missing.starts_with("503 UF") && missing.contains("ConfigMap n/gone does not exist"), "{missing}");
+        assert!(
+            missing.starts_with("503 UF") && missing.contains("ConfigMap n/gone does not exist"),
+            "{missing}"
+        );
         let keyless = asked(policy("", refs("there")), vec![map("there", "other")]);
         assert!(keyless.starts_with("503 UF"), "{keyless}");
         let good = asked(policy("", refs("there")), vec![map("there", "ca.crt")]);

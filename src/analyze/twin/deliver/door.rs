@@ -78,8 +78,18 @@ pub fn send_on(
 ) {
     let from = Peer::Pod(party);
     let place = Place::Outside(request.authority().0);
-    let leg =
-        Leg { twin, from: &from, namespace, labels, place: &place, ip: None, port, request, routing: None, door: true };
+    let leg = Leg {
+        twin,
+        from: &from,
+        namespace,
+        labels,
+        place: &place,
+        ip: None,
+        port,
+        request,
+        routing: None,
+        door: true,
+    };
     leg.deliver(onward, answer);
 }
 

@@ -302,7 +302,10 @@ impl Leg<'_, '_, '_> {
             answer.steps.push(Step::by(&found.policy.field("spec.validation.hostname"), said));
             return Some(Ok(ClientTls::Originate));
         };
-        let why = format!("{} lets no certificate be verified, so that every connection fails: {why}", found.policy);
+        let why = format!(
+            "{} lets no certificate be verified, so that every connection fails: {why}",
+            found.policy
+        );
         answer.steps.push(Step::by(&found.policy.field(field), why.clone()));
         Some(Err(Share::Failed { status: self.routing.is_some().then_some(503), flag: "UF", why }))
     }

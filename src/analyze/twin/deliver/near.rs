@@ -1,6 +1,6 @@
 //! Which of several endpoints a client's place leaves: those of its node, and those of its region and zone.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use serde_json::Value;
 
@@ -58,7 +58,10 @@ impl Leg<'_, '_, '_> {
         });
         let mesh = || {
             let at = ObjectRef::new("MeshConfig", snapshot.istio.root_namespace.clone(), "istio");
-            (at.field("localityLbSetting"), snapshot.istio.mesh_config.at("localityLbSetting").unwrap_or(&Value::Null))
+            (
+                at.field("localityLbSetting"),
+                snapshot.istio.mesh_config.at("localityLbSetting").unwrap_or(&Value::Null),
+            )
         };
         let (at, setting) = own.unwrap_or_else(mesh);
         let Some(here) = self.from.party().and_then(|party| place(snapshot, party)) else { return pods };
@@ -87,7 +90,9 @@ impl Leg<'_, '_, '_> {
                 if listed.is_empty() {
                     far(&here, place, turns.and_then(|entry| entry.text("to")))
                 } else {
-                    let same = |key: &&String| has(self.labels, &here, key) == has(endpoint.party.labels(), place, key);
+                    let same = |key: &&String| {
+                        has(self.labels, &here, key) == has(endpoint.party.labels(), place, key)
+                    };
                     listed.len() - listed.iter().take_while(same).count()
                 }
             };
@@ -101,14 +106,9 @@ impl Leg<'_, '_, '_> {
         if left.is_empty() || left.len() == all {
             return pods;
         }
-        let named: BTreeMap<String, usize> = places.iter().zip(&ranks).filter(|(_, rank)| rank.is_some()).fold(
-            BTreeMap::new(),
-            |mut out, (place, _)| {
-                *out.entry(text(place)).or_default() += 1;
-                out
-            },
-        );
-        let named: Vec<&str> = named.keys().map(String::as_str).collect();
+        let kept = places.iter().zip(&ranks).filter(|(_, rank)| rank.is_some());
+        let named: BTreeSet<String> = kept.map(|(place, _)| text(place)).collect();
+        let named: Vec<&str> = named.iter().map(String::as_str).collect();
         let said = format!(
             "{} of {all} pods get the requests of a caller in {}: those in {}",
             left.len(),
@@ -145,12 +145,11 @@ fn far(here: &[String; 3], there: &[String; 3], turned_to: Option<&str>) -> usiz
 
 /// What `failoverPriority` compares: a label of the pod, or where its node is; `key=value` stands for its own value.
 fn has<'l>(labels: &'l Labels, place: &'l [String; 3], key: &'l str) -> Option<&'l str> {
-    if let Some((_, value)) = key.split_once('=') {
-        let own = key.split_once('=').and_then(|(name, _)| labels.get(name));
-        return own.map(String::as_str).filter(|own| *own == value);
+    if let Some((name, value)) = key.split_once('=') {
+        return labels.get(name).map(String::as_str).filter(|own| *own == value);
     }
-    let at = PLACE.iter().position(|own| *own == key);
-    at.map(|at| place[at].as_str()).or_else(|| labels.get(key).map(String::as_str))
+    let own = PLACE.iter().zip(place).find(|(name, _)| **name == key);
+    own.map(|(_, value)| value.as_str()).or_else(|| labels.get(key).map(String::as_str))
 }
 
 /// Whether `region/zone/*` covers a place.
@@ -178,7 +177,12 @@ mod tests {
             builder.object(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node,
                 "labels": {"topology.kubernetes.io/region": region, "topology.kubernetes.io/zone": zone}}}));
         }
-        let pods = [("a", "a", "n1", "10.0.0.1"), ("b1", "b", "n1", "10.0.0.2"), ("b2", "b", "n2", "10.0.0.3"), ("b3", "b", "n3", "10.0.0.4")];
+        let pods = [
+            ("a", "a", "n1", "10.0.0.1"),
+            ("b1", "b", "n1", "10.0.0.2"),
+            ("b2", "b", "n2", "10.0.0.3"),
+            ("b3", "b", "n3", "10.0.0.4"),
+        ];
         for (name, app, node, ip) in pods {
             builder.object(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "n", "labels": {"app": app}},
                 "spec": {"nodeName": node, "containers": [{"name": "c"}, {"name": "istio-proxy"}]},
@@ -203,9 +207,13 @@ mod tests {
     fn the_nearest_get_requests_where_failures_are_noticed() {
         assert_eq!(pods(json!({})), ["b1", "b2", "b3"]);
         assert_eq!(pods(json!({"outlierDetection": {}})), ["b1"]);
-        let setting = |setting: Value| json!({"outlierDetection": {}, "loadBalancer": {"localityLbSetting": setting}});
+        let setting =
+            |setting: Value| json!({"outlierDetection": {}, "loadBalancer": {"localityLbSetting": setting}});
         assert_eq!(pods(setting(json!({"enabled": false}))), ["b1", "b2", "b3"]);
-        assert_eq!(pods(setting(json!({"failoverPriority": ["topology.kubernetes.io/region"]}))), ["b1", "b2"]);
+        assert_eq!(
+            pods(setting(json!({"failoverPriority": ["topology.kubernetes.io/region"]}))),
+            ["b1", "b2"]
+        );
         assert_eq!(pods(setting(json!({"failoverPriority": ["version"]}))), ["b1", "b2", "b3"]);
     }
 
@@ -223,7 +231,10 @@ mod tests {
     fn a_service_for_its_own_node_alone_leaves_no_others() {
         let local = asked(json!({"internalTrafficPolicy": "Local"}), json!({}));
         assert_eq!(local.backends[0].pods, ["b1"]);
-        let none = asked(json!({"internalTrafficPolicy": "Local", "selector": {"app": "b", "no": "such"}}), json!({}));
+        let none = asked(
+            json!({"internalTrafficPolicy": "Local", "selector": {"app": "b", "no": "such"}}),
+            json!({}),
+        );
         assert_eq!(none.label(), "503 UH");
     }
 }

@@ -65,9 +65,8 @@ impl<'a> Leg<'_, 'a, '_> {
     ) -> Share {
         let Share::Taken(backend) = &taken else { return taken };
         let service = self.twin.snapshot.service(&service.service_name());
-        let own = service.and_then(|service| {
-            Some(self.twin.behind(service, service.port(i64::from(port))?, labels))
-        });
+        let own = service
+            .and_then(|service| Some(self.twin.behind(service, service.port(i64::from(port))?, labels)));
         let Some(Behind::Pods(pods)) = own.as_deref() else { return taken };
         let Some(first) = pods.first() else { return taken };
         self.gateway_share(first, tls, backend, answer).unwrap_or(taken)
@@ -93,7 +92,10 @@ impl<'a> Leg<'_, 'a, '_> {
             ips: party.ips().to_vec(),
         };
         if let Some(at) = envoy_filter::changing(self.twin.snapshot, &node, Mode::Gateway, endpoint.port) {
-            return Some(Share::Unknown(format!("{} of {at} changes the gateway's configuration", at.field_path)));
+            return Some(Share::Unknown(format!(
+                "{} of {at} changes the gateway's configuration",
+                at.field_path
+            )));
         }
         let request = match tls {
             ClientTls::IstioMutual => Request { tls: Tls::Mtls, sni: Some(sni), ..self.as_sent_on() },
@@ -108,8 +110,7 @@ impl<'a> Leg<'_, 'a, '_> {
         let proxy = self.twin.proxy(ProxyKey { node: node.clone(), dns: false });
         let connection = Connection::of(&request, None, endpoint.port);
         let mut inner = Answer::default();
-        let onward =
-            simulate::enter(self.twin, &proxy, Mode::Gateway, &connection, &request, &mut inner);
+        let onward = simulate::enter(self.twin, &proxy, Mode::Gateway, &connection, &request, &mut inner);
         if let Some(onward) = onward {
             let from = Peer::Pod(Party { proxy: false, ..party.clone() });
             let place = Place::Outside(request.authority().0);
@@ -151,9 +152,11 @@ impl<'a> Leg<'_, 'a, '_> {
             Outcome::Responded if inner.status.is_some_and(|status| status < 400) => {
                 Share::Unknown(format!("{by} answers by itself: {}", inner.detail))
             }
-            Outcome::Responded => {
-                Share::Failed { status: inner.status, flag: "", why: format!("{by} answers: {}", inner.detail) }
-            }
+            Outcome::Responded => Share::Failed {
+                status: inner.status,
+                flag: "",
+                why: format!("{by} answers: {}", inner.detail),
+            },
             Outcome::Refused => {
                 let status = self.routing.is_some().then_some(503);
                 Share::Failed { status, flag: if status.is_some() { "UC" } else { "" }, why: inner.detail }
@@ -195,18 +198,25 @@ mod tests {
         builder.object(pod("egress", json!([{"name": "istio-proxy", "args": ["proxy", "router"]}])));
         let ports = json!([{"name": "http", "port": 80, "targetPort": 8080}]);
         builder.object(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "egress", "namespace": "n"}, "spec": {"selector": {"app": "egress"}, "ports": ports}}));
-        let istio = |kind: &str, name: &str, spec: Value| {
-            json!({"apiVersion": "networking.istio.io/v1", "kind": kind, "metadata": {"name": name, "namespace": "n"}, "spec": spec})
-        };
-        builder.object(istio("ServiceEntry", "bank", json!({"hosts": ["bank.example.com"], "resolution": "DNS",
-            "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}]})));
-        builder.object(istio("Gateway", "egress", json!({"selector": {"app": "egress"}, "servers": [server]})));
+        let istio = |kind: &str, name: &str, spec: Value| json!({"apiVersion": "networking.istio.io/v1", "kind": kind, "metadata": {"name": name, "namespace": "n"}, "spec": spec});
+        builder.object(istio(
+            "ServiceEntry",
+            "bank",
+            json!({"hosts": ["bank.example.com"], "resolution": "DNS",
+            "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}]}),
+        ));
+        builder.object(istio(
+            "Gateway",
+            "egress",
+            json!({"selector": {"app": "egress"}, "servers": [server]}),
+        ));
         builder.object(istio("DestinationRule", "egress", json!({"host": "egress", "trafficPolicy": rule})));
         builder.object(istio("VirtualService", "bank", json!({"hosts": ["bank.example.com"], "gateways": ["mesh", "egress"], "http": [
             {"match": [{"gateways": ["mesh"]}], "route": [{"destination": {"host": "egress", "port": {"number": 80}}}]},
             {"match": [{"gateways": ["egress"], "uri": {"prefix": "/ok"}}], "route": [{"destination": {"host": "bank.example.com", "port": {"number": 80}}}]}]})));
         let snapshot = builder.finish();
-        let from = Origin::Workload(Named { namespace: "n".into(), kind: "Deployment".into(), name: "web".into() });
+        let from =
+            Origin::Workload(Named { namespace: "n".into(), kind: "Deployment".into(), name: "web".into() });
         let request = Request { host: "bank.example.com".into(), path: path.into(), ..Request::default() };
         Twin::new(&snapshot).answer(&Ask { name: String::new(), from, request })
     }
@@ -215,7 +225,11 @@ mod tests {
     fn a_gateway_on_the_way_out_decides_in_its_turn() {
         let plain = json!({"port": {"number": 8080, "name": "http", "protocol": "HTTP"}, "hosts": ["bank.example.com"]});
         let out = asked("/ok", plain.clone(), json!({}));
-        assert_eq!((out.label().as_str(), out.backends[0].service.as_str()), ("200", "bank.example.com"), "{out:?}");
+        assert_eq!(
+            (out.label().as_str(), out.backends[0].service.as_str()),
+            ("200", "bank.example.com"),
+            "{out:?}"
+        );
         assert_eq!(out.cluster, "outbound|80||egress.n.svc.cluster.local");
         let none = asked("/else", plain.clone(), json!({}));
         assert_eq!(none.label(), "404", "{none:?}");

@@ -84,10 +84,13 @@ fn path_covers(wide: &RouteMatch, narrow: &RouteMatch) -> bool {
             matches!(&wide.path, PathMatch::Prefix(own) | PathMatch::Below(own) if own == "/")
         }
         _ if stricter => false,
-        (PathMatch::Prefix(own), PathMatch::Exact(other) | PathMatch::Prefix(other) | PathMatch::Below(other)) => {
-            fold(other).starts_with(&fold(own))
+        (
+            PathMatch::Prefix(own),
+            PathMatch::Exact(other) | PathMatch::Prefix(other) | PathMatch::Below(other),
+        ) => fold(other).starts_with(&fold(own)),
+        (PathMatch::Below(own), PathMatch::Exact(other) | PathMatch::Below(other)) => {
+            below(&fold(other), &fold(own))
         }
-        (PathMatch::Below(own), PathMatch::Exact(other) | PathMatch::Below(other)) => below(&fold(other), &fold(own)),
         (PathMatch::Below(own), PathMatch::Prefix(other)) => {
             own == "/" || fold(other).starts_with(&format!("{}/", fold(own).trim_end_matches('/')))
         }
@@ -161,11 +164,17 @@ mod tests {
         let parent = json!({"name": "g"});
         let with = |name: &str, value: &str| json!({"path": {"value": "/pay"}, "headers": [{"name": name, "value": value}]});
         let narrow = json!([rule(json!([with("x-user", "beta")]))]);
-        assert!(never(narrow.clone(), json!([rule(json!([{"path": {"value": "/pay"}}]))]), &parent).is_empty());
+        assert!(
+            never(narrow.clone(), json!([rule(json!([{"path": {"value": "/pay"}}]))]), &parent).is_empty()
+        );
         assert!(never(narrow.clone(), json!([rule(json!([with("x-user", "other")]))]), &parent).is_empty());
         assert_eq!(never(narrow.clone(), narrow, &parent).len(), 1);
         // Below /pay is not all that begins with /pay, and a segment more is its own.
-        let found = never(json!([rule(json!([{"path": {"value": "/pay"}}]))]), json!([rule(json!([{"path": {"value": "/payments"}}]))]), &parent);
+        let found = never(
+            json!([rule(json!([{"path": {"value": "/pay"}}]))]),
+            json!([rule(json!([{"path": {"value": "/payments"}}]))]),
+            &parent,
+        );
         assert!(found.is_empty(), "{found:?}");
     }
 }

@@ -192,7 +192,10 @@ mod tests {
     #[test]
     fn logs_limits_of_size_and_life_times_decide_nothing() {
         for (what, value) in [
-            ("NETWORK_FILTER", json!({"typed_config": {"@type": "t", "access_log": [], "stream_idle_timeout": "1s"}})),
+            (
+                "NETWORK_FILTER",
+                json!({"typed_config": {"@type": "t", "access_log": [], "stream_idle_timeout": "1s"}}),
+            ),
             ("LISTENER", json!({"per_connection_buffer_limit_bytes": 1})),
             ("CLUSTER", json!({"connect_timeout": "1s", "upstream_connection_options": {}})),
         ] {

@@ -45,7 +45,8 @@ impl<'a> Proxy<'a> {
         let router = key.node.kind == ProxyType::Router;
         Proxy {
             merged: router.then(|| Merged::new(twin, &key.node)),
-            inbound: (key.node.kind == ProxyType::Sidecar).then(|| Arc::new(inbound::listener(twin, &key.node, &scope))),
+            inbound: (key.node.kind == ProxyType::Sidecar)
+                .then(|| Arc::new(inbound::listener(twin, &key.node, &scope))),
             scope,
             key,
             ports: Mutex::default(),

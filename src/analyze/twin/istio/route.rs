@@ -4,13 +4,13 @@ use serde_json::Value;
 
 use super::full_host;
 use super::virtual_services::{Effective, HttpRule};
+use crate::analyze::rules::istio::hops::tries_answers_again;
 use crate::analyze::twin::http::headers::HeaderOps;
 use crate::analyze::twin::http::table::{
     Action, Cors, Destination, Fault, Forward, HeaderMatch, PathMatch, PathRewrite, Redirect, Rewrite, Route,
     RouteMatch, Weighted,
 };
 use crate::analyze::twin::http::text::{Pattern, TextMatch};
-use crate::analyze::rules::istio::hops::tries_answers_again;
 use crate::analyze::twin::registry::{Registry, Resolution};
 use crate::model::fields::Fields;
 use crate::model::object::ObjectRef;

@@ -80,9 +80,8 @@ pub fn at_waypoint(
     (http, garbled): (bool, bool),
 ) -> Verdict {
     let mut steps = vec![];
-    let ruling = networks(twin.snapshot, passage, &mut steps).or_else(|| {
-        authenticated(twin, passage, guards, &Handshake::Mutual, (http, garbled), &mut steps)
-    });
+    let ruling = networks(twin.snapshot, passage, &mut steps)
+        .or_else(|| authenticated(twin, passage, guards, &Handshake::Mutual, (http, garbled), &mut steps));
     Verdict { ruling: ruling.unwrap_or(Ruling::Allowed), steps }
 }
 
@@ -118,7 +117,10 @@ impl<'a> Guards<'a> {
             .partition(|policy| matches!(action(policy).as_str(), "ALLOW" | "DENY"));
         steps.extend(others.iter().map(|policy| {
             let field = policy.object.reference.field("spec.action");
-            Step::by(&field, format!("ztunnel knows no action {}: the policy changes nothing", action(policy)))
+            Step::by(
+                &field,
+                format!("ztunnel knows no action {}: the policy changes nothing", action(policy)),
+            )
         }));
         Guards { by: party.reference.to_string(), tokens: vec![], authorization: own, destination: None }
     }
@@ -244,8 +246,14 @@ fn proxies(twin: &Twin<'_>, passage: &Passage<'_, '_>, steps: &mut Vec<Step>) ->
     let party = passage.to.party()?;
     let ambient = ambient::captured(snapshot, party);
     let from_waypoint = passage.from.party().is_some_and(|from| is_waypoint(from.labels()));
-    if ambient && !from_waypoint && let Some(waypoint) = ambient::waypoint(snapshot, party) {
-        steps.push(Step::plain(format!("waypoint {waypoint} is not on the way of this connection to {}", passage.to)));
+    if ambient
+        && !from_waypoint
+        && let Some(waypoint) = ambient::waypoint(snapshot, party)
+    {
+        steps.push(Step::plain(format!(
+            "waypoint {waypoint} is not on the way of this connection to {}",
+            passage.to
+        )));
     }
     let proxied = party.proxy && !reading::bypasses_sidecar(party, passage.port);
     if party.proxy && !proxied {
@@ -279,11 +287,8 @@ fn proxies(twin: &Twin<'_>, passage: &Passage<'_, '_>, steps: &mut Vec<Step>) ->
     // Bytes that are not HTTP, on a port that is read as HTTP.
     let garbled = readable && passage.request.is_none() && declared.is_http();
     let http = readable && passage.request.is_some() && reading::reads_http(declared);
-    let guards = if ambient {
-        Guards::of_ztunnel(snapshot, party, steps)
-    } else {
-        Guards::of_pod(snapshot, party)
-    };
+    let guards =
+        if ambient { Guards::of_ztunnel(snapshot, party, steps) } else { Guards::of_pod(snapshot, party) };
     authenticated(twin, passage, &guards, &handshake, (http, garbled), steps)
 }
 
@@ -337,7 +342,8 @@ fn greet(
     // A proxy chooses mutual TLS for a Service, not for a pod: where the namespace, or the mesh, says DISABLE it speaks none,
     // whatever is said of the pods. Ztunnel is reached in its tunnel all the same.
     let plain = |party: &Party<'_>| {
-        !ambient::captured(snapshot, party) && reading::namespace_mode(snapshot, party.namespace()) == "DISABLE"
+        !ambient::captured(snapshot, party)
+            && reading::namespace_mode(snapshot, party.namespace()) == "DISABLE"
     };
     let client = match client {
         ClientTls::Auto if !carried && passage.to.party().is_some_and(plain) => &ClientTls::Disable,
@@ -433,10 +439,12 @@ fn authorizer(twin: &Twin<'_>, host: &str, port: u16) -> Authorizer {
         Some((namespace, name)) => (Some(namespace), name),
         None => (None, host),
     };
-    let mut named = twin.registry.named(name).filter(|host| namespace.is_none_or(|own| own == host.namespace));
+    let mut named =
+        twin.registry.named(name).filter(|host| namespace.is_none_or(|own| own == host.namespace));
     let Some(found) = named.next() else {
         // Of a namespace that was not read nobody knows what is in it.
-        let own = namespace.map(str::to_owned).or_else(|| service_of_host(name).map(|(namespace, _)| namespace));
+        let own =
+            namespace.map(str::to_owned).or_else(|| service_of_host(name).map(|(namespace, _)| namespace));
         let read = own.is_none_or(|own| knows_namespace(twin.snapshot, &own));
         return if read { Authorizer::NoSuchHost } else { Authorizer::There };
     };
@@ -448,11 +456,7 @@ fn authorizer(twin: &Twin<'_>, host: &str, port: u16) -> Authorizer {
     }
 }
 
-fn tokens(
-    passage: &Passage<'_, '_>,
-    policies: &[&Policy],
-    steps: &mut Vec<Step>,
-) -> Result<(), Ruling> {
+fn tokens(passage: &Passage<'_, '_>, policies: &[&Policy], steps: &mut Vec<Step>) -> Result<(), Ruling> {
     let Some(request) = passage.request.as_ref().filter(|_| !policies.is_empty()) else { return Ok(()) };
     let headers = request.headers.map(reading::lower).unwrap_or_default();
     let query = request.path.split_once('?').map(|(_, query)| query).unwrap_or_default();

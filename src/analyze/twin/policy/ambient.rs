@@ -10,7 +10,8 @@ pub(super) const HBONE: u16 = 15008;
 
 /// Whether ztunnel carries a pod's connections: it says so itself, or its labels or its namespace's do.
 pub fn captured(snapshot: &Snapshot, party: &Party<'_>) -> bool {
-    if party.proxy || party.template.host_network || is_waypoint(party.labels()) || reading::is_router(party) {
+    if party.proxy || party.template.host_network || is_waypoint(party.labels()) || reading::is_router(party)
+    {
         return false;
     }
     if let Some(word) = party.template.annotations.get("ambient.istio.io/redirection") {

@@ -48,7 +48,8 @@ impl ByNamespace {
         let once: BTreeSet<&str> = namespaces.iter().copied().collect();
         let beside = once.iter().filter_map(|namespace| self.0.get(*namespace)).flatten();
         let own = beside.filter_map(|at| all.get(*at));
-        own.filter(|policy| policy.targets.iter().any(|target| names(policy.object.namespace(), target))).collect()
+        own.filter(|policy| policy.targets.iter().any(|target| names(policy.object.namespace(), target)))
+            .collect()
     }
 }
 

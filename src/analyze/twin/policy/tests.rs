@@ -131,7 +131,10 @@ fn where_a_namespace_disables_mutual_tls_pods_that_demand_it_get_none() {
     };
     let (all, own) = (json!(null), json!({"matchLabels": {"app": "api"}}));
     let with = |space: &str, pods: &str| {
-        call(&snapshot(vec![mode("default", space, all.clone()), mode("own", pods, own.clone())], Value::Null), &Call::default())
+        call(
+            &snapshot(vec![mode("default", space, all.clone()), mode("own", pods, own.clone())], Value::Null),
+            &Call::default(),
+        )
     };
     let closed = with("DISABLE", "STRICT");
     assert_eq!(word(&closed), "503");
@@ -285,11 +288,13 @@ fn an_authorizer_that_the_mesh_does_not_have_denies() {
 #[test]
 fn an_authorizer_without_pods_denies_unless_it_is_told_to_let_pass() {
     let with = |more: Value| {
-        let selector = json!({"selector": {"app": "api", "no": "such"}, "ports": [{"name": "grpc", "port": 80}]});
+        let selector =
+            json!({"selector": {"app": "api", "no": "such"}, "ports": [{"name": "grpc", "port": 80}]});
         let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "auth", "namespace": "shop"}, "spec": selector});
         let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "some", "namespace": "shop", "labels": {"some": "pod"}},
             "spec": {"containers": [{"name": "c"}]}, "status": {"phase": "Running"}});
-        let policy = authorization("p", json!({"action": "CUSTOM", "provider": {"name": "own"}, "rules": [{}]}));
+        let policy =
+            authorization("p", json!({"action": "CUSTOM", "provider": {"name": "own"}, "rules": [{}]}));
         let mut config = json!({"service": "auth.shop.svc.cluster.local", "port": 80});
         config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         let providers = json!({"extensionProviders": [{"name": "own", "envoyExtAuthzGrpc": config}]});

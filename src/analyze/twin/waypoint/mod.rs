@@ -4,9 +4,9 @@
 //! gateways that are told to. Everybody else connects to the pods and passes it by.
 
 mod enforce;
-mod through;
 #[cfg(test)]
 mod tests;
+mod through;
 
 use serde_json::Value;
 

@@ -40,7 +40,9 @@ impl Mesh {
             ("side", json!({"istio-injection": "enabled"})),
             ("out", json!({})),
         ] {
-            mesh.add(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": own}}));
+            mesh.add(
+                json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": own}}),
+            );
         }
         for (namespace, name, app) in [
             ("shop", "web", "web"),
@@ -59,7 +61,8 @@ impl Mesh {
             ("api-v1", json!({"name": "api-v1"}), json!({})),
             ("api-v2", json!({"name": "api-v2"}), json!({})),
         ] {
-            let ports = json!([{"name": "http", "port": 80, "targetPort": 8080}, {"name": "tcp", "port": 9000}]);
+            let ports =
+                json!([{"name": "http", "port": 80, "targetPort": 8080}, {"name": "tcp", "port": 9000}]);
             let spec = json!({"selector": selector, "ports": ports});
             mesh.add(object("v1", "Service", "shop", name, labels, spec));
         }
@@ -186,12 +189,14 @@ fn behind_a_waypoint_pods_see_the_waypoint() {
 
 #[test]
 fn a_waypoint_that_does_not_take_the_connection_is_passed_by() {
-    let deny = || policy("p", json!({"targetRefs": target("Service", "api"), "action": "DENY", "rules": [{}]}));
+    let deny =
+        || policy("p", json!({"targetRefs": target("Service", "api"), "action": "DENY", "rules": [{}]}));
     let asks = || Mesh::new(json!({"istio.io/use-waypoint": "w"})).with(deny());
     let missing = asks().get("shop/web");
     assert_eq!(said(&missing), "200");
     assert!(told(&missing, "waypoint shop/w does not exist"), "{missing:?}");
-    let workloads = asks().with(waypoint("shop", "w", json!({"istio.io/waypoint-for": "workload"}), Value::Null));
+    let workloads =
+        asks().with(waypoint("shop", "w", json!({"istio.io/waypoint-for": "workload"}), Value::Null));
     assert!(told(&workloads.get("shop/web"), "is not for Services"));
     let none = asks().with(waypoint("shop", "w", json!({"istio.io/waypoint-for": "none"}), Value::Null));
     assert_eq!(said(&none.get("shop/web")), "200");
@@ -288,7 +293,8 @@ fn gateways_send_to_a_waypoint_where_they_are_told_to() {
         let mut builder = Builder::new();
         mesh.objects.iter().for_each(|object| builder.object(object.clone()));
         let snapshot = builder.finish();
-        let from = Origin::Gateway(Named { namespace: "shop".into(), kind: String::new(), name: "front".into() });
+        let from =
+            Origin::Gateway(Named { namespace: "shop".into(), kind: String::new(), name: "front".into() });
         let request = Request { host: "a.example.com".into(), path: "/pay".into(), ..Request::default() };
         let answer = Twin::new(&snapshot).answer(&Ask { name: String::new(), from, request });
         assert_eq!(said(&answer), outcome, "{answer:?}");
@@ -307,10 +313,12 @@ fn a_host_outside_behind_a_waypoint_gets_its_policies() {
             "ports": [{"name": "http", "number": 80, "protocol": "HTTP"}]}),
     );
     let named = json!([{"group": "networking.istio.io", "kind": "ServiceEntry", "name": "bank"}]);
-    let allow = policy("p", json!({"targetRefs": named, "rules": [{"to": [{"operation": {"methods": ["GET"]}}]}]}));
+    let allow =
+        policy("p", json!({"targetRefs": named, "rules": [{"to": [{"operation": {"methods": ["GET"]}}]}]}));
     let mesh = Mesh::behind_waypoint().with(entry).with(allow);
     let ask = |method: &str| {
-        let request = Request { method: method.into(), host: "bank.example.com".into(), ..Request::default() };
+        let request =
+            Request { method: method.into(), host: "bank.example.com".into(), ..Request::default() };
         said(&mesh.ask("shop/web", request))
     };
     assert_eq!((ask("GET").as_str(), ask("POST").as_str()), ("200", "403"));

@@ -69,7 +69,10 @@ pub fn carry(leg: &Leg<'_, '_, '_>, target: Target<'_, '_>, carrier: &str, answe
                 return false;
             }
             let called = called(gateway);
-            let said = format!("{carrier} carries the connection to {called}, which stands before {}", target.reference());
+            let said = format!(
+                "{carrier} carries the connection to {called}, which stands before {}",
+                target.reference()
+            );
             answer.steps.push(Step::by(&by, said));
             gateway
         }
@@ -102,7 +105,8 @@ fn template(gateway: &Gateway) -> PodTemplate {
         .into_iter()
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .collect();
-    let account = object.annotations.get("gateway.istio.io/service-account").map_or(object.name(), String::as_str);
+    let account =
+        object.annotations.get("gateway.istio.io/service-account").map_or(object.name(), String::as_str);
     PodTemplate { labels, service_account: account.to_owned(), ..PodTemplate::read(&serde_json::Value::Null) }
 }
 
@@ -165,7 +169,9 @@ fn through(
     match verdict.ruling {
         Ruling::Allowed => {}
         Ruling::NotModelled(why) => return answer.give_up(why),
-        Ruling::Refused { status: Some(status), flag, detail } => return answer.respond(status, flag, detail),
+        Ruling::Refused { status: Some(status), flag, detail } => {
+            return answer.respond(status, flag, detail);
+        }
         Ruling::Refused { status: None, flag, detail } => return answer.refuse(flag, detail),
     }
     let routing = Routing::default();
@@ -210,7 +216,8 @@ fn route<'a>(
     let twin = leg.twin;
     if !http && let Some(by) = byte_rules(twin, host) {
         let by = by.field("");
-        return answer.give_up(format!("{by} routes bytes to {} at a waypoint, which is not modelled", host.name));
+        return answer
+            .give_up(format!("{by} routes bytes to {} at a waypoint, which is not modelled", host.name));
     }
     let (host_name, port) = (host.name.as_str(), leg.port);
     let own = Destination::Host { host: host_name.to_owned(), subset: String::new(), port };
@@ -234,7 +241,9 @@ fn route<'a>(
     // The chain carries its table with it: none is looked up by name.
     let none = |name: &str| Arc::new(crate::analyze::twin::http::table::RouteTable::new(name));
     let paths = Normalization::of(twin.snapshot);
-    let Some(onward) = simulate::pass(&listener, (&connection, paths), request, answer, &none) else { return };
+    let Some(onward) = simulate::pass(&listener, (&connection, paths), request, answer, &none) else {
+        return;
+    };
     leg.deliver(&onward, answer);
     if let Some(Destination::Host { host, subset, port: to }) = onward.to.first().map(|first| &first.to)
         && host == host_name

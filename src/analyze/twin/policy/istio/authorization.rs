@@ -209,11 +209,21 @@ fn custom(
             let open = config.is_some_and(|config| config.flag("failOpen"));
             let status = config.and_then(|config| config.text("statusOnError")?.parse().ok()).unwrap_or(403);
             let then = if open { "failOpen lets the request pass" } else { "the proxy denies by itself" };
-            steps.push(step(policy, "spec.provider.name", format!("the authorizer {name:?} cannot be asked ({why}): {then}")));
+            steps.push(step(
+                policy,
+                "spec.provider.name",
+                format!("the authorizer {name:?} cannot be asked ({why}): {then}"),
+            ));
             return if open {
                 Authorized::Yes
             } else {
-                Authorized::Unasked(status, format!("the external authorizer {name:?} of {} cannot be asked: {why}", policy.object.reference))
+                Authorized::Unasked(
+                    status,
+                    format!(
+                        "the external authorizer {name:?} of {} cannot be asked: {why}",
+                        policy.object.reference
+                    ),
+                )
             };
         }
     }
