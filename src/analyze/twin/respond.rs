@@ -49,6 +49,15 @@ pub(super) fn act(route: &Route, seen: &Seen<'_>, request: &Request, answer: &mu
     if let Some(fault) = &route.fault
         && !faulty(fault, answer, &mut delay)
     {
+        // A route changes the headers of this answer, too, and so does the destination that would have got the request.
+        let mut own = BTreeMap::new();
+        if let Action::Forward(forward) = &route.action
+            && let Some(first) = forward.to.first()
+        {
+            first.response_headers.apply(&mut own);
+        }
+        route.response_headers.apply(&mut own);
+        answer.response_headers = own;
         return None;
     }
     match &route.action {

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::full_host;
-use super::virtual_services::{Effective, HttpRule};
+use super::virtual_services::{Effective, HttpRule, MESH};
 use crate::analyze::rules::istio::hops::tries_answers_again;
 use crate::analyze::twin::http::headers::HeaderOps;
 use crate::analyze::twin::http::table::{
@@ -223,7 +223,7 @@ fn forward(rule: &HttpRule, authority: Option<String>, audience: &Audience<'_>) 
         let (request_headers, response_headers, host) = header_ops(entry);
         let field = format!("{}.route[{at}].destination", rule.source.field_path);
         to.push(Weighted {
-            to: destination(entry.at("destination").unwrap_or(&Value::Null), &rule.namespace, audience),
+            to: http_destination(entry.at("destination").unwrap_or(&Value::Null), &rule.namespace, audience),
             weight: if entries.len() > 1 { weight } else { 1 },
             request_headers,
             response_headers,
@@ -241,12 +241,12 @@ fn forward(rule: &HttpRule, authority: Option<String>, audience: &Audience<'_>) 
             .number("mirrorPercentage.value")
             .or_else(|| body.number("mirrorPercent"))
             .or_else(|| body.at("mirrorPercentage").map(|_| 0.0));
-        mirrors.push((destination(mirror, &rule.namespace, audience), share.unwrap_or(100.0)));
+        mirrors.push((http_destination(mirror, &rule.namespace, audience), share.unwrap_or(100.0)));
     }
     for mirror in body.list("mirrors") {
         let share = mirror.number("percentage.value").or_else(|| mirror.at("percentage").map(|_| 0.0));
         if let Some(entry) = mirror.at("destination") {
-            mirrors.push((destination(entry, &rule.namespace, audience), share.unwrap_or(100.0)));
+            mirrors.push((http_destination(entry, &rule.namespace, audience), share.unwrap_or(100.0)));
         }
     }
     mirrors.retain(|(_, share)| *share > 0.0);
@@ -261,6 +261,19 @@ fn forward(rule: &HttpRule, authority: Option<String>, audience: &Audience<'_>) 
         retries_answers: tries_answers_again(body.text("retries.retryOn")),
         per_try_timeout: body.seconds("retries.perTryTimeout").filter(|seconds| *seconds > 0.0),
     }))
+}
+
+/// The cluster of a destination of HTTP. A sidecar's table of a port knows hosts with that port alone: without a port it is the
+/// table's.
+fn http_destination(entry: &Value, namespace: &str, audience: &Audience<'_>) -> Destination {
+    match destination(entry, namespace, audience) {
+        Destination::Host { host, subset, .. }
+            if audience.gateway == MESH && entry.int("port.number").is_none() =>
+        {
+            Destination::Host { host, subset, port: audience.port }
+        }
+        other => other,
+    }
 }
 
 /// The cluster of a destination. Without a port it is the host's only one, else the listener's.

@@ -357,6 +357,12 @@ fn greet(
             reading::port_protocol(snapshot, party, passage.port) == crate::model::network::Protocol::Tls
         })
     };
+    // What the client has wrapped itself, and its proxy once more, the application unwraps once.
+    if matches!(client, ClientTls::Originate) && passage.request.is_none() && passage.sni.is_some() && serves_tls() {
+        let said = "the client's own TLS is wrapped in TLS once more, and the application takes off one of them";
+        steps.push(Step::plain(said));
+        return Err(no_answer(said));
+    }
     let handshake = match handshake {
         Handshake::Unknown(_) if serves_tls() => Handshake::Opaque,
         other => other,
