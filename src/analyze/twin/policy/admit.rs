@@ -358,8 +358,13 @@ fn greet(
         })
     };
     // What the client has wrapped itself, and its proxy once more, the application unwraps once.
-    if matches!(client, ClientTls::Originate) && passage.request.is_none() && passage.sni.is_some() && serves_tls() {
-        let said = "the client's own TLS is wrapped in TLS once more, and the application takes off one of them";
+    if matches!(client, ClientTls::Originate)
+        && passage.request.is_none()
+        && passage.sni.is_some()
+        && serves_tls()
+    {
+        let said =
+            "the client's own TLS is wrapped in TLS once more, and the application takes off one of them";
         steps.push(Step::plain(said));
         return Err(no_answer(said));
     }
