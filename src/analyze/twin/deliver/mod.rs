@@ -200,10 +200,11 @@ impl Leg<'_, '_, '_> {
             }
         };
         let backend = backend::of(self.twin, &to.to, self.namespace).unwrap_or_default();
-        if self.door && waypoint::takes_from_gateways(self.twin.snapshot, host.object()) {
-            if let Some(share) = self.waypoint_share(host, port, &backend, answer) {
-                return share;
-            }
+        if self.door
+            && waypoint::takes_from_gateways(self.twin.snapshot, host.object())
+            && let Some(share) = self.waypoint_share(host, port, &backend, answer)
+        {
+            return share;
         }
         let tls = match self.backend_tls(host, rules.as_ref(), port, answer) {
             Some(Ok(tls)) => tls,

@@ -111,7 +111,7 @@ pub fn changing_waypoint<'a>(
     let mut own = all.filter(|filter| filter.targets.iter().any(|target| names(filter, target)));
     own.find_map(|filter| {
         let mut patches = filter.object.body.list("spec.configPatches").iter();
-        let at = patches.position(|patch| decides(patch))?;
+        let at = patches.position(decides)?;
         Some(filter.object.reference.field(format!("spec.configPatches[{at}]")))
     })
 }
