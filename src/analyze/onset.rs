@@ -1,4 +1,5 @@
-//! When the trouble began: given, or found in what was seen.
+//! When the trouble may have begun: as somebody said, or where series jump. Which of these it was is decided together with who did
+//! it, in `causal/scan.rs`.
 
 use jiff::Timestamp;
 use std::collections::BTreeMap;
@@ -25,12 +26,14 @@ const HALF_LIFE: f64 = 1800.0;
 const OVER: f64 = 0.3;
 /// A given onset is an alert's, which fires minutes after the trouble began: so many seconds, or steps, are looked back.
 const ALERT_DELAY: (f64, f64) = (1200.0, 3.0);
-/// And so many forward: the next scrape or two show it.
-const SCRAPES: (f64, f64) = (120.0, 1.5);
 /// How fast a beginning loses weight with its distance from a given onset, in seconds.
 const DISTANCE: f64 = 900.0;
-/// Weight that a beginning needs to replace what somebody said, or to be one at all: two services that jump at once.
+/// Weight that a beginning needs to be one at all: two services that jump at once.
 const CONVINCING: f64 = 2.0;
+/// Beginnings that are looked at closely: each costs as much as one that is given.
+const MAX_CANDIDATES: usize = 5;
+/// What somebody says is off by so many seconds: alerts and people round to minutes.
+const MINUTE: f64 = 60.0;
 
 /// How the onset is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,26 +55,132 @@ pub struct Onset {
     pub margin: f64,
 }
 
-/// The onset of a snapshot, as [`Snapshot::derived`] keeps it: `None` where nobody said it and nothing shows it.
+impl Onset {
+    /// Seconds before [`Onset::at`] from which on what was measured belongs to neither side for sure. An alert is late by a step or two;
+    /// what was found lies between two points already.
+    pub fn slack(&self) -> f64 {
+        if self.known == Known::Given { self.margin } else { 0.0 }
+    }
+}
+
+/// An instant at which it may have begun, before anything is known of who did it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Candidate {
+    /// The instant, how it is known, and how far it may be off.
+    pub onset: Onset,
+    /// The natural logarithm of how likely it is beforehand, relative to the likeliest.
+    pub prior: f64,
+}
+
+/// Instants at which the trouble may have begun, at most [`MAX_CANDIDATES`]: what somebody said, instants that other signals
+/// name (`named`, in Unix seconds), and where most readings jump. Empty where nobody said anything and nothing jumps.
+pub fn candidates(snapshot: &Snapshot, named: &[f64]) -> Vec<Candidate> {
+    let readings = &snapshot.derived::<Readings>().0;
+    let steps: Vec<f64> = readings.iter().map(|reading| reading.step).collect();
+    let step = median(&steps).unwrap_or(MINUTE).max(1.0);
+    let given = snapshot.onset.map(to_unix);
+    let mut out: Vec<Candidate> = vec![];
+    if let Some(at) = snapshot.onset {
+        let onset = Onset { at, known: Known::Given, margin: step.max(MINUTE) };
+        out.push(Candidate { onset, prior: 0.0 });
+    }
+    let bounds = |readings: &[Reading]| {
+        let start = readings.iter().filter_map(|r| r.times.first().copied()).reduce(f64::min)?;
+        let end = readings.iter().filter_map(|r| r.times.last().copied()).reduce(f64::max)?;
+        Some((start, end))
+    };
+    let seen = bounds(readings);
+    // Where no series says anything, spans and logs may.
+    if given.is_none()
+        && seen.is_none()
+        && let Some((at, margin)) = beginnings::together(snapshot)
+    {
+        out.push(Candidate { onset: Onset { at, known: Known::Found, margin }, prior: 0.0 });
+    }
+    let (start, end) = seen.unwrap_or_default();
+    let search = Search { given, step, start, end };
+    let told = named.iter().copied().filter(|at| search.covers(*at));
+    for at in told.chain(search.jumped(readings)) {
+        let near = |one: &Candidate| (to_unix(one.onset.at) - at).abs() < step / 2.0;
+        if out.len() >= MAX_CANDIDATES || out.iter().any(near) {
+            continue;
+        }
+        if let Some(instant) = from_unix(at) {
+            let onset = Onset { at: instant, known: Known::Found, margin: step };
+            out.push(Candidate { onset, prior: search.prior(at) });
+        }
+    }
+    out
+}
+
+/// The likeliest onset before anything is known of who did it, as [`Snapshot::derived`] keeps it: `None` where nobody said it and nothing
+/// shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Estimate(pub Option<Onset>);
 
 impl Derived for Estimate {
     fn derive(snapshot: &Snapshot) -> Self {
-        Estimate(estimate(snapshot))
+        Estimate(candidates(snapshot, &[]).first().map(|candidate| candidate.onset))
     }
 }
 
-/// When the trouble began: where most jumps at once, near what somebody said if anybody did. Expensive: read it through
-/// `snapshot.derived::<Estimate>()`.
-pub fn estimate(snapshot: &Snapshot) -> Option<Onset> {
-    let found = of_series(&snapshot.derived::<Readings>().0, snapshot.onset.map(to_unix));
-    let given = snapshot.onset.map(|at| Onset { at, known: Known::Given, margin: 60.0 });
-    let shown = || {
-        let (at, margin) = beginnings::together(snapshot)?;
-        Some(Onset { at, known: Known::Found, margin })
-    };
-    found.or(given).or_else(shown)
+/// Where beginnings are looked for.
+#[derive(Debug, Clone, Copy)]
+struct Search {
+    /// What somebody said.
+    given: Option<f64>,
+    /// Seconds between points, typically.
+    step: f64,
+    /// The first and the last point of all.
+    start: f64,
+    end: f64,
+}
+
+impl Search {
+    /// Seconds that are looked back from what somebody said.
+    fn back(&self) -> f64 {
+        ALERT_DELAY.0.max(ALERT_DELAY.1 * self.step)
+    }
+
+    /// Whether the trouble may have begun at an instant. What came after somebody said so shows in the looks after that as well.
+    fn covers(&self, at: f64) -> bool {
+        self.given.is_none_or(|given| (given - self.back()..=given).contains(&at))
+    }
+
+    /// The natural logarithm of how likely an instant is beforehand. As likely as what was said is all the time before it together,
+    /// so each step of that has its part; unless somebody said anything, the latest are the likeliest.
+    fn prior(&self, at: f64) -> f64 {
+        match self.given {
+            Some(given) => {
+                -(1.0 + self.back() / self.step).ln() - (given - at).abs() / DISTANCE.max(3.0 * self.step)
+            }
+            None => -(1.0 + (self.end - at).max(0.0) / HALF_LIFE).ln(),
+        }
+    }
+
+    /// The instants at which most readings jump, each kind at each place counted once: the most telling first.
+    fn jumped(&self, readings: &[Reading]) -> Vec<f64> {
+        let near = |at: f64| self.covers(at);
+        let mut pieces: BTreeMap<i64, BTreeMap<(&Place, Kind), f64>> = BTreeMap::new();
+        for jump in readings.iter().flat_map(|reading| jumps(reading, self.given, &near)) {
+            let piece = ((jump.at - self.start) / self.step).round() as i64;
+            let known = pieces.entry(piece).or_default().entry(jump.what).or_default();
+            *known = known.max(jump.weight);
+        }
+        let weight = |piece: i64| pieces.get(&piece).map_or(0.0, |all| all.values().sum::<f64>());
+        let mut found: Vec<(f64, f64)> = vec![];
+        for piece in pieces.keys() {
+            let at = self.start + *piece as f64 * self.step;
+            // Scrapes of different targets fall into neighbouring pieces, and effects show after their cause.
+            let raw = weight(*piece) + 0.5 * weight(piece + 1) + 0.25 * weight(piece - 1);
+            if raw >= CONVINCING {
+                // It began somewhere between the last quiet point and the first loud one.
+                found.push((raw * self.prior(at).exp(), at - self.step / 2.0));
+            }
+        }
+        found.sort_by(|a, b| b.0.total_cmp(&a.0).then(b.1.total_cmp(&a.1)));
+        found.into_iter().map(|(_, at)| at).collect()
+    }
 }
 
 /// One reading that jumps: where, what, when, how surely.
@@ -79,43 +188,6 @@ struct Jump<'a> {
     what: (&'a Place, Kind),
     at: f64,
     weight: f64,
-}
-
-/// The instant at which most readings jump, each kind at each place counted once.
-fn of_series(readings: &[Reading], given: Option<f64>) -> Option<Onset> {
-    let steps: Vec<f64> = readings.iter().map(|reading| reading.step).collect();
-    let step = median(&steps)?.max(1.0);
-    let start = readings.iter().filter_map(|r| r.times.first().copied()).reduce(f64::min)?;
-    let end = readings.iter().filter_map(|r| r.times.last().copied()).reduce(f64::max)?;
-    let near = |at: f64| {
-        given.is_none_or(|given| {
-            let back = ALERT_DELAY.0.max(ALERT_DELAY.1 * step);
-            (given - back..=given + SCRAPES.0.max(SCRAPES.1 * step)).contains(&at)
-        })
-    };
-    let mut pieces: BTreeMap<i64, BTreeMap<(&Place, Kind), f64>> = BTreeMap::new();
-    for jump in readings.iter().flat_map(|reading| jumps(reading, given, &near)) {
-        let piece = ((jump.at - start) / step).round() as i64;
-        let known = pieces.entry(piece).or_default().entry(jump.what).or_default();
-        *known = known.max(jump.weight);
-    }
-    let weight = |piece: i64| pieces.get(&piece).map_or(0.0, |all| all.values().sum::<f64>());
-    let mut best: Option<(f64, f64)> = None;
-    for piece in pieces.keys() {
-        let at = start + *piece as f64 * step;
-        // Scrapes of different targets fall into neighbouring pieces, and effects show after their cause.
-        let raw = weight(*piece) + 0.5 * weight(piece + 1) + 0.25 * weight(piece - 1);
-        let likely = match given {
-            Some(given) => (-(at - given).abs() / DISTANCE.max(3.0 * step)).exp(),
-            None => 1.0 / (1.0 + (end - at) / HALF_LIFE),
-        };
-        if raw >= CONVINCING && best.is_none_or(|(most, _)| raw * likely > most * (1.0 + 1e-9)) {
-            best = Some((raw * likely, at));
-        }
-    }
-    // It began somewhere between the last quiet point and the first loud one.
-    let at = from_unix(best?.1 - step / 2.0)?;
-    Some(Onset { at, known: Known::Found, margin: step })
 }
 
 /// Where a reading jumps: the next look differs from the last two points by most of what it differs from the baseline.
@@ -188,9 +260,9 @@ mod tests {
     }
 
     #[test]
-    fn the_instant_at_which_most_series_change_is_the_onset() {
+    fn the_instant_at_which_most_series_change_comes_first() {
         for offset in [0, 1_700_000_000] {
-            let found = estimate(&snapshot(offset)).unwrap();
+            let found = candidates(&snapshot(offset), &[])[0].onset;
             let away = found.at.as_second() - (offset + 22 * 60);
             assert!(away.abs() <= 60, "{away}");
             assert_eq!(found.known, Known::Found);
@@ -198,9 +270,14 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_said_counts() {
+    fn what_somebody_said_is_the_likeliest_and_nothing_after_it_is() {
         let mut said = snapshot(0);
+        said.onset = "1970-01-01T00:30:00Z".parse().ok();
+        let all = candidates(&said, &[]);
+        assert_eq!((Some(all[0].onset.at), all[0].onset.known), (said.onset, Known::Given));
+        assert!(all.len() > 1 && all.iter().skip(1).all(|one| one.prior < all[0].prior));
+        assert!(all.iter().all(|one| Some(one.onset.at) <= said.onset), "{all:?}");
         said.onset = "1970-01-01T00:05:00Z".parse().ok();
-        assert_eq!(estimate(&said).map(|o| (o.at, o.known)), said.onset.map(|at| (at, Known::Given)));
+        assert_eq!(candidates(&said, &[]).len(), 1, "the jump comes long after that");
     }
 }

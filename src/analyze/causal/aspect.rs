@@ -87,6 +87,15 @@ impl Aspect {
                 Aspect::Gone,
             ],
             Aspect::Saturation => &[Aspect::Latency, Aspect::OwnTime],
+            // Whoever gets an error for an answer goes no further.
+            Aspect::Calls => &[
+                Aspect::Errors,
+                Aspect::OwnErrors,
+                Aspect::Logs,
+                Aspect::Steps,
+                Aspect::Calls,
+                Aspect::Gone,
+            ],
             _ => &[],
         }
     }

@@ -7,20 +7,15 @@
 
 use jiff::Timestamp;
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::aspect::{Aspect, aspect_of};
 use super::topology::Topology;
-use crate::analyze::anomaly::{Anomaly, Direction, Kind, Signal, sorted};
+use crate::analyze::anomaly::{Anomaly, Direction, Kind, Signal};
 use crate::analyze::diagnosis::{Test, TestVerdict};
-use crate::analyze::logs;
-use crate::analyze::onset::Estimate;
-use crate::analyze::series;
+use crate::analyze::onset::Onset;
 use crate::analyze::series::meaning::Side;
 use crate::analyze::series::shift::own_share;
-use crate::analyze::traces;
 use crate::model::change::{Change, ChangeKind};
-use crate::model::memo::Derived;
 use crate::model::network::ServiceName;
 use crate::model::snapshot::Snapshot;
 use crate::model::time::to_unix;
@@ -55,8 +50,6 @@ const OUT_OF_REACH: f64 = -1.0;
 const SURGE: f64 = 1.5;
 /// What a surge leaves of the anomalies at services that it passes through.
 const UNDER_SURGE: f64 = 0.3;
-/// Natural logarithm of the likelihood ratio from which an anomaly that users feel makes an incident.
-const FELT: f64 = 2.0;
 
 /// What sort of fault it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -99,25 +92,8 @@ pub struct Suspects {
     pub anomalies: Vec<Anomaly>,
     /// Who is suspected.
     pub all: Vec<Suspect>,
-}
-
-impl Derived for Suspects {
-    fn derive(snapshot: &Snapshot) -> Self {
-        let onset = snapshot.derived::<Estimate>().0;
-        // What somebody said may be late, and logs look around it themselves; what series show is the next best.
-        let named = snapshot.onset.or(onset.map(|onset| onset.at));
-        let mut anomalies = guarded(|| series::anomalies(snapshot, onset.map(|onset| onset.at)));
-        anomalies.extend(guarded(|| logs::anomalies::anomalies(snapshot, named)));
-        anomalies.extend(guarded(|| traces::anomalies(snapshot, named)));
-        let anomalies = sorted(anomalies);
-        let all = rank(snapshot, &anomalies, onset.map(|onset| onset.at));
-        Suspects { anomalies, all }
-    }
-}
-
-/// A source that fails costs its own evidence and not the run.
-fn guarded(source: impl FnOnce() -> Vec<Anomaly>) -> Vec<Anomaly> {
-    catch_unwind(AssertUnwindSafe(source)).unwrap_or_default()
+    /// When it began, as far as anything shows it.
+    pub onset: Option<Onset>,
 }
 
 /// One contribution to a suspect's odds.
@@ -132,14 +108,20 @@ struct Part {
 
 type Aspects = BTreeMap<Aspect, usize>;
 
-fn rank(snapshot: &Snapshot, anomalies: &[Anomaly], onset: Option<Timestamp>) -> Vec<Suspect> {
-    // Something always deviates in a cluster that runs: pods start, caches fill, load comes and goes. Unless somebody says that there
-    // is trouble, and since when, its objects and logs have to say so.
-    let felt = anomalies.iter().any(|a| a.log_lr >= FELT && is_felt(a.kind));
-    if snapshot.onset.is_none() && (!felt || snapshot.runs()) {
-        return vec![];
+/// The suspects by what deviates since an onset, the likeliest first, and how much speaks for anything having begun then: the natural
+/// logarithm of what all of them together weigh, and of what is felt.
+pub(super) fn rank(
+    snapshot: &Snapshot,
+    anomalies: &[Anomaly],
+    onset: Option<Timestamp>,
+) -> (Vec<Suspect>, f64) {
+    let mut topology = Topology::new(snapshot);
+    // Whoever says that somebody did not answer calls that one.
+    for anomaly in anomalies {
+        if let (Some(caller), Some(callee)) = (anomaly.place.service(), &anomaly.blames) {
+            topology.add(caller, callee);
+        }
     }
-    let topology = Topology::new(snapshot);
     let mut shown: BTreeMap<&ServiceName, Aspects> = BTreeMap::new();
     for (at, anomaly) in anomalies.iter().enumerate() {
         let Some(service) = anomaly.about() else { continue };
@@ -165,34 +147,50 @@ fn rank(snapshot: &Snapshot, anomalies: &[Anomaly], onset: Option<Timestamp>) ->
         })
         .collect();
     suspects.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.service.cmp(&b.service)));
+    let felt = felt(snapshot, anomalies, &topology);
+    // What a suspect feels itself is in its score already.
+    let felt_by_others = |suspect: &Suspect| {
+        let others = felt.iter().filter(|(service, _)| ***service != suspect.service);
+        others.map(|(_, log_lr)| *log_lr).fold(0.0, f64::max)
+    };
+    let all_feel = felt.values().copied().fold(0.0, f64::max);
+    let told = suspects.iter().map(|suspect| (suspect.score + felt_by_others(suspect)).exp()).sum::<f64>();
+    let evidence = ((NONE_OF_THESE + all_feel).exp() + told).ln();
     let odds = |score: f64| (CALIBRATION * score).exp();
     let total = odds(NONE_OF_THESE) + suspects.iter().map(|suspect| odds(suspect.score)).sum::<f64>();
     for suspect in &mut suspects {
         suspect.probability = odds(suspect.score) / total;
     }
     suspects.truncate(MAX_SUSPECTS);
-    suspects
+    (suspects, evidence)
 }
 
 fn f64_order(a: &f64, b: &f64) -> std::cmp::Ordering {
     a.total_cmp(b)
 }
 
-/// Whether users feel it: the rest happens without anybody's harm too.
-fn is_felt(kind: Kind) -> bool {
-    matches!(
-        kind,
-        Kind::Latency
-            | Kind::SelfTime
-            | Kind::NetworkTime
-            | Kind::Errors
-            | Kind::ErrorOrigin
-            | Kind::Availability
-            | Kind::Restarts
-            | Kind::Missing
-            | Kind::MissingCall
-            | Kind::NewTemplate
-    )
+/// How surely those who asked feel something, or else those whom nobody calls: a fault that nobody feels is not the one asked about.
+fn felt<'a>(
+    snapshot: &Snapshot,
+    anomalies: &'a [Anomaly],
+    topology: &Topology,
+) -> BTreeMap<&'a ServiceName, f64> {
+    let asked = snapshot.target.as_ref().filter(|target| !target.services.is_empty());
+    let feels = |service: &ServiceName| match asked {
+        Some(target) => service.namespace == target.namespace && target.services.contains(&service.name),
+        None => topology.callees(service).next().is_some() && topology.callers(service).next().is_none(),
+    };
+    let of_requests = |anomaly: &&Anomaly| {
+        matches!(anomaly.kind, Kind::Latency | Kind::Errors | Kind::ErrorOrigin | Kind::Availability)
+    };
+    let mut out: BTreeMap<&ServiceName, f64> = BTreeMap::new();
+    for anomaly in anomalies.iter().filter(of_requests) {
+        if let Some(service) = anomaly.place.service().filter(|service| feels(service)) {
+            let known = out.entry(service).or_default();
+            *known = known.max(anomaly.log_lr);
+        }
+    }
+    out
 }
 
 fn ratio(anomalies: &[Anomaly], at: usize) -> f64 {
@@ -207,7 +205,10 @@ fn explained(
     shown: &BTreeMap<&ServiceName, Aspects>,
     topology: &Topology,
 ) -> Vec<Part> {
-    let dependencies = topology.dependencies(service);
+    let mut dependencies = topology.dependencies(service);
+    for behind in topology.behind(service) {
+        dependencies.entry(behind.clone()).or_insert(1);
+    }
     let mut parts: Vec<Part> = own
         .iter()
         .map(|(aspect, at)| {

@@ -48,7 +48,8 @@ impl Topology {
         out
     }
 
-    fn add(&mut self, caller: &ServiceName, callee: &ServiceName) {
+    /// Notes that one calls another.
+    pub fn add(&mut self, caller: &ServiceName, callee: &ServiceName) {
         if caller != callee {
             self.callees.entry(caller.clone()).or_default().insert(callee.clone());
         }
@@ -69,6 +70,21 @@ impl Topology {
         self.callees.iter().filter(move |(_, called)| called.contains(service)).map(|(caller, _)| caller)
     }
 
+    /// What may stand behind an address. A host's name of which nobody knows whom it calls is a load balancer's or a gateway's as a rule,
+    /// and whoever calls it often calls by another name what it stands for. Services alone that say themselves whom they call.
+    pub fn behind<'a>(&'a self, service: &'a ServiceName) -> BTreeSet<&'a ServiceName> {
+        if !is_host(&service.name) || self.callees(service).next().is_some() {
+            return BTreeSet::new();
+        }
+        let siblings = self.callers(service).flat_map(|caller| self.callees(caller));
+        let stands = |one: &&ServiceName| {
+            !is_host(&one.name)
+                && self.callees(one).next().is_some()
+                && self.callees(one).all(|callee| callee != service)
+        };
+        siblings.filter(stands).collect()
+    }
+
     /// Everything that a service depends on, with the number of hops; itself not among it.
     pub fn dependencies(&self, service: &ServiceName) -> BTreeMap<ServiceName, u32> {
         let mut reached = BTreeMap::new();
@@ -87,6 +103,11 @@ impl Topology {
     }
 }
 
+/// Whether a name is a host's and not a service's: words with dots between them.
+fn is_host(name: &str) -> bool {
+    name.contains('.') && name.split('.').all(|label| !label.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,5 +121,22 @@ mod tests {
         }
         assert_eq!(topology.dependencies(&name("a")), [(name("b"), 1), (name("c"), 1)].into());
         assert_eq!(topology.callers(&name("c")).count(), 2);
+    }
+
+    #[test]
+    fn an_address_stands_for_what_its_callers_call_by_another_name() {
+        let name = |text: &str| ServiceName::new("n", text);
+        let mut topology = Topology::default();
+        for (caller, callee) in
+            [("front", "lb-1.example.com"), ("front", "search"), ("search", "table"), ("front", "leaf")]
+        {
+            topology.add(&name(caller), &name(callee));
+        }
+        let (address, search) = (name("lb-1.example.com"), name("search"));
+        assert_eq!(topology.behind(&address), [&search].into());
+        assert!(topology.behind(&search).is_empty());
+        // What calls the address itself stands in front of it.
+        topology.add(&search, &address);
+        assert!(topology.behind(&address).is_empty());
     }
 }

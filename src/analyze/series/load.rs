@@ -8,7 +8,7 @@ use super::meaning::Side;
 use super::prepare::{Reading, Readings};
 use super::stats::{median, quantile, ranks};
 use crate::analyze::anomaly::Kind;
-use crate::analyze::onset::Estimate;
+use crate::analyze::causal::suspects::Suspects;
 use crate::model::network::ServiceName;
 use crate::model::snapshot::Snapshot;
 use crate::model::time::to_unix;
@@ -85,7 +85,7 @@ pub struct Growth {
 /// How figures grow with load, for each service with a series of requests that spreads enough: the best fitting first.
 pub fn growths(snapshot: &Snapshot) -> Vec<Growth> {
     let readings = snapshot.derived::<Readings>();
-    let onset = snapshot.derived::<Estimate>().0.map(|onset| to_unix(onset.at) - onset.margin);
+    let onset = snapshot.derived::<Suspects>().onset.map(|onset| to_unix(onset.at) - onset.margin);
     let mut by_service: BTreeMap<&ServiceName, Vec<&Reading>> = BTreeMap::new();
     for reading in &readings.0 {
         if let Some(service) = reading.service() {

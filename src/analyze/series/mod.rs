@@ -16,11 +16,11 @@ pub mod stats;
 #[cfg(test)]
 mod tests;
 
-use jiff::Timestamp;
 use std::collections::BTreeMap;
 
 use super::anomaly::{Anomaly, Direction, Kind, MAX_LOG_LR, Place, Signal, bounded};
 use super::finding::Evidence;
+use super::onset::Onset;
 use crate::model::snapshot::Snapshot;
 use crate::model::time::{from_unix, to_unix};
 use meaning::Side;
@@ -36,6 +36,10 @@ const GROWTH: f64 = 2.0;
 const GOOD_DIRECTION: f64 = 0.2;
 /// Ratios below this are not worth a line (natural logarithm; e^0.4 ≈ 1.5).
 const WORTH_TELLING: f64 = 0.4;
+/// What a shift still says that was over this many seconds before the end, or [`SILENT_STEPS`].
+const OVER: f64 = 0.3;
+/// See [`OVER`]: whoever looks for a cause looks within ten minutes.
+const LATELY: f64 = 600.0;
 /// A series that has no point for this many of its steps at the end of the window has ceased.
 const SILENT_STEPS: f64 = 5.0;
 
@@ -47,9 +51,10 @@ fn log_lr(z: f64, looked_at: usize) -> f64 {
 }
 
 /// What deviates in series since an onset; nothing where no onset is known, for then there is no "before".
-pub fn anomalies(snapshot: &Snapshot, onset: Option<Timestamp>) -> Vec<Anomaly> {
-    let Some(onset) = onset.map(to_unix) else { return vec![] };
+pub fn anomalies(snapshot: &Snapshot, onset: Option<Onset>) -> Vec<Anomaly> {
+    let Some((onset, slack)) = onset.map(|onset| (to_unix(onset.at), onset.slack())) else { return vec![] };
     let readings = snapshot.derived::<Readings>();
+    let end = readings.0.iter().filter_map(|reading| reading.times.last().copied()).fold(f64::MIN, f64::max);
     let mut looked_at: BTreeMap<(&Place, Kind), usize> = BTreeMap::new();
     for reading in &readings.0 {
         *looked_at.entry((&reading.place, reading.meaning.kind)).or_default() += 1;
@@ -58,7 +63,7 @@ pub fn anomalies(snapshot: &Snapshot, onset: Option<Timestamp>) -> Vec<Anomaly> 
     let mut worst: BTreeMap<(&Place, Kind, Side), (f64, Shift, &Reading)> = BTreeMap::new();
     for reading in &readings.0 {
         let meaning = &reading.meaning;
-        let Some(shift) = measure(reading, onset) else { continue };
+        let Some(shift) = measure(reading, onset, slack) else { continue };
         let count = looked_at.get(&(&reading.place, meaning.kind)).copied().unwrap_or(1);
         let good = match bad_direction(reading) {
             Some(Direction::Up) => shift.z < 0.0,
@@ -66,7 +71,11 @@ pub fn anomalies(snapshot: &Snapshot, onset: Option<Timestamp>) -> Vec<Anomaly> 
             _ => false,
         };
         let towards = if good { GOOD_DIRECTION } else { 1.0 };
-        let odds = log_lr(shift.z, count) * own_share(meaning.kind, meaning.side) * towards;
+        // Who names no onset asks about what is wrong now.
+        let quiet = reading.times.get(shift.until).map_or(0.0, |until| end - until);
+        let is_over = snapshot.onset.is_none() && quiet > (SILENT_STEPS * reading.step).max(LATELY);
+        let lasting = if is_over { OVER } else { 1.0 };
+        let odds = log_lr(shift.z, count) * own_share(meaning.kind, meaning.side) * towards * lasting;
         let best =
             worst.entry((&reading.place, meaning.kind, meaning.side)).or_insert((odds, shift, reading));
         if odds > best.0 {

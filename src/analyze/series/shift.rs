@@ -7,8 +7,10 @@ use crate::analyze::anomaly::Kind;
 
 /// Points before the onset that a baseline needs: fewer have no spread to speak of.
 pub const FEWEST_BEFORE: usize = 4;
-/// Points that make one look.
+/// Points that make one look, where they are close to each other.
 pub const LOOK: usize = 3;
+/// Seconds that a look takes: a point that stands for five minutes is as much as five that stand for one.
+const LOOK_SECONDS: f64 = 180.0;
 /// Points after the onset among which the worst look is taken: a fault of three minutes must not drown in what follows.
 const AFTER: usize = 8;
 /// Points before the onset that make the baseline: what was long ago is another day.
@@ -41,6 +43,8 @@ pub struct Shift {
     pub after: f64,
     /// Index of the first point of that look.
     pub at: usize,
+    /// Index of the last point of the last look that shows half of it.
+    pub until: usize,
 }
 
 /// The middle and the scale of a baseline. The scale is never nothing: the series' own spread, a part of its level, a part
@@ -63,11 +67,12 @@ pub fn scale(reading: &Reading, before: &[f64]) -> Option<(f64, f64)> {
     Some((middle, if scale > 0.0 { scale } else { FROM_NOTHING * largest })).filter(|(_, scale)| *scale > 0.0)
 }
 
-/// What a look shows: its median, which forgives an outlier; of failures the mean, since every one of them was felt and most
-/// points hold none.
-fn typical(reading: &Reading, look: &[f64]) -> Option<f64> {
-    match reading.meaning.kind {
-        Kind::Errors | Kind::Availability => Some(look.iter().sum::<f64>() / look.len().max(1) as f64),
+/// What a look shows: its median, which forgives an outlier, and of two points the one nearer to `middle` for the same reason; of
+/// failures the mean, since every one of them was felt and most points hold none.
+fn typical(reading: &Reading, look: &[f64], middle: f64) -> Option<f64> {
+    match (reading.meaning.kind, look) {
+        (Kind::Errors | Kind::Availability, _) => Some(look.iter().sum::<f64>() / look.len().max(1) as f64),
+        (_, [a, b]) => Some(if (a - middle).abs() <= (b - middle).abs() { *a } else { *b }),
         _ => median(look),
     }
 }
@@ -76,31 +81,45 @@ fn is_ratio(reading: &Reading) -> bool {
     reading.name.to_ascii_lowercase().contains("ratio") && reading.values.iter().all(|value| *value <= 1.0)
 }
 
-/// The worst look after an onset against what was before. `None` where either side holds too little.
-pub fn measure(reading: &Reading, onset: f64) -> Option<Shift> {
-    let at = reading.times.partition_point(|time| *time < onset);
+/// Points that make one look at a reading.
+fn width(reading: &Reading) -> usize {
+    ((LOOK_SECONDS / reading.step).round() as usize).clamp(1, LOOK)
+}
+
+/// The worst look after an onset against what was before. Points of the last `slack` seconds before it are looked at as well, and
+/// are no part of what was before. `None` where either side holds too little.
+pub fn measure(reading: &Reading, onset: f64, slack: f64) -> Option<Shift> {
+    let at = reading.times.partition_point(|time| *time < onset - slack);
     let before = reading.values.get(at.saturating_sub(BEFORE)..at)?;
     let after = reading.values.get(at..)?;
     if before.len() < FEWEST_BEFORE || after.is_empty() {
         return None;
     }
     let (middle, scale) = scale(reading, before)?;
-    let width = LOOK.min(after.len());
+    let width = width(reading).min(after.len());
     let mut worst: Option<Shift> = None;
     for (index, look) in after.windows(width).take(AFTER).enumerate() {
-        let typical = typical(reading, look)?;
+        let typical = typical(reading, look, middle)?;
         let z = (typical - middle) / scale;
         if worst.is_none_or(|known| z.abs() > known.z.abs()) {
-            worst = Some(Shift { z, before: middle, after: typical, at: at + index });
+            let (at, until) = (at + index, at + index + width - 1);
+            worst = Some(Shift { z, before: middle, after: typical, at, until });
         }
     }
+    let mut worst = worst?;
+    let still = |look: &[f64]| {
+        let away = typical(reading, look, middle).map_or(0.0, |typical| (typical - middle) / scale);
+        away * worst.z.signum() >= worst.z.abs() / 2.0
+    };
+    let last = after.windows(width).rposition(still).map_or(worst.at, |index| at + index);
+    worst.until = last + width - 1;
     let looks: Vec<f64> = before
         .windows(width)
-        .filter_map(|look| Some((typical(reading, look)? - middle).abs() / scale))
+        .filter_map(|look| Some((typical(reading, look, middle)? - middle).abs() / scale))
         .collect();
     // A baseline that often strays this far by itself says less.
     let restless = quantile(&looks, QUIET).unwrap_or(0.0) / NOISE;
-    worst.map(|shift| Shift { z: shift.z / restless.max(1.0), ..shift })
+    Some(Shift { z: worst.z / restless.max(1.0), ..worst })
 }
 
 /// How much a measurement of this kind speaks of the place itself when it moved: resources are its own, traffic comes from

@@ -87,7 +87,13 @@ pub(super) fn graph(snapshot: &Snapshot, manifest: &[(String, String)]) -> Graph
     named_edges(snapshot, &mut graph);
     for (caller, callee) in manifest {
         let namespace = snapshot.target.as_ref().map(|t| t.namespace.clone()).unwrap_or_default();
-        let name = |text: &str| match text.split_once('/') {
+        // Names that others gave to what they trace hold slashes too (`https://…`, `api/prod`): what stands before one is a namespace
+        // only where it could be one.
+        let label = |text: &str| {
+            !text.is_empty()
+                && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        };
+        let name = |text: &str| match text.split_once('/').filter(|(namespace, _)| label(namespace)) {
             Some((namespace, name)) => ServiceName::new(namespace, name),
             None => ServiceName::new(namespace.clone(), text),
         };
