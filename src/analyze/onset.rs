@@ -89,18 +89,18 @@ pub fn candidates(snapshot: &Snapshot, named: &[f64]) -> Vec<Candidate> {
         let end = readings.iter().filter_map(|r| r.times.last().copied()).reduce(f64::max)?;
         Some((start, end))
     };
-    let seen = bounds(readings);
+    let (start, end) = bounds(readings).unwrap_or_default();
+    let search = Search { given, step, start, end };
+    let jumped = search.jumped(readings);
     // Where no series says anything, spans and logs may.
     if given.is_none()
-        && seen.is_none()
+        && jumped.is_empty()
         && let Some((at, margin)) = beginnings::together(snapshot)
     {
         out.push(Candidate { onset: Onset { at, known: Known::Found, margin }, prior: 0.0 });
     }
-    let (start, end) = seen.unwrap_or_default();
-    let search = Search { given, step, start, end };
     let told = named.iter().copied().filter(|at| search.covers(*at));
-    for at in told.chain(search.jumped(readings)) {
+    for at in told.chain(jumped) {
         let near = |one: &Candidate| (to_unix(one.onset.at) - at).abs() < step / 2.0;
         if out.len() >= MAX_CANDIDATES || out.iter().any(near) {
             continue;
