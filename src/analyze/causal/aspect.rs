@@ -88,14 +88,9 @@ impl Aspect {
             ],
             Aspect::Saturation => &[Aspect::Latency, Aspect::OwnTime],
             // Whoever gets an error for an answer goes no further.
-            Aspect::Calls => &[
-                Aspect::Errors,
-                Aspect::OwnErrors,
-                Aspect::Logs,
-                Aspect::Steps,
-                Aspect::Calls,
-                Aspect::Gone,
-            ],
+            Aspect::Calls => {
+                &[Aspect::Errors, Aspect::OwnErrors, Aspect::Logs, Aspect::Steps, Aspect::Calls, Aspect::Gone]
+            }
             _ => &[],
         }
     }
