@@ -51,12 +51,9 @@ pub(super) fn act(route: &Route, seen: &Seen<'_>, request: &Request, answer: &mu
     {
         // A route changes the headers of this answer, too, and so does the destination that would have got the request.
         let mut own = BTreeMap::new();
-        if let Action::Forward(forward) = &route.action
-            && let Some(first) = forward.to.first()
-        {
-            first.response_headers.apply(&mut own);
-        }
-        route.response_headers.apply(&mut own);
+        let to = if let Action::Forward(forward) = &route.action { forward.to.as_slice() } else { &[] };
+        let first = to.first().map(|first| &first.response_headers);
+        in_order(&route.response_headers, first, to.len()).iter().for_each(|change| change.apply(&mut own));
         answer.response_headers = own;
         return None;
     }
@@ -97,11 +94,8 @@ pub(super) fn act(route: &Route, seen: &Seen<'_>, request: &Request, answer: &mu
                     "its destinations change the request differently; what the first one receives is told",
                 ));
             }
-            let mut response_headers = vec![];
-            if let Some(first) = forward.to.first() {
-                response_headers.push(first.response_headers.clone());
-            }
-            response_headers.push(route.response_headers.clone());
+            let first = forward.to.first().map(|first| &first.response_headers);
+            let response_headers = in_order(&route.response_headers, first, forward.to.len());
             let routing = Routing {
                 sent: changed,
                 mirrors: forward.mirrors.iter().map(|(to, _)| to.clone()).collect(),
@@ -115,11 +109,28 @@ pub(super) fn act(route: &Route, seen: &Seen<'_>, request: &Request, answer: &mu
     }
 }
 
-/// What a destination receives; the destination's changes come first, then the route's.
+/// The changes of a route and of one of its destinations, in the order in which they are made. Of several destinations the one that is
+/// chosen comes first, then the route. What stands at an only destination Istio writes into the route itself, behind the route's own:
+/// all is removed first then, and what both add stands in that order.
+fn in_order(route: &HeaderOps, destination: Option<&HeaderOps>, destinations: usize) -> Vec<HeaderOps> {
+    let Some(destination) = destination else { return vec![route.clone()] };
+    if destinations > 1 {
+        return vec![destination.clone(), route.clone()];
+    }
+    let both =
+        |route: &[(String, String)], own: &[(String, String)]| route.iter().chain(own).cloned().collect();
+    vec![HeaderOps {
+        set: both(&route.set, &destination.set),
+        add: both(&route.add, &destination.add),
+        remove: route.remove.iter().chain(&destination.remove).cloned().collect(),
+    }]
+}
+
+/// What a destination receives.
 fn sent(route: &Route, forward: &Forward, to: &Weighted, request: &Request) -> Sent {
     let mut headers = request.headers.clone();
-    to.request_headers.apply(&mut headers);
-    route.request_headers.apply(&mut headers);
+    let changes = in_order(&route.request_headers, Some(&to.request_headers), forward.to.len());
+    changes.iter().for_each(|change| change.apply(&mut headers));
     let host = host_of(&to.rewrite).or_else(|| host_of(&forward.rewrite));
     let path = to.rewrite.path.as_ref().or(forward.rewrite.path.as_ref());
     Sent {
@@ -247,4 +258,38 @@ fn cross_origin(
     answer.response_headers.clone_from(out);
     answer.respond(200, "", "the proxy answers the preflight by the route's CORS policy");
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ops(set: &[(&str, &str)], add: &[(&str, &str)], remove: &[&str]) -> HeaderOps {
+        let pairs =
+            |all: &[(&str, &str)]| all.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        HeaderOps {
+            set: pairs(set),
+            add: pairs(add),
+            remove: remove.iter().map(|name| (*name).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn an_only_destination_changes_headers_after_its_route_and_one_of_several_before_it() {
+        let route = ops(&[("a", "route")], &[("b", "route")], &[]);
+        let destination = ops(&[("a", "own")], &[("b", "own")], &["a"]);
+        let after = |destinations| {
+            let mut headers = BTreeMap::new();
+            in_order(&route, Some(&destination), destinations)
+                .iter()
+                .for_each(|change| change.apply(&mut headers));
+            (headers["a"].clone(), headers["b"].clone())
+        };
+        assert_eq!(
+            after(1),
+            ("own".to_owned(), "route,own".to_owned()),
+            "what both remove is gone before either adds"
+        );
+        assert_eq!(after(2), ("route".to_owned(), "own,route".to_owned()));
+    }
 }
