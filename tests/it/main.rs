@@ -19,6 +19,7 @@ mod controller;
 mod crd;
 mod generated;
 mod locked;
+mod made_up;
 mod observed;
 mod pairs;
 mod random;

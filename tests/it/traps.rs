@@ -1,10 +1,16 @@
 //! What looks like a fault and is none, or like one and is another: each of these has misled somebody before.
 
+use meshscope::analyze::anomaly::{Direction, Kind};
 use meshscope::analyze::diagnosis::{Diagnosis, Options, analyze};
 use meshscope::analyze::finding::{Role, Severity};
+use meshscope::analyze::series::meaning;
+use meshscope::analyze::series::prepare::Readings;
 use meshscope::collect::assemble::assemble;
 use meshscope::collect::bundle;
 use meshscope::collect::prometheus::catalogue::CATALOGUE;
+use meshscope::model::series::{self, Series};
+use meshscope::model::snapshot::Builder;
+use serde_json::json;
 use std::path::Path;
 
 /// The answer to a fixture of the rules.
@@ -128,7 +134,6 @@ fn probes_that_share_a_dependency_do_not_accuse_the_node() {
 
 #[test]
 fn a_counter_that_starts_again_has_not_grown_by_what_it_lost() {
-    use meshscope::model::series::Series;
     let series = |points: &[f64]| Series {
         name: "restarts".to_owned(),
         labels: Default::default(),
@@ -139,6 +144,52 @@ fn a_counter_that_starts_again_has_not_grown_by_what_it_lost() {
     assert_eq!(series(&[500.0]).total_increase(), None);
     // A sum over queues that lost one of them has neither started again nor grown by all that is left.
     assert_eq!(series(&[1000.0, 1010.0, 900.0, 905.0]).total_increase(), Some(15.0));
+}
+
+/// What a series of this name and these labels is taken for.
+fn taken_for(name: &str, labels: &[(&str, &str)]) -> Option<(Kind, Option<Direction>)> {
+    let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let series = Series { name: name.to_owned(), labels, points: vec![(0.0, 1.0), (60.0, 2.0)] };
+    meaning::of(&series).map(|meaning| (meaning.kind, meaning.bad))
+}
+
+#[test]
+fn copies_of_a_stream_count_once_by_what_their_leader_says() {
+    let pending = "jetstream_consumer_num_pending";
+    assert_eq!(taken_for(pending, &[("is_consumer_leader", "false")]), None);
+    let waits = Some((Kind::Saturation, Some(Direction::Up)));
+    assert_eq!(taken_for(pending, &[("is_consumer_leader", "true"), ("is_meta_leader", "false")]), waits);
+}
+
+#[test]
+fn a_lag_below_zero_is_no_lag() {
+    let lag = json!({"data": {"result": [{"metric": {"__name__": "kafka_consumergroup_lag", "service": "a", "namespace": "n"},
+        "values": [[0, "4"], [60, "-7"], [180, "5"]]}]}});
+    let mut builder = Builder::new();
+    builder.series(series::read(&lag, "lag"));
+    let readings = builder.finish().derived::<Readings>();
+    assert_eq!(readings.0[0].values, [4.0, 5.0], "nor is a minute without one");
+}
+
+#[test]
+fn stores_count_under_two_generations_of_names() {
+    let (older, newer) =
+        ("pg_stat_bgwriter_checkpoint_write_time_total", "pg_stat_checkpointer_write_time_total");
+    assert_eq!(taken_for(older, &[]), taken_for(newer, &[]));
+    assert!(taken_for(older, &[]).is_some());
+    assert_eq!(taken_for("pg_replication_lag_seconds", &[]), Some((Kind::Saturation, Some(Direction::Up))));
+    let fails = Some((Kind::Errors, Some(Direction::Up)));
+    for name in [
+        "etcd_debugging_server_alarms",
+        "etcd_server_proposals_failed_total",
+        "redis_rejected_connections_total",
+    ] {
+        assert_eq!(taken_for(name, &[]), fails, "{name}");
+    }
+    // Its label begins with a capital, unlike any other.
+    assert_eq!(taken_for("etcd_network_peer_sent_failures_total", &[("To", "8e9e05c52164694d")]), fails);
+    // 0 is no limit there, so that nothing may be divided by it: limits are no readings at all.
+    assert_eq!(taken_for("redis_memory_max_bytes", &[]), None);
 }
 
 #[test]

@@ -82,6 +82,8 @@ const VOCABULARY: &[Line] = &[
             "error",
             "errors",
             "err",
+            "alarm",
+            "alarms",
             "fail",
             "failed",
             "failure",
@@ -215,7 +217,7 @@ pub fn words(name: &str) -> Vec<String> {
 pub fn of(series: &Series) -> Option<Meaning> {
     let words = words(&series.name);
     let any = |list: &[&str]| words.iter().any(|word| list.contains(&word.as_str()));
-    if any(CONSTANT) || series.labels.contains_key("le") {
+    if any(CONSTANT) || series.labels.contains_key("le") || of_a_follower(series) {
         return None;
     }
     let side = if any(CLIENT) {
@@ -245,6 +247,15 @@ pub fn of(series: &Series) -> Option<Meaning> {
         (kind, bad) = (Kind::Latency, UP);
     }
     Some(Meaning { kind, bad, side, counter })
+}
+
+/// Whether a series is a follower's copy of what the leader of a replicated stream or group tells too (`is_consumer_leader="false"`, as
+/// JetStream's exporter has it): a follower lags by nature, and all copies together count one thing several times.
+fn of_a_follower(series: &Series) -> bool {
+    let says = |(name, value): (&String, &String)| {
+        name.starts_with("is_") && name.ends_with("_leader") && name != "is_meta_leader" && value == "false"
+    };
+    series.labels.iter().any(says)
 }
 
 /// Whether a status says that a request failed: 5xx, none at all (`0`), or a gRPC status of the server's own making.

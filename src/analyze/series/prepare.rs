@@ -103,7 +103,9 @@ fn all(snapshot: &Snapshot) -> Vec<Reading> {
 fn read(snapshot: &Snapshot, series: &Series) -> Option<Reading> {
     let meaning = meaning::of(series)?;
     let place = place::of(snapshot, series)?;
-    let points = if meaning.counter { rate(&series.points) } else { series.points.clone() };
+    let mut points = if meaning.counter { rate(&series.points) } else { series.points.clone() };
+    // Nothing that is counted or measured in time is below zero: while consumers are shared out anew a lag is, and means nothing.
+    points.retain(|(_, value)| meaning.kind == Kind::Unknown || *value >= 0.0);
     let (times, mut values): (Vec<f64>, Vec<f64>) = points.into_iter().unzip();
     let steps: Vec<f64> = times.iter().zip(times.iter().skip(1)).map(|(a, b)| b - a).collect();
     let step = median(&steps).filter(|step| *step > 0.0)?;
@@ -217,6 +219,14 @@ mod tests {
             &[0.0, 60.0, 120.0, 180.0, 240.0, 300.0, 360.0, 420.0, 480.0, 540.0, 30.0],
         )]);
         assert_eq!(all[0].values, [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.5]);
+    }
+
+    #[test]
+    fn what_cannot_be_below_zero_is_no_reading_there() {
+        let lag = [(json!({"__name__": "consumer_lag", "service": "a"}), [5.0, -3.0, 6.0].as_slice())];
+        assert_eq!(readings(&lag)[0].values, [5.0, 6.0]);
+        let unknown = [(json!({"__name__": "celsius", "service": "a"}), [5.0, -3.0, 6.0].as_slice())];
+        assert_eq!(readings(&unknown)[0].values, [5.0, -3.0, 6.0]);
     }
 
     #[test]
