@@ -38,7 +38,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["namespace", "service"])]
     session: Option<PathBuf>,
     /// Since when it fails, such as 2026-11-21T09:41:00Z: what deviates from the time before can be the answer
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = super::time)]
     onset: Option<Timestamp>,
     /// Say too what the mesh does with this request (`GET http://checkout.shop/pay`)
     #[arg(long, value_name = "REQUEST", requires = "from")]
@@ -186,7 +186,7 @@ impl Args {
             };
             if let Some(onset) = asked.text("spec.symptom.onset") {
                 let parsed =
-                    onset.parse().with_context(|| format!("{}: spec.symptom.onset", path.display()))?;
+                    super::time(onset).with_context(|| format!("{}: spec.symptom.onset", path.display()))?;
                 material.manifest.onset = Some(parsed);
             }
             return Ok(asked.string("spec.symptom.requestId"));

@@ -51,7 +51,7 @@ pub struct Args {
     #[arg(long, value_name = "DURATION", default_value = "1h")]
     since: String,
     /// Since when it fails, such as 2026-11-21T09:41:00Z, where that is known: signals are compared with the time before
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = super::time)]
     onset: Option<Timestamp>,
     /// How many hops of callers and callees to look at besides the target: 0 to 3
     #[arg(long, value_name = "HOPS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=3))]

@@ -97,6 +97,15 @@ fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
     print(&String::from_utf8_lossy(&script))
 }
 
+/// A point in time, as an argument or a session writes it.
+pub fn time(text: &str) -> anyhow::Result<jiff::Timestamp> {
+    text.parse().map_err(|_| {
+        anyhow::anyhow!(
+            "it is no time with a date and a zone, such as 2026-11-21T09:41:00Z or 2026-11-21T10:41:00+01:00"
+        )
+    })
+}
+
 /// Writes to standard output; a reader that went away (`| head`) is no error.
 pub fn print(text: &str) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
@@ -117,4 +126,18 @@ pub fn colour() -> bool {
     }
     set("CLICOLOR_FORCE")
         || (std::io::stdout().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::time;
+
+    #[test]
+    fn a_time_has_a_zone_and_another_one_is_answered_with_an_example() {
+        assert_eq!(time("2026-11-21T10:41:00+01:00").unwrap(), time("2026-11-21T09:41:00Z").unwrap());
+        for wrong in ["yesterday", "2026-11-21", "2026-11-21T09:41:00", "1763718060"] {
+            let error = time(wrong).unwrap_err().to_string();
+            assert!(error.contains("such as 2026-11-21T09:41:00Z"), "{wrong}: {error}");
+        }
+    }
 }

@@ -235,6 +235,7 @@ fn a_packed_bundle_inside_is_named_and_no_reason_for_peace_of_mind() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("incident.tar.gz"), b"anything").unwrap();
     fs::write(folder.path().join("notes.json"), "{}").unwrap();
+    fs::write(folder.path().join("session.yaml"), "kind: DebugSession\nmetadata: {name: why}\n").unwrap();
     let error = read(&[folder.path().to_owned()]).unwrap_err().to_string();
     assert!(error.contains("incident.tar.gz in it is not unpacked; name that file itself"), "{error}");
     fs::write(folder.path().join("pod.yaml"), POD).unwrap();
