@@ -190,6 +190,10 @@ pub const RULES: &[&dyn Rule] = &[
     &istio::configuration_arrives_late::ConfigurationArrivesLate,
     &istio::attempts_do_not_fit::AttemptsDoNotFit,
     &istio::edge_waits::EdgeWaits,
+    &istio::answered_by_route::AnsweredByRoute,
+    &istio::port_past_the_proxy::PortPastTheProxy,
+    &istio::sidecar_hands_to_nobody::SidecarHandsToNobody,
+    &istio::rewrite_unknown::RewriteUnknown,
 
     // Istio's configuration as it is written.
     &istio_config::annotation_without_effect::AnnotationWithoutEffect,

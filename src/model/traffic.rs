@@ -118,6 +118,14 @@ impl Outcome {
     }
 }
 
+/// The most frequent of some values, the first by name among equals.
+pub fn most(counted: &BTreeMap<String, u64>) -> Option<&str> {
+    counted
+        .iter()
+        .max_by_key(|(text, count)| (**count, std::cmp::Reverse(*text)))
+        .map(|(text, _)| text.as_str())
+}
+
 /// One edge as one of its two proxies saw it.
 #[derive(Debug, Clone)]
 pub struct EdgeTraffic {

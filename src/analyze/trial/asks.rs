@@ -2,7 +2,7 @@
 //! make, and some of the neighbours', which must fare as before.
 
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::analyze::diagnosis::Diagnosis;
 use crate::analyze::finding::{Effect, Finding};
@@ -15,7 +15,7 @@ use crate::model::mesh::istio::{self, VirtualService, full_host, service_of_host
 use crate::model::network::ServiceName;
 use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
-use crate::model::traffic::{EdgeTraffic, Outcome, Reporter, address};
+use crate::model::traffic::{EdgeTraffic, Outcome, Reporter, address, most};
 
 /// Requests that one finding's fixes are tried on, at most.
 const MAX_ASKS: usize = 24;
@@ -212,14 +212,6 @@ fn taken(snapshot: &Snapshot, service: &ServiceName, outcome: &Outcome) -> Backe
         delay: millis.map(|millis| format!("{millis}ms")).unwrap_or_default(),
         ..BackendResponse::default()
     }
-}
-
-/// The most frequent of some values.
-fn most(counted: &BTreeMap<String, u64>) -> Option<&str> {
-    counted
-        .iter()
-        .max_by_key(|(text, count)| (**count, std::cmp::Reverse(*text)))
-        .map(|(text, _)| text.as_str())
 }
 
 /// The request that an access log shows.

@@ -11,6 +11,7 @@ use crate::model::network::{self, ServiceName, ServicePort};
 use crate::model::object::ObjectRef;
 use crate::model::selector::Labels;
 use crate::model::snapshot::Snapshot;
+use crate::model::workload::PodTemplate;
 
 /// The label by which Istio marks what it makes for a Gateway of the Gateway API.
 pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
@@ -49,8 +50,20 @@ fn labels_of<'a>(snapshot: &'a Snapshot, workload: &'a ObjectRef) -> Option<&'a 
     own.or_else(|| snapshot.pods_of(workload).next().map(|pod| &pod.template.labels))
 }
 
-/// Whether a workload serves a Gateway, of Istio or of the Gateway API.
+/// Whether the proxy of pods is a gateway: it takes connections at its own ports, nothing is intercepted.
+pub fn runs_router(template: &PodTemplate) -> bool {
+    let proxy = template.container("istio-proxy");
+    proxy.is_some_and(|proxy| proxy.body.texts("args").iter().any(|word| word == "router"))
+}
+
+/// Whether a workload serves a Gateway, of Istio or of the Gateway API, or is there to serve one: its proxy runs as a router, and
+/// the Gateway may be one that nobody read, or one whose selector is wrong.
 pub fn serves_gateway(snapshot: &Snapshot, workload: &ObjectRef) -> bool {
+    let template = snapshot.workload(workload).map(|w| &w.template);
+    let template = template.or_else(|| snapshot.pods_of(workload).next().map(|pod| &pod.template));
+    if template.is_some_and(runs_router) {
+        return true;
+    }
     labels_of(snapshot, workload).is_some_and(|labels| {
         labels.contains_key(GATEWAY_NAME)
             || snapshot.istio.gateways.iter().any(|gateway| picks(&gateway.selector, labels))

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::hosts::{Hosts, ingress_effects, no_route, service_of};
+use super::support::served_before;
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy, Risk, pointer};
 use crate::analyze::rule::{Check, Declared};
@@ -109,18 +110,40 @@ impl Check for DelegateNotFound {
                 format!("Set delegate.name to {}, which exists", text::plain(near, 63)),
             ));
         }
-        finding
-            .maybe_remedy(
-                Remedy::patch(
-                    object,
-                    &json!([{"op": "remove", "path": pointer(&fact.route.path)}]),
-                    format!("Remove {}: its requests then fall to the routes after it", fact.route.path),
-                )
-                .map(|remedy| remedy.risk(Risk::Medium)),
-            )
-            .prevention(Prevention::alert(
+        finding.maybe_remedy(sent_again(snapshot, fact)).maybe_remedy(dropped(fact)).prevention(
+            Prevention::alert(
                 "Alert on requests without a route",
                 "sum(rate(istio_requests_total{response_flags=~\".*NR.*\"}[5m])) > 0",
-            ))
+            ),
+        )
     }
+}
+
+/// Sends requests where they went before, where the delegate's absence leaves them without a route.
+fn sent_again(snapshot: &Snapshot, fact: &Fact<'_>) -> Option<Remedy> {
+    let (service, port) = served_before(snapshot, fact.virtual_service)?;
+    let host = format!("{}.{}.svc.cluster.local", service.name, service.namespace);
+    let path = pointer(&fact.route.path);
+    let operations = json!([
+        {"op": "remove", "path": format!("{path}/delegate")},
+        {"op": "add", "path": format!("{path}/route"), "value": [{"destination": {"host": host, "port": {"number": port}}}]},
+    ]);
+    let summary = format!(
+        "Replace the delegate of {} by a route to Service {service}, which got these requests before",
+        fact.route.path
+    );
+    Remedy::patch(&fact.virtual_service.object, &operations, summary).map(|remedy| remedy.risk(Risk::Medium))
+}
+
+/// Leaves the route out, where others are left.
+fn dropped(fact: &Fact<'_>) -> Option<Remedy> {
+    if fact.virtual_service.routes.len() < 2 {
+        return None;
+    }
+    Remedy::patch(
+        &fact.virtual_service.object,
+        &json!([{"op": "remove", "path": pointer(&fact.route.path)}]),
+        format!("Remove {}: its requests then fall to the routes after it", fact.route.path),
+    )
+    .map(|remedy| remedy.risk(Risk::Medium))
 }

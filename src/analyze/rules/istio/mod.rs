@@ -1,5 +1,6 @@
 //! Istio: what its configuration does to requests.
 
+pub mod answered_by_route;
 pub mod attempts_do_not_fit;
 pub mod authorization_denies;
 pub mod authorizer_unavailable;
@@ -38,6 +39,7 @@ pub mod outlier_ejection_empties_service;
 pub mod outside_hosts_share_port;
 pub mod policy_match;
 pub mod pool_nearly_full;
+pub mod port_past_the_proxy;
 pub mod port_protocol_mismatch;
 pub mod probe_refused_by_mtls;
 pub mod proxy_out_of_memory;
@@ -50,9 +52,11 @@ pub mod requests_match_no_route;
 pub mod retries_amplify;
 pub mod retries_multiply;
 pub mod revision_unknown;
+pub mod rewrite_unknown;
 pub mod route_shadowed;
 pub mod runs_as_proxy;
 pub mod session_affinity_imbalance;
+pub mod sidecar_hands_to_nobody;
 pub mod sidecar_missing;
 pub mod skew;
 pub mod spells;

@@ -165,8 +165,12 @@ fn decides(snapshot: &Snapshot, virtual_service: &VirtualService, workload: &Obj
     })
 }
 
-/// Whether a condition certainly fits none of these requests. What depends on headers, ports or anything else that logs do
-/// not tell is certain only where the path or the method already excludes it.
+/// Conditions on what access logs do not tell.
+const UNSEEN: &[&str] =
+    &["headers", "withoutHeaders", "queryParams", "scheme", "port", "sourceLabels", "sourceNamespace"];
+
+/// Whether a condition fits none of these requests: its path or its method excludes them, or it wants something that logs do not
+/// tell. That it is not fulfilled then says the proxy, which found no route.
 fn misses(condition: &Value, paths: &BTreeSet<&str>, methods: &BTreeSet<&str>) -> bool {
     let blind = condition.flag("ignoreUriCase");
     let off = |field: &str, values: &BTreeSet<&str>, blind: bool| {
@@ -174,7 +178,8 @@ fn misses(condition: &Value, paths: &BTreeSet<&str>, methods: &BTreeSet<&str>) -
             !values.is_empty() && values.iter().all(|value| differs(wanted, value, blind))
         })
     };
-    off("uri", paths, blind) || off("method", methods, false)
+    let unseen = UNSEEN.iter().any(|field| condition.child(field).is_some());
+    off("uri", paths, blind) || off("method", methods, false) || unseen
 }
 
 /// Whether a text certainly differs from what `exact`, `prefix` or `regex` ask for.
@@ -230,8 +235,9 @@ mod tests {
         assert!(misses(json!({"method": {"exact": "GET"}, "uri": {"prefix": "/"}})));
         assert!(!misses(json!({"uri": {"exact": "/charges"}})));
         assert!(!misses(json!({"uri": {"prefix": "/CHARGES"}, "ignoreUriCase": true})));
-        // Whether the header was there is not in the log.
-        assert!(!misses(json!({"headers": {"x-beta": {"exact": "1"}}})));
+        // Whether the header was there is not in the log, and the proxy found no route.
+        assert!(misses(json!({"headers": {"x-beta": {"exact": "1"}}})));
+        assert!(!misses(json!({"uri": {"exact": "/charges"}, "name": "charges"})));
         assert!(!misses(json!({"uri": {"regex": "(?=x)"}})));
     }
 }

@@ -7,13 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::analyze::finding::Evidence;
 use crate::analyze::remedy::{Remedy, Risk, pointer, pointer_segment};
 use crate::analyze::traffic::{Failures, text};
+use crate::analyze::twin::ask::{Origin, Request};
+use crate::analyze::twin::probe::{door, named, serves_gateway};
 use crate::model::fields::Fields;
 use crate::model::log::LogStream;
-use crate::model::mesh::istio::DestinationRule;
+use crate::model::mesh::istio::{DestinationRule, VirtualService};
 use crate::model::network::{Service, ServiceName};
 use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
-use crate::model::traffic::ClusterName;
+use crate::model::traffic::{ClusterName, EdgeTraffic, Outcome, most};
 use crate::model::workload::Workload;
 
 /// At most this many edges are shown as evidence.
@@ -201,4 +203,43 @@ mod tests {
         assert_eq!(paths, ["/spec/a/0/token_bucket", "/spec/b/c~1d/token_bucket"]);
         assert_eq!(field_path(paths[0]), "spec.a[0].token_bucket");
     }
+}
+
+/// A host without its port.
+pub fn bare(host: &str) -> &str {
+    host.rsplit_once(':').map_or(host, |(name, port)| if port.parse::<u16>().is_ok() { name } else { host })
+}
+
+/// The request of an outcome as the log shows it most often, and where it comes from.
+pub fn asked(snapshot: &Snapshot, edge: &EdgeTraffic, outcome: &Outcome) -> Option<(Origin, Request)> {
+    let request = Request {
+        method: most(&outcome.methods)?.to_owned(),
+        host: most(&outcome.authorities)?.to_owned(),
+        path: most(&outcome.paths).filter(|path| path.starts_with('/'))?.to_owned(),
+        ..Request::default()
+    };
+    if serves_gateway(snapshot, &edge.workload) {
+        let host = bare(&request.host).to_owned();
+        let (gateway, port, tls) = door(snapshot, &edge.workload, &host)?;
+        return Some((Origin::Gateway(gateway), Request { host, port: Some(port), tls, ..request }));
+    }
+    let called = most(&outcome.called).and_then(|text| text.rsplit_once(':')?.1.parse::<u16>().ok());
+    let own = edge.cluster.port.and_then(|port| u16::try_from(port).ok());
+    let port = if request.authority().1.is_none() { called.or(own) } else { None };
+    Some((Origin::Workload(named(&edge.workload)), Request { port, ..request }))
+}
+
+/// The Service, and its port, that got requests for a VirtualService's hosts last, where any did.
+pub fn served_before(snapshot: &Snapshot, route: &VirtualService) -> Option<(ServiceName, i64)> {
+    let through = |outcome: &&Outcome| {
+        let mut hosts = outcome.authorities.keys().map(|authority| bare(authority));
+        !outcome.upstreams.is_empty() && !outcome.connection && hosts.any(|host| route.covers(host))
+    };
+    let sources = snapshot.traffic.iter().filter(|edge| edge.cluster.direction == "outbound");
+    let edges = sources.filter_map(|edge| {
+        let last = edge.outcomes.iter().filter(through).filter_map(|outcome| outcome.last).max()?;
+        Some((last, edge.service.clone()?, edge.cluster.port?))
+    });
+    let (_, service, port) = edges.max_by(|a, b| a.0.cmp(&b.0))?;
+    Some((service, port))
 }

@@ -142,10 +142,9 @@ pub(super) fn bypasses_sidecar(party: &Party<'_>, port: u16) -> bool {
         || listed("includeInboundPorts").is_some_and(|list| list.trim() != "*" && !has(list))
 }
 
-/// Whether a pod's proxy is a gateway: it takes connections at its own ports, nothing is intercepted.
+/// Whether a pod's proxy is a gateway.
 pub(super) fn is_router(party: &Party<'_>) -> bool {
-    let proxy = party.template.container("istio-proxy");
-    proxy.is_some_and(|proxy| proxy.body.texts("args").iter().any(|word| word == "router"))
+    crate::analyze::twin::probe::runs_router(party.template)
 }
 
 /// How a sidecar reads a port of its pod: as the Services in front of it say, else by the first bytes.
