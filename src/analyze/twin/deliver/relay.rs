@@ -12,6 +12,7 @@ use crate::analyze::twin::istio::proxy::ProxyKey;
 use crate::analyze::twin::listener::Connection;
 use crate::analyze::twin::party::{Party, Peer};
 use crate::analyze::twin::policy::ClientTls;
+use crate::analyze::twin::probe::{GATEWAY_NAME, runs_router};
 use crate::analyze::twin::registry::{Host, Origin};
 use crate::analyze::twin::resolve::Place;
 use crate::analyze::twin::simulate;
@@ -82,8 +83,14 @@ impl<'a> Leg<'_, 'a, '_> {
         answer: &mut Answer,
     ) -> Option<Share> {
         let party = &endpoint.party;
-        if self.door || !serves(self.twin, party) {
+        if self.door || !(serves(self.twin, party) || stands_ready(party)) {
             return None;
+        }
+        if OWN_PORTS.contains(&endpoint.port) {
+            return Some(Share::Unknown(format!(
+                "port {} is the gateway's own, for its health and metrics",
+                endpoint.port
+            )));
         }
         let node = ProxyNode {
             namespace: party.namespace().to_owned(),
@@ -171,6 +178,14 @@ impl<'a> Leg<'_, 'a, '_> {
     }
 }
 
+/// Ports on which a gateway's proxy answers for itself: health and metrics.
+const OWN_PORTS: [u16; 3] = [15020, 15021, 15090];
+
+/// Whether pods are there to serve Gateways of Istio's, though none may select them: such a proxy listens on nothing else.
+fn stands_ready(party: &Party<'_>) -> bool {
+    runs_router(party.template) && !party.labels().contains_key(GATEWAY_NAME)
+}
+
 /// Whether some Gateway of Istio's is served by pods with these labels.
 fn serves(twin: &Twin<'_>, party: &Party<'_>) -> bool {
     twin.gateways.iter().any(|gateway| {
@@ -242,5 +257,40 @@ mod tests {
         assert_eq!(asked("/ok", tls.clone(), mutual("bank.example.com")).label(), "200");
         assert_eq!(asked("/ok", tls, mutual("other.example.com")).label(), "503 UC");
         assert_eq!(asked("/ok", plain, mutual("bank.example.com")).label(), "503 UC");
+    }
+
+    #[test]
+    fn a_gateway_that_no_gateway_selects_listens_on_nothing() {
+        let labels = json!({"app": "edge", "istio": "edge"});
+        let pod = |name: &str, labels: &Value, proxy: Value| {
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "namespace": "n"},
+                "spec": {"template": {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c"}, proxy]}}}})
+        };
+        let gateway = |selector: &str| {
+            json!({"apiVersion": "networking.istio.io/v1", "kind": "Gateway", "metadata": {"name": "edge", "namespace": "n"},
+                "spec": {"selector": {"istio": selector}, "servers": [{"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]}]}})
+        };
+        let asked = |selector: &str, port: u16| {
+            let mut builder = Builder::new();
+            builder.object(pod("web", &json!({"app": "web"}), json!({"name": "istio-proxy"})));
+            builder.object(pod("edge", &labels, json!({"name": "istio-proxy", "args": ["proxy", "router"]})));
+            builder.object(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "edge", "namespace": "n"},
+                "spec": {"selector": {"app": "edge"}, "ports": [{"name": "http", "port": 80}, {"name": "status-port", "port": 15021}]}}));
+            builder.object(gateway(selector));
+            let snapshot = builder.finish();
+            let from = Origin::Workload(Named {
+                namespace: "n".into(),
+                kind: "Deployment".into(),
+                name: "web".into(),
+            });
+            let request = Request { host: format!("edge.n:{port}"), path: "/".into(), ..Request::default() };
+            Twin::new(&snapshot).answer(&Ask { name: String::new(), from, request })
+        };
+        assert_eq!(asked("edg", 80).label(), "503 UC");
+        assert_eq!(asked("edge", 80).label(), "404");
+        for selector in ["edg", "edge"] {
+            let own = asked(selector, 15021);
+            assert!(own.detail.contains("the gateway's own"), "{own:?}");
+        }
     }
 }
