@@ -128,6 +128,7 @@ pub const RULES: &[&dyn Rule] = &[
     &gateway_api::listeners_overlap::ListenersOverlap,
     &gateway_api::clients_not_verified::ClientsNotVerified,
     &gateway_api::address_shared::AddressShared,
+    &gateway_api::requests_match_no_rule::RequestsMatchNoRule,
 
     // Istio.
     &istio::host_not_found::HostNotFound,
@@ -194,6 +195,7 @@ pub const RULES: &[&dyn Rule] = &[
     &istio::port_past_the_proxy::PortPastTheProxy,
     &istio::sidecar_hands_to_nobody::SidecarHandsToNobody,
     &istio::rewrite_unknown::RewriteUnknown,
+    &istio::answered_by_filter::AnsweredByFilter,
 
     // Istio's configuration as it is written.
     &istio_config::annotation_without_effect::AnnotationWithoutEffect,

@@ -27,6 +27,7 @@ pub mod policy_not_accepted;
 mod prelude;
 pub mod reference_not_granted;
 pub mod references;
+pub mod requests_match_no_rule;
 pub mod route_checks;
 pub mod route_value_unsupported;
 pub mod status;

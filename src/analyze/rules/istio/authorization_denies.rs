@@ -174,6 +174,11 @@ impl Check for AuthorizationDenies {
     }
 }
 
+/// Clauses that ask for a token.
+fn is_token(clause: &str) -> bool {
+    matches!(clause, "requestPrincipals" | "notRequestPrincipals") || clause.starts_with("request.auth.")
+}
+
 /// Clauses that ask who calls.
 fn is_identity(clause: &str) -> bool {
     matches!(clause, "principals" | "serviceAccounts" | "namespaces")
@@ -188,6 +193,7 @@ fn what(clause: &str) -> &'static str {
         "methods" | "notMethods" => "method",
         "ports" | "notPorts" => "port",
         "hosts" | "notHosts" => "host",
+        clause if is_token(clause) => "token (requestPrincipals, request.auth)",
         _ => "source",
     }
 }
@@ -346,14 +352,19 @@ fn closest<'a>(
     for policy in &covering {
         for (index, rule) in policy.object.body.list("spec.rules").iter().enumerate() {
             let own = policy.object.namespace();
-            if let Verdict::Unmet(unmet, _) = judge(rule, index, own, Purpose::Allow, &facts) {
-                // Who calls says more than what for.
-                let Some(chosen) = unmet.iter().find(|m| is_identity(&m.clause)).or(unmet.first()) else {
-                    continue;
-                };
-                if best.as_ref().is_none_or(|(least, _, _)| unmet.len() < *least) {
-                    best = Some((unmet.len(), policy, chosen.clone()));
+            let (distance, chosen) = match judge(rule, index, own, Purpose::Allow, &facts) {
+                Verdict::Unmet(unmet, _) => {
+                    // Who calls says more than what for.
+                    let chosen = unmet.iter().find(|m| is_identity(&m.clause)).or(unmet.first());
+                    (unmet.len(), chosen.cloned())
                 }
+                // All that logs tell is met, and the proxy denied: what they do not tell is not.
+                Verdict::Unknown(path) => (1, Some(untold(policy, path))),
+                Verdict::Matches => continue,
+            };
+            let Some(chosen) = chosen else { continue };
+            if best.as_ref().is_none_or(|(least, _, _)| distance < *least) {
+                best = Some((distance, policy, chosen));
             }
         }
     }
@@ -364,6 +375,24 @@ fn closest<'a>(
     }
     let all = covering.into_iter().find(|policy| policy.object.body.list("spec.rules").is_empty())?;
     Some((all, Reason::DenyAll))
+}
+
+/// A clause about something that access logs do not tell, such as a token.
+fn untold(policy: &Policy, path: String) -> Mismatch {
+    let value = policy.object.body.pointer(&pointer(&path));
+    let listed = value.and_then(Value::as_array).into_iter().flatten();
+    let key = path.rsplit_once('.').and_then(|(condition, _)| {
+        policy.object.body.pointer(&pointer(&format!("{condition}.key")))?.as_str().map(str::to_owned)
+    });
+    let clause = key.unwrap_or_else(|| path.rsplit('.').next().unwrap_or_default().to_owned());
+    let presented =
+        if is_token(&clause) { "a request without an accepted token" } else { "what these requests carry" };
+    Mismatch {
+        listed: listed.filter_map(Value::as_str).map(str::to_owned).collect(),
+        presented: presented.to_owned(),
+        path,
+        clause,
+    }
 }
 
 /// Whether the caller is the odd one out: it was changed last, or nothing tells and the policy lists the identity that its
@@ -460,6 +489,7 @@ fn widen(fact: &Fact<'_>) -> Option<Remedy> {
         Reason::Plaintext(_) => Some(Remedy::manual(
             "Inject the proxy into the caller's pods, so that they show a certificate (label sidecar.istio.io/inject, then a restart)",
         )),
+        Reason::Clause(mismatch) if is_token(&mismatch.clause) => by_certificate(fact),
         Reason::Clause(mismatch) => {
             let value = presented(&mismatch.clause, &fact.request)?;
             Remedy::patch(
@@ -470,6 +500,21 @@ fn widen(fact: &Fact<'_>) -> Option<Remedy> {
             .map(|remedy| remedy.risk(Risk::High))
         }
     }
+}
+
+/// A rule of its own for a caller that shows a certificate and no token.
+fn by_certificate(fact: &Fact<'_>) -> Option<Remedy> {
+    let principal = fact.request.principal.as_deref().filter(|principal| !principal.is_empty())?;
+    let object = &fact.policy.object;
+    let rule = json!({"from": [{"source": {"principals": [principal]}}]});
+    Remedy::patch(
+        object,
+        &json!([{"op": "add", "path": "/spec/rules/-", "value": rule}]),
+        format!(
+            "Let {principal} in by its certificate: a rule beside the one that wants requestPrincipals. Or let the caller pass its user's token on"
+        ),
+    )
+    .map(|remedy| remedy.risk(Risk::High))
 }
 
 /// What has to stand in a clause to let the request in.

@@ -1,5 +1,6 @@
 //! Istio: what its configuration does to requests.
 
+pub mod answered_by_filter;
 pub mod answered_by_route;
 pub mod attempts_do_not_fit;
 pub mod authorization_denies;

@@ -6,6 +6,7 @@ use super::common::{self, Group};
 use crate::analyze::finding::{Confidence, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy, Risk, quote};
 use crate::analyze::rule::{Check, Declared};
+use crate::model::container::ContainerRole;
 use crate::model::event::Event;
 use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
@@ -16,7 +17,8 @@ crate::rule! {
     ///
     /// ## What it detects
     /// A pod that has a node and no running container, with the kubelet's events `FailedCreatePodSandBox` or `NetworkNotReady`, told
-    /// apart by the message: no address left, the network plugin is not installed or does not answer, an unknown runtime handler.
+    /// apart by the message: no address left, the network plugin is not installed or does not answer, an unknown runtime handler, a
+    /// memory limit in which the sandbox itself has no room.
     /// ## Why it matters
     /// No container starts, not even an init container, and no log is written. On one node it is that node's network agent, on all
     /// of them the pool of addresses or the plugin itself.
@@ -43,6 +45,8 @@ enum Why {
     NotInstalled,
     AgentDown,
     Handler,
+    /// The pod's own memory limit leaves no room for the sandbox itself.
+    Memory,
     Other,
 }
 
@@ -98,6 +102,9 @@ impl Why {
             Why::NotInstalled => "the node's network plugin is not ready",
             Why::AgentDown => "the node's network agent does not answer",
             Why::Handler => "the container runtime does not know the handler of their RuntimeClass",
+            Why::Memory => {
+                "their memory limit is too small for the sandbox itself, which is killed out of memory (OOM)"
+            }
             Why::Other => "the kubelet's message names the reason",
         }
     }
@@ -141,10 +148,12 @@ impl Check for SandboxFails {
             1 => format!("on node {}", pod.node),
             n => format!("on {n} nodes"),
         };
-        let (subject, other) = if case.why == Why::Handler {
-            (group.owner.field(group.pod_field("runtimeClassName")), node.clone())
-        } else {
-            (node.field("status"), group.owner.clone())
+        let (subject, other) = match case.why {
+            Why::Handler => (group.owner.field(group.pod_field("runtimeClassName")), node.clone()),
+            Why::Memory => {
+                (group.owner.field(group.pod_field("containers[0].resources.limits.memory")), node.clone())
+            }
+            _ => (node.field("status"), group.owner.clone()),
         };
         let name = quote(&pod.node);
         let finding = Finding::new(Self::META, subject, &[&group.owner.kind, &group.owner.name])
@@ -162,6 +171,7 @@ impl Check for SandboxFails {
             .onset(group.cases.iter().filter_map(|(_, case)| case.event.first).min())
             .remedy(match case.why {
                 Why::Addresses => Remedy::manual("Give the pool of pod addresses more room (a larger or further CIDR, prefix delegation), or scale down what is not needed on the nodes that are full"),
+                Why::Memory => group.undo_rollout(snapshot, "").unwrap_or_else(|| Remedy::manual("Raise the memory limit of the pod's containers to what they need, at least some ten MiB")),
                 Why::Handler => Remedy::manual("Correct runtimeClassName, or configure its handler in the container runtime of the node"),
                 _ => Remedy::commands(
                     format!("Look at the network agent of node {} and bring it back", pod.node),
@@ -172,7 +182,7 @@ impl Check for SandboxFails {
                     vec![],
                 ),
             });
-        let finding = if nodes.len() == 1 && case.why != Why::Handler {
+        let finding = if nodes.len() == 1 && !matches!(case.why, Why::Handler | Why::Memory) {
             finding.remedy(
                 Remedy::commands(
                     "Keep new pods off this node meanwhile; those that wait on it are made anew elsewhere when they are deleted",
@@ -205,7 +215,21 @@ fn failing<'a>(snapshot: &'a Snapshot, pod: &'a Pod) -> Option<Case<'a>> {
     let count: i64 = all.iter().map(|e| e.count).sum();
     let event = *all.last()?;
     // Some messages name the container's identifier and are never counted together.
-    (!started && count >= MANY).then(|| Case { event, why: Why::of(&event.message) })
+    let why = match Why::of(&event.message) {
+        Why::Other if limit(pod).is_some_and(|bytes| bytes < SANDBOX_BYTES) => Why::Memory,
+        why => why,
+    };
+    (!started && count >= MANY).then_some(Case { event, why })
+}
+
+/// What a sandbox takes while it is made: the runtime's own process runs within the pod's limit, and runtimes refuse or are killed
+/// below 4 to 12 MiB.
+const SANDBOX_BYTES: f64 = 12.0 * 1_048_576.0;
+
+/// The memory limit of the pod as a whole, in bytes, where every container has one.
+fn limit(pod: &Pod) -> Option<f64> {
+    let containers = pod.template.containers.iter().filter(|container| container.role != ContainerRole::Init);
+    containers.map(|container| container.resource("limits", "memory")).sum()
 }
 
 #[cfg(test)]

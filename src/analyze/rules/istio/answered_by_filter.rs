@@ -1,0 +1,166 @@
+//! ISTIO165.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::support::since;
+use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
+use crate::analyze::remedy::{Prevention, Remedy, Risk};
+use crate::analyze::rule::{Check, Declared};
+use crate::analyze::rules::seen::MAX_EVIDENCE;
+use crate::analyze::traffic::{blame, text};
+use crate::model::fields::Fields;
+use crate::model::mesh::istio::Policy;
+use crate::model::network::ServiceName;
+use crate::model::snapshot::Snapshot;
+
+crate::rule! {
+    /// A filter that an EnvoyFilter puts into the proxy answers requests with an error.
+    ///
+    /// ## What it detects
+    /// Requests that a proxy answers itself with `lua_response` and a status of 400 or above, together with the EnvoyFilter whose Lua
+    /// script covers that proxy.
+    /// ## Why it matters
+    /// The application never sees these requests, and nothing in the mesh's own configuration says why.
+    /// ## Evidence
+    /// The details of the response in access logs, and the filter in the EnvoyFilter.
+    /// ## How to confirm
+    /// `istioctl proxy-config listener POD -o json` shows the filter; the EnvoyFilter holds its script.
+    /// ## How to fix
+    /// Correct the script, or take the filter out.
+    /// ## False positives
+    /// A script that refuses what it is there to refuse: the share of the requests tells.
+    /// ## References
+    /// <https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/lua_filter>
+    AnsweredByFilter {
+        code: "ISTIO165", name: "answered-by-a-filter", family: Mesh, severity: Error,
+        needs: [Istio, AccessLogs], aliases: [],
+    }
+}
+
+/// Fewer answers than this say nothing.
+const ENOUGH: u64 = 5;
+
+/// A filter that answers.
+#[derive(Debug)]
+pub struct Fact<'a> {
+    filter: &'a Policy,
+    /// The patch that puts the script in.
+    index: usize,
+    service: Option<ServiceName>,
+    code: u16,
+    count: u64,
+    requests: u64,
+    onset: Option<Timestamp>,
+    evidence: Vec<Evidence>,
+}
+
+impl Check for AnsweredByFilter {
+    type Fact<'a> = Fact<'a>;
+
+    fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
+        let mut out: Vec<Fact<'a>> = vec![];
+        for edge in &snapshot.traffic {
+            for outcome in &edge.outcomes {
+                if outcome.details != "lua_response" || outcome.code < 400 || outcome.count < ENOUGH {
+                    continue;
+                }
+                let Some(workload) = snapshot.workload(&edge.workload) else { continue };
+                let covers = |filter: &&Policy| {
+                    script(filter).is_some()
+                        && filter.applies_to(
+                            &edge.workload.namespace,
+                            &workload.template.labels,
+                            &snapshot.istio.root_namespace,
+                        )
+                };
+                let covering: Vec<&Policy> = snapshot.istio.envoy_filters.iter().filter(covers).collect();
+                let objects: Vec<_> = covering.iter().map(|filter| &filter.object.reference).collect();
+                let last = blame::changed_last(snapshot, &objects, outcome.first).unwrap_or(0);
+                let Some((filter, index)) =
+                    covering.get(last).and_then(|filter| Some((*filter, script(filter)?)))
+                else {
+                    continue;
+                };
+                let value = format!("{} of {} requests: {}", outcome.count, edge.requests, outcome.label());
+                let evidence =
+                    Evidence::new("AccessLog", format!("{} proxy", edge.workload), value).at(outcome.first);
+                let same = |fact: &&mut Fact<'_>| {
+                    fact.filter.object.reference == filter.object.reference && fact.service == edge.service
+                };
+                if let Some(fact) = out.iter_mut().find(same) {
+                    fact.count += outcome.count;
+                    fact.requests += edge.requests;
+                    fact.onset = fact.onset.into_iter().chain(outcome.first).min();
+                    if fact.evidence.len() < MAX_EVIDENCE {
+                        fact.evidence.push(evidence);
+                    }
+                    continue;
+                }
+                out.push(Fact {
+                    filter,
+                    index,
+                    service: edge.service.clone(),
+                    code: outcome.code,
+                    count: outcome.count,
+                    requests: edge.requests,
+                    onset: outcome.first,
+                    evidence: vec![evidence],
+                });
+            }
+        }
+        out
+    }
+
+    fn describe(&self, fact: &Fact<'_>, _: &Snapshot) -> Finding {
+        let object = &fact.filter.object;
+        let field = format!("spec.configPatches[{}].patch.value", fact.index);
+        let subject = object.reference.field(&field);
+        let figures = text::share(fact.count, fact.requests.max(fact.count), "requests");
+        let name = fact.service.as_ref().map_or("its proxies", |service| service.name.as_str()).to_owned();
+        let patches = object.body.list("spec.configPatches").len();
+        let class = if fact.code >= 500 { "5xx" } else { "4xx" };
+        let out = (patches > 1)
+            .then(|| {
+                Remedy::patch(
+                    object,
+                    &json!([{"op": "remove", "path": format!("/spec/configPatches/{}", fact.index)}]),
+                    format!("Take the filter out of {}: configPatches[{}]", object.reference, fact.index),
+                )
+            })
+            .flatten();
+        Finding::new(Self::META, subject.clone(), &[&name])
+            .title(format!("{} answers requests to {name} with {} by a Lua script", object.reference, fact.code))
+            .message(format!(
+                "The script in {field} of {} answered {figures} to {name} with {}{}: they end in the proxy, and the application does not see them.",
+                object.reference,
+                fact.code,
+                since(fact.onset)
+            ))
+            .mechanism("EnvoyFilter: a Lua filter answers requests (lua_response)")
+            .severity(if fact.count * 100 >= fact.requests { Severity::Error } else { Severity::Warning })
+            .role(Role::Cause, Confidence::Observed)
+            .service(fact.service.clone())
+            .onset(fact.onset)
+            .evidence(Evidence::object(&subject, "a filter with a Lua script"))
+            .evidences(fact.evidence.clone())
+            .effects(fact.service.iter().map(|s| Effect::requests(s, &[class, &fact.code.to_string(), "via_upstream", "direct_response"])))
+            .maybe_remedy(out)
+            .remedy(Remedy::delete(object, format!("Delete {}: requests reach the application again", object.reference)).risk(Risk::Medium))
+            .prevention(Prevention::of("Policy", "Let EnvoyFilters in through review alone (ValidatingAdmissionPolicy on their namespace or team)"))
+            .prevention(Prevention::alert(
+                "Alert when a service's errors rise",
+                format!("sum(rate(istio_requests_total{{destination_service_name=\"{name}\",response_code=~\"4..|5..\"}}[2m])) / sum(rate(istio_requests_total{{destination_service_name=\"{name}\"}}[2m])) > 0.05"),
+            ))
+    }
+}
+
+/// The first patch of an EnvoyFilter that puts a Lua filter in, by the type or the name of Envoy's own.
+fn script(filter: &Policy) -> Option<usize> {
+    filter.object.body.list("spec.configPatches").iter().position(|patch| {
+        let Some(value) = patch.at("patch.value") else { return false };
+        let kind = value.at("typed_config").or_else(|| value.at("typedConfig")).unwrap_or(value);
+        let kind = kind.child("@type").and_then(Value::as_str).unwrap_or_default();
+        kind.contains("filters.http.lua.") || value.text("name") == Some("envoy.filters.http.lua")
+    })
+}
