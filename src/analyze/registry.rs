@@ -348,6 +348,7 @@ pub const RULES: &[&dyn Rule] = &[
     &service::publishes_not_ready::PublishesNotReady,
     &service::service_port_missing::ServicePortMissing,
     &service::one_pod_takes_most::OnePodTakesMost,
+    &service::listens_elsewhere::ListensElsewhere,
 ];
 
 #[cfg(test)]

@@ -240,6 +240,9 @@ pub(crate) fn differences(rollout: &Change) -> String {
     names.dedup();
     let more = names.len().saturating_sub(3);
     names.truncate(3);
+    if names.is_empty() {
+        return "nothing in their template".to_owned();
+    }
     let list = names.join(", ");
     if more > 0 { format!("{list} and {more} more") } else { list }
 }

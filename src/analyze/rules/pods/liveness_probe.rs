@@ -8,6 +8,7 @@ use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Sever
 use crate::analyze::remedy::{Prevention, Remedy};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::rules::service::app_listens_on_localhost::listening;
+use crate::analyze::rules::service::listens_elsewhere::other_port;
 use crate::model::event::Event;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::{Container, ContainerStatus, Pod, Termination, is_proxy_container};
@@ -53,8 +54,9 @@ pub struct Case<'a> {
     was_up: bool,
     /// Whether the mesh's agent asks the probe in the kubelet's place.
     rewritten: bool,
-    /// Whether it says itself that it listens where only its own pod reaches it: then it has started.
-    on_loopback: bool,
+    /// Whether it says itself that it listens where the probe does not ask, for its own pod alone or on another port: then it has
+    /// started.
+    listens_elsewhere: bool,
 }
 
 /// A container of a workload that is killed for a probe.
@@ -121,7 +123,7 @@ impl Check for LivenessProbe {
             case.answer.mechanism("liveness probe failing")
         };
         // What a probe says of a container that was up asks for the reason why the application got worse.
-        let cause = (slow_start || port.is_some() || case.answer.is_setting()) && !case.on_loopback;
+        let cause = (slow_start || port.is_some() || case.answer.is_setting()) && !case.listens_elsewhere;
         let role = if cause { Role::Cause } else { Role::Symptom };
         let finding = Finding::new(Self::META, group.owner.field(group.container_field(name)), &[container])
             .title(format!("{}: {} probe kills {container}, {} restarts: {}", group.owner, case.which, case.status.restarts, if slow_start { "slow start" } else { why.as_str() }))
@@ -154,7 +156,7 @@ impl Case<'_> {
         let early =
             matches!(self.answer, Answer::Refused | Answer::Unavailable | Answer::Timeout | Answer::Unknown)
                 || (self.rewritten && self.answer == Answer::ServerError);
-        !self.was_up && early && !self.on_loopback
+        !self.was_up && early && !self.listens_elsewhere
     }
 }
 
@@ -189,17 +191,20 @@ fn killed<'a>(snapshot: &'a Snapshot, pod: &'a Pod) -> Vec<(String, Case<'a>)> {
                 answer,
                 was_up: was_up(snapshot, pod, status),
                 rewritten: super::probe::rewritten(container),
-                on_loopback: on_loopback(snapshot, pod, container),
+                listens_elsewhere: listens_elsewhere(snapshot, pod, container),
             },
         ));
     }
     out
 }
 
-/// Whether the log of a container says that it serves one of its ports on the loopback address alone.
-fn on_loopback(snapshot: &Snapshot, pod: &Pod, container: &Container) -> bool {
+/// Whether the log of a container says that it serves one of its ports on the loopback address alone, or another port.
+fn listens_elsewhere(snapshot: &Snapshot, pod: &Pod, container: &Container) -> bool {
     let Some(workload) = snapshot.workload(&snapshot.owner(pod)) else { return false };
-    container.ports.iter().any(|port| listening(snapshot, workload, port.number).is_some())
+    container.ports.iter().any(|port| {
+        listening(snapshot, workload, port.number).is_some()
+            || other_port(snapshot, workload, port.number).is_some()
+    })
 }
 
 /// Whether a container was ever up: it is ready now, it was counted as ready, or its last instance lived much longer than the

@@ -246,7 +246,7 @@ fn replaced(text: &str, all: &str) -> String {
 }
 
 /// What the kubelet says of a probe that fails in a pod of a workload.
-fn failing_probe<'a>(snapshot: &'a Snapshot, workload: &'a ObjectRef) -> Option<&'a Event> {
+pub(super) fn failing_probe<'a>(snapshot: &'a Snapshot, workload: &'a ObjectRef) -> Option<&'a Event> {
     snapshot.pods_of(workload).filter(|pod| !pod.ready()).find_map(|pod| {
         pod.containers().filter(|(container, _)| !is_proxy_container(&container.name)).find_map(
             |(container, _)| common::container_events(snapshot, pod, &container.name, "Unhealthy").next(),

@@ -5,6 +5,7 @@ pub mod external_name_unresolvable;
 pub(crate) mod ingress;
 pub mod ingress_backend;
 pub mod ingress_class;
+pub mod listens_elsewhere;
 pub mod load_balancer;
 pub mod local_policy;
 pub mod missing_ports;
