@@ -73,6 +73,7 @@ pub const RULES: &[&dyn Rule] = &[
     &dns::look_ups_multiplied::LookUpsMultiplied,
     &dns::look_ups_lost::LookUpsLost,
     &dns::consul_registry::ConsulRegistry,
+    &dns::host_alias::HostAlias,
 
     // Envoy's response flags.
     &envoy::no_healthy_upstream::NoHealthyUpstream,
@@ -348,6 +349,9 @@ pub const RULES: &[&dyn Rule] = &[
     &service::publishes_not_ready::PublishesNotReady,
     &service::service_port_missing::ServicePortMissing,
     &service::one_pod_takes_most::OnePodTakesMost,
+    &service::endpoints_by_hand::EndpointsByHand,
+    &service::selector_too_broad::SelectorTooBroad,
+    &service::protocol_differs::ProtocolDiffers,
     &service::listens_elsewhere::ListensElsewhere,
 ];
 

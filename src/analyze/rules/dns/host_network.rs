@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::server::name_server;
+use super::unanswered::unanswered;
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
 use crate::analyze::logs::failure_text::Kind;
 use crate::analyze::remedy::{Prevention, Remedy, Risk, pointer};
@@ -25,11 +26,14 @@ crate::rule! {
     /// The names of Services exist only on the cluster's name server: every such call fails in these pods alone, while the same name
     /// resolves everywhere else.
     /// ## Evidence
-    /// The pod template's `hostNetwork`, `dnsPolicy` and `dnsConfig`, and the names of existing Services that its log says do not exist.
+    /// The pod template's `hostNetwork`, `dnsPolicy` and `dnsConfig`, and the names of existing Services that its log says do not
+    /// exist. Where every name server of its own list is unknown to the cluster, also calls by name that end in a time-out: a
+    /// server that does not answer looks so to a client. They count only where the callee is ready, no other caller fails at it,
+    /// and no call of this workload was answered.
     /// ## How to confirm
     /// `kubectl exec POD -- cat /etc/resolv.conf` does not name the address of the Service kube-dns.
     /// ## How to fix
-    /// `dnsPolicy: ClusterFirstWithHostNet` on the node's network, `ClusterFirst` else.
+    /// `dnsPolicy: ClusterFirstWithHostNet` on the node's network, `ClusterFirst` else, without name servers of its own.
     /// ## False positives
     /// Without a failed look-up it is said for information only: addresses instead of names, or a resolver of the node that knows the
     /// cluster's zone, are fine.
@@ -75,6 +79,16 @@ impl Why {
         }
     }
 
+    fn mechanism(self) -> &'static str {
+        match self {
+            Why::HostNetwork => "DNS policy: hostNetwork without ClusterFirstWithHostNet",
+            Why::Default => {
+                "DNS policy: Default asks the node's name server, which does not know the cluster's names"
+            }
+            Why::Other => "DNS policy: None with a name server (nameserver) that is not the cluster's",
+        }
+    }
+
     fn policy(self) -> &'static str {
         if self == Why::HostNetwork { "ClusterFirstWithHostNet" } else { "ClusterFirst" }
     }
@@ -87,7 +101,26 @@ pub struct Fact<'a> {
     why: Why,
     /// Failed look-ups of Services that exist.
     calls: Vec<Calls>,
+    /// Whether they are known by time-outs alone.
+    silent: bool,
     callee: Option<ServiceName>,
+}
+
+/// Sets the policy that asks the cluster's name server, and takes name servers away that were listed instead of it.
+fn ask_the_cluster(fact: &Fact<'_>) -> Option<Remedy> {
+    let workload = fact.workload;
+    let policy = fact.why.policy();
+    let path = pointer(&workload.template_path("spec.dnsPolicy"));
+    let has = workload.object.body.pointer(&path).is_some();
+    let mut operations =
+        vec![json!({"op": if has { "replace" } else { "add" }, "path": path, "value": policy})];
+    let mut summary = format!("Set dnsPolicy of {} to {policy}", workload.reference());
+    let servers = pointer(&workload.template_path("spec.dnsConfig.nameservers"));
+    if fact.why == Why::Other && workload.object.body.pointer(&servers).is_some() {
+        operations.push(json!({"op": "remove", "path": servers}));
+        summary.push_str(", and take the nameservers of dnsConfig away");
+    }
+    Some(Remedy::patch(&workload.object, &json!(operations), summary)?.risk(Risk::Medium))
 }
 
 impl Check for HostNetwork {
@@ -110,7 +143,11 @@ impl Check for HostNetwork {
                     && c.service().is_some()
                     && c.severity() >= Severity::Warning
             });
-            let calls: Vec<Calls> = in_vain.cloned().collect();
+            let mut calls: Vec<Calls> = in_vain.cloned().collect();
+            let silent = calls.is_empty() && why == Why::Other;
+            if silent {
+                calls = unanswered(snapshot, workload, &failing);
+            }
             let told = snapshot.graph.edges.iter().find(|((from, _), edge)| {
                 from.same_object(workload.reference())
                     && edge.provenance.iter().any(|p| *p != Provenance::Log)
@@ -120,7 +157,7 @@ impl Check for HostNetwork {
                 .and_then(|c| c.service().cloned())
                 .or_else(|| told.map(|((_, to), _)| to.clone()));
             if callee.is_some() {
-                out.push(Fact { workload, why, calls, callee });
+                out.push(Fact { workload, why, calls, silent, callee });
             }
         }
         out
@@ -134,24 +171,32 @@ impl Check for HostNetwork {
         let amount =
             fact.calls.first().map(|c| format!(": {}{}", c.amount(), since(c.first))).unwrap_or_default();
         let policy = fact.why.policy();
-        let path = pointer(&field);
-        let has = fact.workload.object.body.pointer(&path).is_some();
-        let operation = json!([{"op": if has { "replace" } else { "add" }, "path": path, "value": policy}]);
+        let servers = fact.workload.template.spec.texts("dnsConfig.nameservers");
+        let seen = match (observed, fact.silent) {
+            (false, _) => "No failed look-up was seen.",
+            (true, false) => "Its log says that this name does not resolve, and the Service exists.",
+            (true, true) => {
+                "Its calls by name time out, the Service has ready endpoints, and nobody else fails at it: none of these servers is known to the cluster."
+            }
+        };
+        let mut evidence = Evidence::object(&workload.field(&field), fact.why.words());
+        if !servers.is_empty() {
+            evidence = evidence.excerpt(&servers.join(", "));
+        }
         let mut finding = Finding::new(Self::META, workload.field(&field), &[policy])
             .title(format!("{workload} does not ask the cluster's name server and calls {callee} by name{amount}"))
             .message(format!(
-                "{workload} calls {callee} by its name, and {}. {}",
+                "{workload} calls {callee} by its name, and {}. {seen}",
                 fact.why.words(),
-                if observed { "Its log says that this name does not resolve, and the Service exists." } else { "No failed look-up was seen." }
             ))
-            .mechanism("DNS policy: hostNetwork without ClusterFirstWithHostNet")
+            .mechanism(fact.why.mechanism())
             .severity(if observed { Severity::Error } else { Severity::Info })
             .role(if observed { Role::Cause } else { Role::Context }, if observed { Confidence::Observed } else { Confidence::Possible })
             .service(service_of(snapshot, workload).or_else(|| fact.callee.clone()))
-            .evidence(Evidence::object(&workload.field(&field), fact.why.words()))
+            .evidence(evidence)
             .evidences(fact.calls.iter().take(2).flat_map(|c| c.evidence().take(1).collect::<Vec<_>>()))
             .onset(fact.calls.iter().filter_map(|c| c.first).min())
-            .maybe_remedy(Remedy::patch(&fact.workload.object, &operation, format!("Set dnsPolicy of {workload} to {policy}")).map(|r| r.risk(Risk::Medium)))
+            .maybe_remedy(ask_the_cluster(fact))
             .prevention(Prevention::of("Policy", "An admission policy: hostNetwork pods that are no system pods carry dnsPolicy ClusterFirstWithHostNet"));
         if observed {
             finding = finding

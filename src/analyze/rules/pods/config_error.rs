@@ -5,7 +5,7 @@ use serde_json::json;
 use super::common::{self, Group};
 use super::missing;
 use crate::analyze::finding::{Confidence, Finding, Role, Severity};
-use crate::analyze::remedy::{Prevention, Remedy};
+use crate::analyze::remedy::{Prevention, Remedy, Risk, pointer};
 use crate::analyze::rule::{Check, Declared};
 use crate::model::fields::Fields;
 use crate::model::snapshot::Snapshot;
@@ -26,7 +26,8 @@ crate::rule! {
     /// `kubectl describe pod POD` shows the message under the container.
     /// ## How to fix
     /// Correct the field that the message names: the security context of an image that runs as root, a command that neither image nor
-    /// template has, a subPath that does not exist, a hook that fails.
+    /// template has, a subPath that does not exist, a hook that fails, a seccomp profile that its node does not have (put the file on
+    /// every node, or take `RuntimeDefault`).
     /// ## False positives
     /// A container that was made at the second attempt is not reported: it does not wait any more.
     /// ## References
@@ -50,6 +51,8 @@ enum Field {
     Mount,
     /// A lifecycle hook.
     Hook,
+    /// A seccomp profile that the node does not have.
+    Seccomp,
     /// Something else.
     Other,
 }
@@ -66,6 +69,7 @@ impl Field {
                 Field::NonRoot
             }
             () if text.contains("no command specified") => Field::Command,
+            () if text.contains("seccomp profile") => Field::Seccomp,
             () if text.contains("subpath") || text.contains("mount") => Field::Mount,
             () if reason.ends_with("HookError") => Field::Hook,
             () => Field::Other,
@@ -79,6 +83,7 @@ impl Field {
             Field::Command => "neither the template nor the image says which command to run",
             Field::Mount => "a volume cannot be mounted where the template says",
             Field::Hook => "its lifecycle hook fails",
+            Field::Seccomp => "its node cannot load the seccomp profile that its security context names",
             Field::Other => "the kubelet's message names the reason",
         }
     }
@@ -90,6 +95,7 @@ impl Field {
             Field::Command => "command",
             Field::Mount => "volumeMounts",
             Field::Hook => "lifecycle",
+            Field::Seccomp => "securityContext.seccompProfile",
             Field::Other => "",
         }
     }
@@ -121,8 +127,7 @@ impl Check for ContainerConfigError {
             return Finding::new(Self::META, group.owner.clone(), &[container]);
         };
         let role = if case.field == Field::Configuration { Role::Symptom } else { Role::Cause };
-        let rest = case.field.name();
-        let path = group.container_field(rest);
+        let path = field_path(group, case.field);
         let events: Vec<_> = common::container_events(snapshot, pod, container, "Failed").take(2).collect();
         let created = group.cases.iter().filter_map(|(pod, _)| pod.object.created).min();
         let finding = Finding::new(Self::META, group.owner.field(path.trim_end_matches('.')), &[container])
@@ -142,6 +147,7 @@ impl Check for ContainerConfigError {
             .onset(events.iter().filter_map(|e| e.first).min().or(created))
             .maybe_remedy(by_field(case.field, group))
             .maybe_remedy(group.undo_rollout(snapshot, ""))
+            .maybe_remedy(default_profile(case.field, group))
             .remedy(Remedy::commands("Read the kubelet's message and correct the field that it names", vec![common::describe_command(&pod.object.reference)], vec![]))
             .prevention(Prevention::alert(
                 "Alert when a container cannot be made",
@@ -168,6 +174,27 @@ fn waiting(pod: &Pod) -> Vec<(String, Case<'_>)> {
         }
     }
     out
+}
+
+/// Where the field stands: a seccomp profile is the container's own, or else that of its pod.
+fn field_path(group: &Group<'_, Case<'_>>, field: Field) -> String {
+    let own = || group.container().is_some_and(|c| c.body.at(field.name()).is_some());
+    if field == Field::Seccomp && !own() {
+        return group.pod_field(field.name());
+    }
+    group.container_field(field.name())
+}
+
+/// The profile of the container runtime in place of one that the node does not have.
+fn default_profile(field: Field, group: &Group<'_, Case<'_>>) -> Option<Remedy> {
+    let workload = group.workload.filter(|_| field == Field::Seccomp)?;
+    let path = pointer(&field_path(group, field));
+    let operation = json!([{"op": "replace", "path": path, "value": {"type": "RuntimeDefault"}}]);
+    let summary = format!(
+        "Take the runtime's own profile for container {}: seccompProfile RuntimeDefault is on every node",
+        group.container
+    );
+    Some(Remedy::patch(&workload.object, &operation, summary)?.risk(Risk::Medium))
 }
 
 /// The change of the field that heals it, where the message alone decides it.

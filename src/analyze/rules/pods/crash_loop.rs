@@ -9,6 +9,8 @@ use crate::analyze::finding::{Confidence, Effect, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy, Risk};
 use crate::analyze::rule::{Check, Declared};
 use crate::model::change::ChangeKind;
+use crate::model::event::Event;
+use crate::model::fields::Fields;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::{
     ContainerRole, ContainerState, ContainerStatus, Pod, Termination, is_proxy_container,
@@ -32,7 +34,8 @@ crate::rule! {
     /// By exit code: 1 and 2 are the application's own error, which its log names; 126 and 127 are a command that cannot be run or
     /// does not exist; 128 is a start that the runtime refused; 134 and 139 are an abort and a segmentation fault in the program;
     /// 135 is memory that is not there; 137 is a kill from outside; 143 a polite request to end; 255 is unknown; 0 means that the program does not stay. Where it began with a
-    /// rollout, go back to the revision before.
+    /// rollout, go back to the revision before. Where the kubelet ended it because its postStart hook failed, the exit code says
+    /// nothing: the hook is what to correct.
     /// ## False positives
     /// A few restarts at the start of a pod whose dependency was not up yet: they end by themselves and are not reported.
     /// ## References
@@ -148,6 +151,8 @@ impl End {
 pub struct Case<'a> {
     status: &'a ContainerStatus,
     end: Option<&'a Termination>,
+    /// The event by which the kubelet says that its postStart hook failed.
+    hook: Option<&'a Event>,
 }
 
 /// A container of a workload that crashes.
@@ -166,16 +171,24 @@ impl Check for CrashLoop {
         let Some((pod, case)) = group.cases.iter().max_by_key(|(_, case)| case.status.restarts) else {
             return Finding::new(Self::META, group.owner.clone(), &[container]);
         };
-        let end = case.end.map(End::of);
+        let hook = group.cases.iter().find_map(|(_, case)| case.hook);
+        let end = case.end.map(End::of).filter(|_| hook.is_none());
         let words = last_words(snapshot, pod, case.status);
         let said = words.as_ref().is_some_and(|w| w.error);
         let named = words.as_ref().filter(|w| w.error).and_then(|w| missing_thing(w.text));
-        let code = case.end.map_or_else(String::new, |end| format!(" with exit code {}", end.exit_code));
+        let code = match (hook, case.end) {
+            (Some(_), _) => " because its postStart hook fails".to_owned(),
+            (None, Some(end)) => format!(" with exit code {}", end.exit_code),
+            (None, None) => String::new(),
+        };
         let lifetime = case.end.and_then(Termination::lifetime);
         let after = lifetime.map(|s| format!(", {} after its start", seconds(s))).unwrap_or_default();
         let restarts = case.status.restarts;
         let mut message =
             format!("{} of {} cannot keep container {container} running", group.share(), group.owner);
+        if hook.is_some() {
+            message += ": its postStart hook fails, and the kubelet ends a container whose hook failed, however well it runs";
+        }
         if let Some(end) = end {
             message += &format!(": {}", end.meaning());
         }
@@ -194,15 +207,18 @@ impl Check for CrashLoop {
         }
         message += if group.all_down() { ". No pod of it serves." } else { ". Other pods of it serve." };
         // What the runtime or the log itself names is the cause; everything else asks why the application gave up.
-        let cause = end.is_some_and(|e| e.is_command() || e == End::Success)
+        let cause = hook.is_some()
+            || end.is_some_and(|e| e.is_command() || e == End::Success)
             || named.is_some_and(|thing| !thing.asks);
         let role = if cause { Role::Cause } else { Role::Symptom };
         let field = match end {
+            _ if hook.is_some() => group.container_field("lifecycle.postStart"),
             Some(End::Architecture) => group.container_field("image"),
             Some(e) if e.is_command() || e == End::Success => group.container_field("command"),
             _ => group.pod_field(&group.container().map_or_else(|| "containers".to_owned(), |c| c.path())),
         };
         let mechanism = match (&named, end) {
+            _ if hook.is_some() => "crash loop: the postStart hook fails and the kubelet ends the container",
             (Some(thing), _) => thing.mechanism,
             (_, Some(End::NotFound)) => "crash loop: command not found",
             (_, Some(End::Architecture)) => {
@@ -224,7 +240,9 @@ impl Check for CrashLoop {
             .evidences(words.as_ref().map(LastWords::evidence))
             .evidences(common::container_events(snapshot, pod, container, "BackOff").next().map(common::event_evidence))
             .onset(group.cases.iter().filter_map(|(pod, case)| common::first_restart(snapshot, pod, case.status)).min())
+            .evidences(hook.map(common::event_evidence))
             .maybe_remedy(group.undo_rollout(snapshot, ""))
+            .maybe_remedy(hook.and_then(|_| drop_hook(group)))
             .maybe_remedy(end.filter(|e| e.is_command() && *e != End::Architecture).and_then(|_| drop_command(group)))
             .remedy(read_log(pod, container, end))
             .prevention(Prevention::alert(
@@ -273,7 +291,9 @@ fn looping<'a>(snapshot: &'a Snapshot, pod: &'a Pod) -> Vec<(String, Case<'a>)> 
         {
             continue;
         }
-        out.push((status.name.clone(), Case { status, end }));
+        let hook = common::container_events(snapshot, pod, &status.name, "FailedPostStartHook")
+            .find(|event| !event.container.is_empty() || pod.template.application_containers().count() == 1);
+        out.push((status.name.clone(), Case { status, end, hook }));
     }
     out
 }
@@ -370,6 +390,18 @@ fn missing_thing(line: &str) -> Option<Thing> {
         things.into_iter().filter_map(read).collect()
     });
     THINGS.iter().find(|(pattern, _)| pattern.is_match(line)).map(|(_, thing)| *thing)
+}
+
+/// Start without the hook.
+fn drop_hook(group: &Group<'_, Case<'_>>) -> Option<Remedy> {
+    group.container()?.body.at("lifecycle.postStart")?;
+    let summary = format!(
+        "Remove lifecycle.postStart of container {}, or correct its command: what it runs must be in the image and end with 0",
+        group.container
+    );
+    let remedy =
+        group.patch_container(&[("remove", "lifecycle.postStart", serde_json::Value::Null)], summary)?;
+    Some(remedy.risk(Risk::Medium))
 }
 
 /// Run what the image itself is built to run.

@@ -60,10 +60,21 @@ enum Began {
         /// Who counted: `its own log`, `its proxies`, `its callers' logs`.
         by: &'static str,
     },
-    /// Crashes of so many of its new pods.
-    Crashes(usize),
+    /// Crashes of its new pods.
+    Crashes(Crashes),
     /// Late answers.
     Slow(Slow),
+}
+
+/// Pods of a new revision that crash.
+#[derive(Debug)]
+struct Crashes {
+    /// How many.
+    pods: usize,
+    /// The container that ends, as the first of them has it.
+    container: String,
+    /// With which exit code.
+    exit_code: i64,
 }
 
 /// A rollout since which a workload fails.
@@ -106,7 +117,7 @@ impl Check for FailuresSinceRollout {
         let owner = fact.workload.reference();
         let at = common::clock(fact.rollout.time);
         let what = common::differences(fact.rollout);
-        let main = main_difference(fact.rollout);
+        let main = main_difference(fact.rollout, &fact.began);
         let subject =
             owner.field(main.map_or_else(|| "spec.template".to_owned(), |d| indexed(fact.workload, &d.path)));
         let lowered = lowered_cpu(fact);
@@ -127,12 +138,15 @@ impl Check for FailuresSinceRollout {
                     ),
                 )
             }
-            Began::Crashes(pods) => (
+            Began::Crashes(Crashes { pods, container, exit_code }) => (
                 format!(
-                    "{owner}: {} of its new revision crash since the rollout of {at}",
+                    "{owner}: container {container} ends with exit code {exit_code} since its rollout of {}",
+                    fact.rollout.time.strftime("%H:%M:%SZ")
+                ),
+                format!(
+                    "Container {container} ends again and again with exit code {exit_code} in {} of the new revision",
                     common::plural(*pods, "pod")
                 ),
-                format!("{} of the new revision end again and again", common::plural(*pods, "pod")),
             ),
         };
         let values = fact.rollout.differences.iter().filter(|d| tells(d)).take(4).map(|d| {
@@ -149,7 +163,7 @@ impl Check for FailuresSinceRollout {
             ))
             .mechanism(match fact.began {
                 Began::Errors { .. } => "rollout: the new revision (image or configuration) answers with 5xx errors (500)",
-                Began::Crashes(_) => "rollout: the new revision (image or configuration) crashes",
+                Began::Crashes(_) => "rollout: the new revision (image or configuration) crashes (crash loop)",
                 Began::Slow(_) if lowered.is_some() => "rollout: CPU limit lowered, so the new revision is throttled (slow, latency)",
                 Began::Slow(_) => "rollout: the new revision (image or configuration) answers slowly (latency, slow requests, timeouts)",
             })
@@ -205,12 +219,20 @@ pub(super) fn tells(difference: &Difference) -> bool {
         && !path.ends_with(".imagePullPolicy")
 }
 
-/// The difference that is the likeliest to matter: the image, then the environment, then the first.
-fn main_difference(rollout: &Change) -> Option<&Difference> {
-    let rank = |d: &&Difference| match d.path.as_str() {
-        path if path.ends_with(".image") => 0,
-        path if path.contains(".env") => 1,
-        _ => 2,
+/// The difference that is the likeliest to matter: of the container that crashes before others, then the image, then the
+/// environment, then the first.
+fn main_difference<'a>(rollout: &'a Change, began: &Began) -> Option<&'a Difference> {
+    let crashing = match began {
+        Began::Crashes(crashes) => format!("ontainers[name={}]", crashes.container),
+        _ => String::new(),
+    };
+    let rank = |d: &&Difference| {
+        let field = match d.path.as_str() {
+            path if path.ends_with(".image") => 0,
+            path if path.contains(".env") => 1,
+            _ => 2,
+        };
+        (!d.path.contains(&crashing), field)
     };
     rollout.differences.iter().filter(|d| tells(d)).min_by_key(rank)
 }
@@ -408,8 +430,8 @@ fn callers_errors(
 }
 
 /// Pods of the new revision that crash, for a reason that no other rule has.
-fn crashes(snapshot: &Snapshot, rollout: &Change) -> Option<(usize, Option<Timestamp>, Vec<Evidence>)> {
-    let (mut pods, mut first, mut evidence) = (0, None::<Timestamp>, vec![]);
+fn crashes(snapshot: &Snapshot, rollout: &Change) -> Option<(Crashes, Option<Timestamp>, Vec<Evidence>)> {
+    let (mut found, mut first, mut evidence) = (None::<Crashes>, None::<Timestamp>, vec![]);
     for pod in snapshot.pods_of(&rollout.subject) {
         if pod.object.created.is_none_or(|at| at.as_second() + 2 < rollout.time.as_second())
             || pod.object.deleted.is_some()
@@ -419,16 +441,17 @@ fn crashes(snapshot: &Snapshot, rollout: &Change) -> Option<(usize, Option<Times
         let crashing = crash_loop::crashing(snapshot, pod);
         let Some((_, status)) = crashing.first() else { continue };
         // A program that never ran is a matter of the template, and said there.
-        if status.latest_end().is_none_or(|end| matches!(end.exit_code, 126..=128)) {
+        let Some(end) = status.latest_end().filter(|end| !matches!(end.exit_code, 126..=128)) else {
             continue;
-        }
-        pods += 1;
+        };
+        let one = || Crashes { pods: 0, container: status.name.clone(), exit_code: end.exit_code };
+        found.get_or_insert_with(one).pods += 1;
         first = first.into_iter().chain(common::first_restart(snapshot, pod, status)).min();
         if evidence.len() < 3 {
             evidence.push(common::container_evidence(pod, status));
         }
     }
-    (pods > 0).then_some((pods, first, evidence))
+    Some((found?, first, evidence))
 }
 
 /// The difference by which a rollout lowered a CPU limit, or brought one in, where nothing that the program itself reads changed.

@@ -3,6 +3,7 @@
 use serde_json::json;
 use std::collections::BTreeSet;
 
+use super::protocol_differs::other_protocols;
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy};
 use crate::analyze::rule::{Check, Declared};
@@ -77,6 +78,10 @@ impl Check for NamedPortMissing {
                 continue;
             }
             for (index, port, wanted) in named {
+                // The name is there with another protocol: SVC117 says so.
+                if !other_protocols(port, &templates).is_empty() {
+                    continue;
+                }
                 let declared: BTreeSet<(&String, i64)> = templates
                     .iter()
                     .flat_map(|template| ports(template))

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::identity::{is_common, words as labels};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy, pointer_segment};
 use crate::analyze::rule::{Check, Declared};
@@ -136,29 +137,7 @@ impl Check for SelectorMatchesNothing {
     }
 }
 
-fn labels(labels: &Labels) -> String {
-    labels.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(",")
-}
-
 type Difference<'a> = (&'a String, &'a String, Option<&'a String>);
-
-/// Labels that many unrelated workloads of one application share: agreeing on them says nothing.
-fn is_common(key: &str) -> bool {
-    let word = key.rsplit('/').next().unwrap_or(key);
-    matches!(
-        word,
-        "part-of"
-            | "managed-by"
-            | "instance"
-            | "release"
-            | "heritage"
-            | "chart"
-            | "environment"
-            | "env"
-            | "tier"
-            | "team"
-    )
-}
 
 /// The workload that the selector probably means: it shares most labels, and at least one that tells workloads apart; with
 /// none shared, the one with all of the selector's keys that has the Service's own name, or values that differ by a letter.
