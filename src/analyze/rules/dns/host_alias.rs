@@ -164,7 +164,8 @@ fn own(snapshot: &Snapshot, service: &Service, address: &str) -> bool {
         || snapshot.slices_of(service).flat_map(|s| &s.endpoints).any(|e| e.addresses.iter().any(|ip| ip == address))
         || snapshot.pod_by_ip(address).is_some_and(|pod| service.selects(pod))
         // Nothing says where a Service of plain manifests stands, or one whose name another server answers for.
-        || (service.cluster_ips.is_empty() || service.kind == "ExternalName")
+        || service.cluster_ips.is_empty()
+        || service.kind == "ExternalName"
 }
 
 /// The workload's calls to a name that fail because of its alias, and whether their text holds the alias's address.

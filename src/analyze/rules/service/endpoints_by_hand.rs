@@ -104,7 +104,8 @@ impl Check for EndpointsByHand {
             let found =
                 snapshot.slices_of(service).filter(|s| by_hand(s)).find_map(|slice| wrong(snapshot, slice));
             let Some((slice, address, port, wrong)) = found else { continue };
-            if wrong != Wrong::Nobody && !connects || wrong == Wrong::Nobody && meant.is_none() && !connects {
+            let address_is_nobodys = wrong == Wrong::Nobody && meant.is_some();
+            if !connects && !address_is_nobodys {
                 continue;
             }
             out.push(Fact { service, slice, address, port, wrong, meant, ready, calls, seen });
@@ -271,7 +272,7 @@ fn of_a_node(snapshot: &Snapshot, address: &str) -> bool {
 fn right_port(fact: &Fact<'_>) -> Option<Remedy> {
     let Wrong::Port(declared) = &fact.wrong else { return None };
     let (index, _) = fact.port?;
-    let [only] = declared.iter().collect::<Vec<_>>()[..] else { return None };
+    let only = declared.first().filter(|_| declared.len() == 1)?;
     Remedy::patch(
         &fact.slice.object,
         &json!([{"op": "replace", "path": format!("/ports/{index}/port"), "value": only}]),

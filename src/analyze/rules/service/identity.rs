@@ -77,7 +77,7 @@ pub fn meant<'a>(snapshot: &'a Snapshot, service: &Service) -> Option<Meant<'a>>
     with(shared, "the Service itself carries the same labels").or_else(|| {
         let name = service.object.name();
         let one = |key: &&str| Labels::from([((*key).to_owned(), name.to_owned())]);
-        NAMES.iter().find_map(|key| with(one(&key), "they carry the Service's name"))
+        NAMES.iter().find_map(|key| with(one(key), "they carry the Service's name"))
     })
 }
 
