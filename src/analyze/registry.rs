@@ -58,6 +58,7 @@ pub const RULES: &[&dyn Rule] = &[
     &config::missing_config_map_key::MissingConfigMapKey,
     &config::missing_secret::MissingSecret,
     &config::setting_missing::SettingMissing,
+    &config::setting_refused::SettingRefused,
 
     // Consul.
     &consul::config_entry_not_synced::ConfigEntryNotSynced,

@@ -161,7 +161,7 @@ pub(crate) fn keys(map: &Object) -> impl Iterator<Item = &str> {
 }
 
 /// The value that a key had when the ConfigMap was last applied, where it has been lost since.
-fn applied_value(map: &Object, key: &str) -> Option<String> {
+pub(crate) fn applied_value(map: &Object, key: &str) -> Option<String> {
     let annotations = map.body.at("metadata.annotations")?;
     let text = annotations.child("kubectl.kubernetes.io/last-applied-configuration")?.as_str()?;
     let applied: Value = serde_json::from_str(text).ok()?;
