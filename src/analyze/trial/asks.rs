@@ -309,7 +309,7 @@ fn virtual_service(
     let Some(host) = route.hosts.iter().find(|host| !host.contains('*')) else { return };
     for one in chosen.into_iter().take(MAX_EACH) {
         let empty = Value::Null;
-        let matching = one.matches.first().unwrap_or(&empty);
+        let matching = one.matches().first().unwrap_or(&empty);
         let Some(request) = istio_request(matching, host) else { continue };
         for (origin, request) in at_gateways(snapshot, route, one, host) {
             out.add(origin, request, blamed);

@@ -4,14 +4,20 @@ use super::Twin;
 use super::answer::Backend;
 use super::http::table::{Destination, Weighted};
 use super::party::Party;
-use super::registry::{Host, Origin};
+use super::istio::scope::{Known, Scope};
+use super::registry::Origin;
 use crate::model::mesh::istio::{CLUSTER_DOMAIN, service_of_host};
 use crate::model::network::Service;
 
 /// The backends of weighted destinations; those of one Service, subset and port are added up.
-pub(super) fn backends(twin: &Twin<'_>, to: &[Weighted], client: &str) -> Vec<Backend> {
+pub(super) fn backends<'a>(
+    twin: &Twin<'a>,
+    scope: Option<&Scope<'a>>,
+    to: &[Weighted],
+    client: &str,
+) -> Vec<Backend> {
     let named = to.iter().filter(|weighted| weighted.weight > 0).filter_map(|weighted| {
-        of(twin, &weighted.to, client).map(|backend| Backend { weight: weighted.weight, ..backend })
+        of(twin, scope, &weighted.to, client).map(|backend| Backend { weight: weighted.weight, ..backend })
     });
     added_up(named.collect())
 }
@@ -33,9 +39,14 @@ pub(super) fn added_up(all: Vec<Backend>) -> Vec<Backend> {
 }
 
 /// Who stands behind one destination; none where it is no host of the mesh's.
-pub(super) fn of(twin: &Twin<'_>, to: &Destination, client: &str) -> Option<Backend> {
+pub(super) fn of<'a>(
+    twin: &Twin<'a>,
+    scope: Option<&Scope<'a>>,
+    to: &Destination,
+    client: &str,
+) -> Option<Backend> {
     let Destination::Host { host, subset, port } = to else { return None };
-    let (namespace, service) = match find(twin, host, client, *port).map(|known| known.origin) {
+    let (namespace, service) = match find(twin, scope, (host, *port), client).map(|known| known.host.origin) {
         Some(Origin::Service(service)) => {
             (service.object.namespace().to_owned(), service.object.name().to_owned())
         }
@@ -77,7 +88,18 @@ pub(super) fn name(backend: &Backend) -> String {
     format!("{place}{}:{}{subset}", backend.service, backend.port)
 }
 
-/// The registry's host of a destination, with its port where there is one.
-pub(super) fn find<'t, 'a>(twin: &'t Twin<'a>, host: &str, client: &str, port: u16) -> Option<&'t Host<'a>> {
-    twin.registry.find_with_port(host, client, port).or_else(|| twin.registry.pattern_for(host, client))
+/// The host of a destination as a proxy knows it; without a proxy of Istio's as its namespace sees it.
+pub(super) fn find<'t, 'a>(
+    twin: &'t Twin<'a>,
+    scope: Option<&Scope<'a>>,
+    (name, port): (&str, u16),
+    client: &str,
+) -> Option<Known<'t, 'a>> {
+    let Some(scope) = scope else {
+        let host = twin.registry.find_with_port(name, client, port);
+        let host = host.or_else(|| twin.registry.pattern_for(name, client))?;
+        let with_port = host.port(port).is_some();
+        return Some(Known { host, with_port, only_port: host.only_port() });
+    };
+    scope.known(twin, name, port)
 }

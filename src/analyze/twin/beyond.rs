@@ -4,12 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::answer::{Answer, Outcome, Step};
-use super::gateway_api::mesh;
-use super::http::table::Action;
 use crate::analyze::rules::istio::hops;
 use crate::analyze::traffic::text::milliseconds;
 use crate::model::memo::Derived;
-use crate::model::network::{Service, ServiceName};
+use crate::model::network::ServiceName;
 use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
 
@@ -45,25 +43,12 @@ impl Derived for Graph {
             let limit = Limit {
                 longest: hop.longest(),
                 tries: u64::try_from(again).unwrap_or(0).saturating_add(1),
-                source: hop.virtual_service.reference().field(hop.route.path.clone()),
+                source: hop.reference().field(hop.path),
             };
             (service, limit)
         });
-        let mut limits: BTreeMap<ServiceName, Limit> = limits.collect();
-        limits.extend(snapshot.services.iter().filter_map(|service| of_attached(snapshot, service)));
-        Graph { limits, calls: hops::calls(snapshot) }
+        Graph { limits: limits.collect(), calls: hops::calls(snapshot) }
     }
-}
-
-/// What the routes of the Gateway API that are attached to a Service allow: the last one, which takes what no other does.
-fn of_attached(snapshot: &Snapshot, service: &Service) -> Option<(ServiceName, Limit)> {
-    let port = u16::try_from(service.ports.first()?.number).ok()?;
-    let routes = mesh::http_routes(snapshot, &service.object, service.object.namespace(), port)?;
-    let last = routes.into_iter().next_back()?;
-    let Action::Forward(forward) = &last.action else { return None };
-    let limit =
-        Limit { longest: forward.longest(), tries: forward.tries_of_answers(), source: last.source.clone() };
-    Some((service.service_name(), limit))
 }
 
 impl Graph {

@@ -136,7 +136,7 @@ pub fn at_gateways(
 ) -> Vec<(Origin, Request)> {
     let own = virtual_service.object.namespace();
     let empty = Value::Null;
-    let Some(request) = istio_request(route.matches.first().unwrap_or(&empty), host) else { return vec![] };
+    let Some(request) = istio_request(route.matches().first().unwrap_or(&empty), host) else { return vec![] };
     let bound = virtual_service.gateways.iter().filter_map(|gateway| {
         let (namespace, name) = gateway.split_once('/').unwrap_or((own, gateway));
         let mut known = snapshot.istio.gateways.iter();

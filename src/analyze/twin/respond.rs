@@ -39,12 +39,6 @@ impl Routing {
 
 /// Does what a route says; `None` where the request ends here.
 pub(super) fn act(route: &Route, seen: &Seen<'_>, request: &Request, answer: &mut Answer) -> Option<Onward> {
-    let mut cors_headers = BTreeMap::new();
-    if let Some(cors) = &route.cors
-        && !cross_origin(cors, seen, answer, &mut cors_headers)
-    {
-        return None;
-    }
     let mut delay = 0.0;
     if let Some(fault) = &route.fault
         && !faulty(fault, answer, &mut delay)
@@ -55,6 +49,13 @@ pub(super) fn act(route: &Route, seen: &Seen<'_>, request: &Request, answer: &mu
         let first = to.first().map(|first| &first.response_headers);
         in_order(&route.response_headers, first, to.len()).iter().for_each(|change| change.apply(&mut own));
         answer.response_headers = own;
+        return None;
+    }
+    // Faults come before: an aborted preflight has no answer of these rules.
+    let mut cors_headers = BTreeMap::new();
+    if let Some(cors) = &route.cors
+        && !cross_origin(cors, seen, answer, &mut cors_headers)
+    {
         return None;
     }
     match &route.action {
@@ -229,7 +230,9 @@ fn cross_origin(
     out: &mut BTreeMap<String, String>,
 ) -> bool {
     let Some(origin) = headers::get(seen.headers, "origin") else { return true };
-    let allowed = cors.origins.iter().any(|wanted| wanted.matches(origin, false));
+    // Whatever fits an asterisk fits every origin.
+    let allowed =
+        cors.origins.iter().any(|wanted| wanted.matches("*", false) || wanted.matches(origin, false));
     let preflight = seen.method.eq_ignore_ascii_case("OPTIONS")
         && headers::get(seen.headers, "access-control-request-method").is_some();
     if allowed {

@@ -55,6 +55,7 @@ pub(super) fn from_peer(twin: &Twin<'_>, from: &Peer<'_>, request: &Request, ans
         port,
         request,
         routing: None,
+        scope: None,
         door: false,
     };
     let carried = party.filter(|party| proxied.is_none() && stream && policy::captured(twin.snapshot, party));
@@ -142,7 +143,7 @@ fn through_sidecar(party: &Party<'_>, leg: &Leg<'_, '_, '_>, by_mesh: bool, answ
     let connection = Connection::of(leg.request, leg.ip, leg.port);
     let onward = simulate::enter(twin, &proxy, Mode::Outbound, &connection, leg.request, answer);
     if let Some(onward) = onward {
-        leg.deliver(&onward, answer);
+        Leg { scope: Some(&proxy.scope), ..*leg }.deliver(&onward, answer);
     }
 }
 
@@ -240,7 +241,8 @@ pub(super) fn at_gateway(twin: &Twin<'_>, named: &Named, request: &Request, answ
         return;
     }
     if let Some(onward) = onward {
-        door::send_on(twin, party, (&node.namespace, &node.labels), (request, port), &onward, answer);
+        let own = (node.namespace.as_str(), &node.labels, Some(&proxy.scope));
+        door::send_on(twin, party, own, (request, port), &onward, answer);
     }
 }
 
@@ -307,12 +309,13 @@ pub(super) fn through_proxy(
     let proxy = twin.proxy(ProxyKey { node: node.clone(), dns });
     let connection = Connection::of(request, ip, request.destination_port());
     let Some(onward) = simulate::enter(twin, &proxy, mode, &connection, request, answer) else { return };
+    let scope = Some(&proxy.scope);
     if let Some(http) = onward.http {
         answer.sent = http.sent;
         answer.mirrors =
-            http.mirrors.iter().filter_map(|to| backend::of(twin, to, &node.namespace)).collect();
+            http.mirrors.iter().filter_map(|to| backend::of(twin, scope, to, &node.namespace)).collect();
     }
-    answer.backends = backend::backends(twin, &onward.to, &node.namespace);
+    answer.backends = backend::backends(twin, scope, &onward.to, &node.namespace);
     let first = onward.to.first().map(|to| &to.to);
     answer.cluster = first.map(Destination::cluster).unwrap_or_default();
     match first {

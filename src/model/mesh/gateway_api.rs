@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::model::fields::Fields;
+use crate::model::mesh::part::Part;
 use crate::model::object::{Object, ObjectRef};
 
 /// A reference of a route to a parent or a backend, with the defaults of the API filled in.
@@ -101,7 +102,7 @@ pub struct Listener {
     /// Where it stands: `spec.listeners[0]`.
     pub path: String,
     /// All of it.
-    pub body: Value,
+    pub body: Part,
 }
 
 /// A Gateway of the Gateway API.
@@ -125,7 +126,7 @@ impl Gateway {
                 port: entry.int("port").unwrap_or(0),
                 protocol: entry.string("protocol"),
                 path: format!("spec.listeners[{index}]"),
-                body: entry.clone(),
+                body: Part::of(&object.body, "spec.listeners", index),
             });
         Gateway { class: object.body.string("spec.gatewayClassName"), listeners: listeners.collect(), object }
     }

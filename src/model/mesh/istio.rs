@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use crate::model::fields::Fields;
+use crate::model::mesh::part::Part;
 use crate::model::object::{Object, ObjectRef};
 use crate::model::selector::{Labels, Selector};
 
@@ -69,8 +70,6 @@ pub struct Route {
     pub protocol: &'static str,
     /// Its name; empty where it has none.
     pub name: String,
-    /// Its conditions; empty matches everything.
-    pub matches: Vec<Value>,
     /// Where it sends requests.
     pub destinations: Vec<Destination>,
     /// Its time-out in seconds.
@@ -78,7 +77,14 @@ pub struct Route {
     /// Where it stands: `spec.http[0]`.
     pub path: String,
     /// All of it.
-    pub body: Value,
+    pub body: Part,
+}
+
+impl Route {
+    /// Its conditions; empty matches everything.
+    pub fn matches(&self) -> &[Value] {
+        self.body.list("match")
+    }
 }
 
 /// A VirtualService.
@@ -101,8 +107,8 @@ impl VirtualService {
     pub fn read(object: Object) -> Self {
         let body = &object.body;
         let mut routes = vec![];
-        for protocol in ["http", "tls", "tcp"] {
-            for (index, entry) in body.list(&format!("spec.{protocol}")).iter().enumerate() {
+        for (protocol, list) in [("http", "spec.http"), ("tls", "spec.tls"), ("tcp", "spec.tcp")] {
+            for (index, entry) in body.list(list).iter().enumerate() {
                 let path = format!("spec.{protocol}[{index}]");
                 let destinations = entry.list("route").iter().enumerate().map(|(at, route)| Destination {
                     host: route.string("destination.host"),
@@ -114,11 +120,10 @@ impl VirtualService {
                 routes.push(Route {
                     protocol,
                     name: entry.string("name"),
-                    matches: entry.list("match").to_vec(),
                     destinations: destinations.collect(),
                     timeout: entry.seconds("timeout"),
                     path,
-                    body: entry.clone(),
+                    body: Part::of(body, list, index),
                 });
             }
         }
@@ -163,7 +168,7 @@ pub struct Subset {
     /// Where it stands: `spec.subsets[0]`.
     pub path: String,
     /// All of it.
-    pub body: Value,
+    pub body: Part,
 }
 
 /// A DestinationRule.
@@ -186,7 +191,7 @@ impl DestinationRule {
             name: entry.string("name"),
             labels: entry.text_map("labels"),
             path: format!("spec.subsets[{index}]"),
-            body: entry.clone(),
+            body: Part::of(&object.body, "spec.subsets", index),
         });
         DestinationRule {
             host: object.body.string("spec.host"),
@@ -235,7 +240,7 @@ pub struct GatewayServer {
     /// Where it stands: `spec.servers[0]`.
     pub path: String,
     /// All of it.
-    pub body: Value,
+    pub body: Part,
 }
 
 /// An Istio Gateway.
@@ -258,7 +263,7 @@ impl Gateway {
                 protocol: entry.string("port.protocol"),
                 hosts: entry.texts("hosts"),
                 path: format!("spec.servers[{index}]"),
-                body: entry.clone(),
+                body: Part::of(&object.body, "spec.servers", index),
             });
         Gateway { selector: object.body.text_map("spec.selector"), servers: servers.collect(), object }
     }

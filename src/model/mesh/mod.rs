@@ -2,3 +2,4 @@
 
 pub mod gateway_api;
 pub mod istio;
+pub mod part;

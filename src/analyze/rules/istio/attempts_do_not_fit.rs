@@ -59,7 +59,7 @@ impl Check for AttemptsDoNotFit {
                 continue;
             }
             for route in virtual_service.routes.iter().filter(|route| route.protocol == "http") {
-                let hop = Hop { virtual_service, route };
+                let hop = Hop::of(virtual_service, route);
                 let each = route.body.seconds("retries.perTryTimeout").filter(|seconds| *seconds > 0.0);
                 let (Some(whole), Some(each), Some(attempts)) = (hop.timeout(), each, hop.attempts()) else {
                     continue;
@@ -80,8 +80,8 @@ impl Check for AttemptsDoNotFit {
 
     fn describe(&self, fact: &Fact<'_>, _: &Snapshot) -> Finding {
         let ms = |seconds: f64| text::milliseconds((seconds * 1000.0).round() as u64);
-        let reference = fact.hop.virtual_service.reference();
-        let path = &fact.hop.route.path;
+        let reference = fact.hop.reference();
+        let path = &fact.hop.path;
         let subject = reference.field(format!("{path}.retries.perTryTimeout"));
         let (all, whole, each) = (fact.attempts.saturating_add(1), ms(fact.whole), ms(fact.each));
         let needed = ms(fact.each * all as f64);
@@ -92,13 +92,13 @@ impl Check for AttemptsDoNotFit {
         };
         // Each attempt gets its share, in whole milliseconds.
         let share = ((fact.whole * 1000.0) / all as f64).floor().max(1.0) as i64;
-        let object = &fact.hop.virtual_service.object;
+        let object = fact.hop.object;
         let shorter = Remedy::patch(
             object,
             &json!([{"op": "replace", "path": pointer(&format!("{path}.retries.perTryTimeout")), "value": format!("{share}ms")}]),
             format!("Give each of the {all} attempts its share: perTryTimeout {share}ms"),
         );
-        let named = fact.hop.route.body.at("retries.attempts").is_some();
+        let named = fact.hop.body.at("retries.attempts").is_some();
         let fewer = Remedy::patch(
             object,
             &json!([{"op": if named { "replace" } else { "add" }, "path": pointer(&format!("{path}.retries.attempts")), "value": fact.fit - 1}]),

@@ -4,19 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::hops::{Hop, calls, hops};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role};
-use crate::analyze::remedy::{Prevention, Remedy, pointer};
+use crate::analyze::remedy::{Prevention, Remedy};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::traffic::text;
+use crate::model::fields::Fields;
 use crate::model::mesh::istio::{full_host, service_of_host};
 use crate::model::network::ServiceName;
 use crate::model::snapshot::Snapshot;
-use serde_json::json;
 
 crate::rule! {
     /// A caller at the edge waits longer than anybody does, or is sent away before the calls behind have their time.
     ///
     /// ## What it detects
-    /// A route at a gateway, set against the calls that the service behind it makes, down the service graph: what each of them is
+    /// A route at a gateway (of a VirtualService, or of an HTTPRoute), set against the calls that the service behind it makes, down the service graph: what each of them is
     /// allowed (`timeout`, or its attempts times `perTryTimeout`) adds up to what a caller at the edge waits in the worst case. It
     /// is told where the route has no time-out of its own and that is a minute or more, and where the route has one that several
     /// calls together exceed although each alone does not.
@@ -26,7 +26,7 @@ crate::rule! {
     /// ## Evidence
     /// The route, and each call with what it is allowed.
     /// ## How to confirm
-    /// `timeout` and `retries` of each VirtualService on the way.
+    /// `timeout` and `retries` of each VirtualService, `timeouts` and `retry` of each HTTPRoute on the way.
     /// ## How to fix
     /// Give the route at the gateway a time-out, and the calls behind it shares of that.
     /// ## False positives
@@ -67,38 +67,29 @@ impl Check for EdgeWaits {
     type Fact<'a> = Fact<'a>;
 
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
-        let at_gateways = |gateways: &[String]| gateways.iter().any(|gateway| gateway != "mesh");
-        let virtual_services = snapshot.istio.virtual_services.iter();
-        let mut edges = virtual_services.filter(|vs| at_gateways(&vs.gateways)).peekable();
-        if edges.peek().is_none() {
+        let edges = edges(snapshot);
+        if edges.is_empty() {
             return vec![];
         }
         let (hops, calls) = (hops(snapshot), calls(snapshot));
         let mut out = vec![];
-        for virtual_service in edges.filter(|vs| snapshot.in_scope(vs.object.namespace())) {
-            for route in virtual_service.routes.iter().filter(|route| route.protocol == "http") {
-                let host = route.destinations.first();
-                let host = host.map(|d| full_host(&d.host, virtual_service.object.namespace()));
-                let Some((namespace, name)) = host.as_deref().and_then(service_of_host) else { continue };
-                let service = ServiceName::new(namespace, name);
-                let edge = Hop { virtual_service, route };
-                let own = edge.longest();
-                let mut steps = MAX_STEPS;
-                let mut way = vec![service.clone()];
-                let Some(behind) = waits(&service, &hops, &calls, &mut way, &mut steps) else { continue };
-                let fact = Fact { edge, service, own, behind };
-                let wanted = match own {
-                    None => fact.sum() >= PATIENCE,
-                    // What exceeds it alone is another finding (ISTIO153).
-                    Some(own) => {
-                        fact.behind.len() > 1
-                            && fact.sum() > own
-                            && fact.behind.iter().all(|(_, seconds)| *seconds <= own)
-                    }
-                };
-                if wanted {
-                    out.push(fact);
+        for (edge, service) in edges {
+            let own = edge.longest();
+            let mut steps = MAX_STEPS;
+            let mut way = vec![service.clone()];
+            let Some(behind) = waits(&service, &hops, &calls, &mut way, &mut steps) else { continue };
+            let fact = Fact { edge, service, own, behind };
+            let wanted = match own {
+                None => fact.sum() >= PATIENCE,
+                // What exceeds it alone is another finding (ISTIO153).
+                Some(own) => {
+                    fact.behind.len() > 1
+                        && fact.sum() > own
+                        && fact.behind.iter().all(|(_, seconds)| *seconds <= own)
                 }
+            };
+            if wanted {
+                out.push(fact);
             }
         }
         out
@@ -106,8 +97,7 @@ impl Check for EdgeWaits {
 
     fn describe(&self, fact: &Fact<'_>, _: &Snapshot) -> Finding {
         let ms = |seconds: f64| text::milliseconds((seconds * 1000.0).round() as u64);
-        let path = format!("{}.timeout", fact.edge.route.path);
-        let subject = fact.edge.virtual_service.reference().field(path.clone());
+        let subject = fact.edge.timeout_field();
         let sum = ms(fact.sum());
         let parts: Vec<String> = fact
             .behind
@@ -152,13 +142,44 @@ impl Check for EdgeWaits {
             .prevention(Prevention::of("Test", "In the pipeline: what the calls behind an edge are allowed together is less than what the edge allows"));
         if fact.own.is_none() {
             finding = finding.maybe_remedy(Remedy::patch(
-                &fact.edge.virtual_service.object,
-                &json!([{"op": "add", "path": pointer(&path), "value": "60s"}]),
-                "Set timeout of the route to 60s, after which load balancers are gone",
+                fact.edge.object,
+                &fact.edge.with_timeout("60s"),
+                "Set the time-out of the route to 60s, after which load balancers are gone",
             ));
         }
         finding
     }
+}
+
+/// The rules at gateways, each with the Service that it leads to first.
+fn edges(snapshot: &Snapshot) -> Vec<(Hop<'_>, ServiceName)> {
+    let mut out = vec![];
+    for virtual_service in &snapshot.istio.virtual_services {
+        let namespace = virtual_service.object.namespace();
+        if !snapshot.in_scope(namespace) || virtual_service.gateways.iter().all(|gateway| gateway == "mesh") {
+            continue;
+        }
+        for route in virtual_service.routes.iter().filter(|route| route.protocol == "http") {
+            let host = route.destinations.first().map(|to| full_host(&to.host, namespace));
+            if let Some((namespace, name)) = host.as_deref().and_then(service_of_host) {
+                out.push((Hop::of(virtual_service, route), ServiceName::new(namespace, name)));
+            }
+        }
+    }
+    let routes = snapshot.gateway_api.routes.iter().filter(|route| route.object.reference.kind == "HTTPRoute");
+    for route in routes.filter(|route| route.parents.iter().any(|parent| parent.kind == "Gateway")) {
+        let rules = route.object.body.list("spec.rules").len();
+        for index in (0..rules).filter(|_| snapshot.in_scope(route.object.namespace())) {
+            let beginning = format!("spec.rules[{index}].");
+            let mut backends = route.backends.iter().filter(|backend| backend.path.starts_with(&beginning));
+            if let (Some(hop), Some(to)) =
+                (Hop::of_http_route(&route.object, index), backends.find(|backend| backend.kind == "Service"))
+            {
+                out.push((hop, ServiceName::new(&to.namespace, &to.name)));
+            }
+        }
+    }
+    out
 }
 
 /// What the calls of a service are allowed, each as a whole where it has a limit of its own, else by the calls that it makes in

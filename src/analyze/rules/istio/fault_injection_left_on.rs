@@ -160,12 +160,12 @@ impl Check for FaultInjectionLeftOn {
     }
 }
 
-/// `percentage.value` or the older `percent`; without either all requests.
+/// `percentage.value` or the older `percent`; without either none.
 fn share(fault: &Value) -> f64 {
     match fault.at("percentage") {
         // A percentage without a value is zero.
         Some(percentage) => percentage.number("value").unwrap_or(0.0),
-        None => fault.number("percent").unwrap_or(100.0),
+        None => fault.number("percent").unwrap_or(0.0),
     }
 }
 

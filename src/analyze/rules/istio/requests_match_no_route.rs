@@ -68,7 +68,7 @@ impl Check for RequestsMatchNoRoute {
         for virtual_service in snapshot.istio.virtual_services.iter().filter(|_| !edges.is_empty()) {
             let routes: Vec<&Route> =
                 virtual_service.routes.iter().filter(|route| route.protocol == "http").collect();
-            if routes.is_empty() || routes.iter().any(|route| route.matches.is_empty()) {
+            if routes.is_empty() || routes.iter().any(|route| route.matches().is_empty()) {
                 continue;
             }
             let mine = |edge: &EdgeTraffic, outcome: &Outcome| {
@@ -87,7 +87,7 @@ impl Check for RequestsMatchNoRoute {
             let methods: BTreeSet<&str> =
                 found().flat_map(|(_, o)| o.methods.keys()).map(String::as_str).collect();
             let misses =
-                |route: &&Route| route.matches.iter().all(|condition| misses(condition, &paths, &methods));
+                |route: &&Route| route.matches().iter().all(|condition| misses(condition, &paths, &methods));
             if paths.is_empty() || !routes.iter().all(misses) {
                 continue;
             }
@@ -116,7 +116,7 @@ impl Check for RequestsMatchNoRoute {
             .virtual_service
             .routes
             .iter()
-            .flat_map(|route| &route.matches)
+            .flat_map(|route| route.matches())
             .take(4)
             .map(|condition| text::plain(&condition.to_string().replace('"', ""), 70))
             .collect();

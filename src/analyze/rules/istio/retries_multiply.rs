@@ -1,11 +1,10 @@
 //! ISTIO154.
 
-use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::hops::{Hop, calls, hops};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
-use crate::analyze::remedy::{Prevention, Remedy, pointer};
+use crate::analyze::remedy::{Prevention, Remedy};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::traffic::{Failures, failures_of, text};
 use crate::model::network::ServiceName;
@@ -15,14 +14,15 @@ crate::rule! {
     /// Several hops of one way retry, and their retries multiply.
     ///
     /// ## What it detects
-    /// Two or more routes on one way through the service graph with `retries` of their own. One request at the beginning becomes
+    /// Two or more routes (of VirtualServices, or of HTTPRoutes that are attached to Services) on one way through the service graph
+    /// with retries of their own. One request at the beginning becomes
     /// the product of all (`attempts` + 1) at the end, where the last one fails.
     /// ## Why it matters
     /// A service that fails a little gets many times its load just then, and stays down because of it.
     /// ## Evidence
     /// The routes of the way with their attempts, and their product; failures of the last service, where there are any.
     /// ## How to confirm
-    /// `retries.attempts` of each VirtualService on the way; applications that retry themselves are one more factor.
+    /// `retries.attempts` of each VirtualService, `retry.attempts` of each HTTPRoute on the way; applications that retry themselves are one more factor.
     /// ## How to fix
     /// Retry at one hop alone, best next to the user, and set `attempts: 0` on the others.
     /// ## False positives
@@ -88,7 +88,7 @@ impl Check for RetriesMultiply {
                 .max_by_key(|group| group.count);
             let way = way.into_iter().filter_map(|service| {
                 let (hop, attempts) = retrying.get(&service)?;
-                Some((service, *hop, *attempts))
+                Some((service, hop.clone(), *attempts))
             });
             out.push(Fact { way: way.collect(), product, failing });
         }
@@ -102,7 +102,7 @@ impl Check for RetriesMultiply {
         let arithmetic = format!("{} = {}", factors.join(" × "), fact.product);
         let last = fact.way.last();
         let subject = last
-            .map(|(_, hop, _)| hop.virtual_service.reference().field(format!("{}.retries", hop.route.path)));
+            .map(|(_, hop, _)| hop.retries_field());
         let subject = subject.unwrap_or_default();
         let end = names.last().copied().unwrap_or_default();
         let failing = match &fact.failing {
@@ -122,8 +122,7 @@ impl Check for RetriesMultiply {
             .role(Role::Context, Confidence::Configured)
             .service(last.map(|(service, _, _)| service.clone()))
             .evidences(fact.way.iter().map(|(service, hop, attempts)| {
-                let place = hop.virtual_service.reference().field(format!("{}.retries", hop.route.path));
-                Evidence::object(&place, format!("{} attempts more for requests to {}", attempts, service.name))
+                Evidence::object(&hop.retries_field(), format!("{} attempts more for requests to {}", attempts, service.name))
             }))
             .effects(last.map(|(service, _, _)| Effect::requests(service, &["slow", "UO", "URX"])))
             .prevention(Prevention::alert(
@@ -135,10 +134,10 @@ impl Check for RetriesMultiply {
             ))
             .prevention(Prevention::of("Policy", "Retries at one hop of each way alone"));
         for (service, hop, _) in fact.way.iter().skip(1).rev() {
-            finding = finding.related(hop.virtual_service.reference().clone()).maybe_remedy(Remedy::patch(
-                &hop.virtual_service.object,
-                &json!([{"op": "replace", "path": pointer(&format!("{}.retries", hop.route.path)), "value": {"attempts": 0}}]),
-                format!("Set retries.attempts to 0 for {}: the hop before it retries already", service.name),
+            finding = finding.related(hop.reference().clone()).maybe_remedy(Remedy::patch(
+                hop.object,
+                &hop.without_retries(),
+                format!("Set attempts of retries to 0 for {}: the hop before it retries already", service.name),
             ));
         }
         finding

@@ -119,7 +119,7 @@ impl Check for RouteShadowed {
         let service = hosts::service_of(snapshot, fact.virtual_service);
         let path = format!("{}.match", fact.earlier.path);
         let (earlier, later) = (called(fact.earlier), called(fact.later));
-        let why = if fact.earlier.matches.is_empty() || fact.earlier.matches.iter().any(is_catch_all) {
+        let why = if fact.earlier.matches().is_empty() || fact.earlier.matches().iter().any(is_catch_all) {
             "matches every request"
         } else {
             "matches all that it matches"
@@ -181,7 +181,7 @@ fn short(route: &Route) -> String {
 
 /// What a route does with a request, its name and its conditions apart.
 fn effect_of(route: &Route) -> Value {
-    let mut body = route.body.clone();
+    let mut body = serde_json::Value::clone(&route.body);
     if let Some(map) = body.as_object_mut() {
         map.remove("name");
         map.remove("match");
@@ -190,13 +190,13 @@ fn effect_of(route: &Route) -> Value {
 }
 
 fn covers_route(earlier: &Route, later: &Route) -> bool {
-    if earlier.matches.is_empty() {
+    if earlier.matches().is_empty() {
         return true;
     }
-    if later.matches.is_empty() {
-        return earlier.matches.iter().any(is_catch_all);
+    if later.matches().is_empty() {
+        return earlier.matches().iter().any(is_catch_all);
     }
-    later.matches.iter().all(|match_| earlier.matches.iter().any(|wide| covers(wide, match_)))
+    later.matches().iter().all(|match_| earlier.matches().iter().any(|wide| covers(wide, match_)))
 }
 
 fn is_catch_all(wide: &Value) -> bool {
@@ -284,7 +284,7 @@ fn reorder(fact: &Fact<'_>) -> Option<Remedy> {
     let route = routes.remove(at);
     // Behind the last one that it covers; a catch-all that shadows another catch-all stays before it.
     let last: usize = fact.later.path.strip_prefix("spec.http[")?.strip_suffix(']')?.parse().ok()?;
-    if fact.later.matches.is_empty() {
+    if fact.later.matches().is_empty() {
         return None;
     }
     routes.insert(last.min(routes.len()), route);

@@ -1,10 +1,8 @@
 //! ISTIO153.
 
-use serde_json::json;
-
 use super::hops::{Hop, calls, hops};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
-use crate::analyze::remedy::{Prevention, Remedy, pointer};
+use crate::analyze::remedy::{Prevention, Remedy};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::traffic::way::Way;
 use crate::analyze::traffic::{Failures, failures, text};
@@ -15,15 +13,16 @@ crate::rule! {
     /// An inner call is allowed more time than the outer one that waits for it.
     ///
     /// ## What it detects
-    /// Two routes on one way through the service graph, of which the inner one allows longer (its `timeout`, or its attempts
-    /// times `perTryTimeout`) than the outer one in whose service it is called.
+    /// Two routes (of VirtualServices, or of HTTPRoutes that are attached to Services) on one way through the service graph, of
+    /// which the inner one allows longer (its `timeout`, or its attempts times `perTryTimeout`) than the outer one in whose service
+    /// it is called.
     /// ## Why it matters
     /// The outer caller gives up first. The inner request goes on for nobody, its retries never help anyone, and the error that
     /// arrives names the service in the middle and not the slow one behind it.
     /// ## Evidence
     /// Both routes with their numbers; requests to the outer service that timed out.
     /// ## How to confirm
-    /// `timeout` and `retries` of both VirtualServices, from the outside in.
+    /// `timeout` and `retries` (of an HTTPRoute `timeouts` and `retry`) of both routes, from the outside in.
     /// ## How to fix
     /// Give the inner route less than the outer one, all attempts included.
     /// ## False positives
@@ -62,8 +61,8 @@ impl Check for TimeoutsInverted {
                 let Some(longest) = below.longest().filter(|longest| *longest > allowed) else { continue };
                 let seen = timed_out.iter().find(|group| group.callee.service.as_ref() == Some(outer));
                 out.push(Fact {
-                    outer: (outer.clone(), *hop, allowed),
-                    inner: (inner.clone(), *below, longest),
+                    outer: (outer.clone(), hop.clone(), allowed),
+                    inner: (inner.clone(), below.clone(), longest),
                     seen: seen.cloned(),
                 });
             }
@@ -75,8 +74,7 @@ impl Check for TimeoutsInverted {
         let (outer, above, allowed) = &fact.outer;
         let (inner, below, longest) = &fact.inner;
         let ms = |seconds: f64| text::milliseconds((seconds * 1000.0).round() as u64);
-        let subject = below.virtual_service.reference().field(format!("{}.timeout", below.route.path));
-        let over = above.virtual_service.reference().field(format!("{}.timeout", above.route.path));
+        let (subject, over) = (below.timeout_field(), above.timeout_field());
         let tries = below.attempts().unwrap_or(0) + 1;
         let seen = match &fact.seen {
             Some(group) => format!(
@@ -116,12 +114,10 @@ impl Check for TimeoutsInverted {
 
 /// Less than the outer one, all attempts included.
 fn shorten(inner: &Hop<'_>, allowed: f64) -> Option<Remedy> {
-    let path = format!("{}.timeout", inner.route.path);
     let value = format!("{}ms", (allowed * SHARE * 1000.0).round() as i64);
-    let op = if inner.route.body.get("timeout").is_some() { "replace" } else { "add" };
     Remedy::patch(
-        &inner.virtual_service.object,
-        &json!([{"op": op, "path": pointer(&path), "value": value}]),
-        format!("Set timeout of the inner route to {value}, four fifths of what the outer one has"),
+        inner.object,
+        &inner.with_timeout(&value),
+        format!("Set the time-out of the inner route to {value}, four fifths of what the outer one has"),
     )
 }

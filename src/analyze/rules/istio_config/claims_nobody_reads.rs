@@ -98,7 +98,7 @@ impl Check for ClaimsNobodyReads {
 
 fn claim(service: &VirtualService) -> Option<(String, String)> {
     service.routes.iter().find_map(|route| {
-        route.matches.iter().enumerate().find_map(|(index, entry)| {
+        route.matches().iter().enumerate().find_map(|(index, entry)| {
             ["headers", "withoutHeaders"].iter().find_map(|field| {
                 let header = entry.map(field)?.keys().find(|key| {
                     key.get(..CLAIM.len()).is_some_and(|head| head.eq_ignore_ascii_case(CLAIM))

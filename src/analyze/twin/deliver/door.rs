@@ -4,6 +4,7 @@ use super::Leg;
 use crate::analyze::twin::Twin;
 use crate::analyze::twin::answer::{Answer, ProxyError};
 use crate::analyze::twin::ask::Request;
+use crate::analyze::twin::istio::scope::Scope;
 use crate::analyze::twin::party::{Party, Peer};
 use crate::analyze::twin::policy::{self, Arriving, Ruling};
 use crate::analyze::twin::resolve::Place;
@@ -67,11 +68,11 @@ pub fn decided(snapshot: &Snapshot) -> bool {
 }
 
 /// From a gateway's proxy to what is behind it. `party` is the gateway's pod; its namespace and labels are those that its
-/// configuration was made for.
-pub fn send_on(
-    twin: &Twin<'_>,
+/// configuration was made for, and `scope` what a proxy of Istio's sees of the mesh.
+pub fn send_on<'a>(
+    twin: &Twin<'a>,
     party: Party<'_>,
-    (namespace, labels): (&str, &Labels),
+    (namespace, labels, scope): (&str, &Labels, Option<&Scope<'a>>),
     (request, port): (&Request, u16),
     onward: &Onward,
     answer: &mut Answer,
@@ -88,6 +89,7 @@ pub fn send_on(
         port,
         request,
         routing: None,
+        scope,
         door: true,
     };
     leg.deliver(onward, answer);

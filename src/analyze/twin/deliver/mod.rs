@@ -21,6 +21,7 @@ use super::endpoints::{Behind, Endpoint};
 use super::gateway_api::backends;
 use super::http::table::{Destination, Weighted};
 use super::istio::destination_rule::Applying;
+use super::istio::scope::{Known, Scope};
 use super::party::Peer;
 use super::policy::{self, Arriving, ClientTls, Normalization, Passage, Ruling};
 use super::registry::{Host, Origin};
@@ -54,6 +55,8 @@ pub struct Leg<'l, 'a, 'p> {
     pub request: &'l Request,
     /// The HTTP side of what a proxy does with it; none for bytes.
     pub routing: Option<&'l Routing>,
+    /// What the proxy that sends it sees of the mesh; none where there is no proxy of Istio's.
+    pub scope: Option<&'l Scope<'a>>,
     /// Whether a gateway sends it.
     pub door: bool,
 }
@@ -130,7 +133,11 @@ impl Leg<'_, '_, '_> {
         if let Some(routing) = &onward.http {
             answer.sent = routing.sent.clone();
             answer.mirrors =
-                routing.mirrors.iter().filter_map(|to| backend::of(self.twin, to, self.namespace)).collect();
+                routing
+                .mirrors
+                .iter()
+                .filter_map(|to| backend::of(self.twin, self.scope, to, self.namespace))
+                .collect();
             answer.response_headers = routing.answered(self.request.backend_response.headers.clone());
         }
         if self.request.protocol.is_http() {
@@ -164,7 +171,8 @@ impl Leg<'_, '_, '_> {
         answer: &mut Answer,
     ) -> Share {
         let missing = |why: String| Share::Failed { status: Some(503), flag: "NC", why };
-        let Some(host) = backend::find(self.twin, name, self.namespace, port) else {
+        let found = backend::find(self.twin, self.scope, (name, port), self.namespace);
+        let Some(Known { host, with_port, .. }) = found else {
             match backends::apart(self.twin.snapshot, name, port) {
                 Some(Ok(found)) => return Share::Taken(found),
                 Some(Err(why)) => return Share::Failed { status: Some(503), flag: "UH", why },
@@ -175,7 +183,7 @@ impl Leg<'_, '_, '_> {
             return missing(why);
         };
         let rules = self.twin.destination_rules.find(name, host.namespace, self.namespace, self.labels);
-        if host.port(port).is_none() {
+        if !with_port {
             let why = format!(
                 "{} has no port {port}, so there is no cluster {}",
                 host.reference(),
@@ -199,7 +207,7 @@ impl Leg<'_, '_, '_> {
                 return missing(why);
             }
         };
-        let backend = backend::of(self.twin, &to.to, self.namespace).unwrap_or_default();
+        let backend = backend::of(self.twin, self.scope, &to.to, self.namespace).unwrap_or_default();
         if self.door
             && waypoint::takes_from_gateways(self.twin.snapshot, host.object())
             && let Some(share) = self.waypoint_share(host, port, &backend, answer)

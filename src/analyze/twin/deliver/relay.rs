@@ -44,6 +44,7 @@ impl<'a> Leg<'_, 'a, '_> {
             port,
             request: &request,
             routing: None,
+            scope: None,
             door: false,
             ..*self
         };
@@ -131,6 +132,7 @@ impl<'a> Leg<'_, 'a, '_> {
                 port: endpoint.port,
                 request: &request,
                 routing: None,
+                scope: Some(&proxy.scope),
                 door: true,
             };
             leg.deliver(&onward, &mut inner);

@@ -68,7 +68,7 @@ pub fn from_gateway(
         }
     };
     let labels = from.labels().clone();
-    door::send_on(twin, from, (own, &labels), (request, request.destination_port()), &onward, answer);
+    door::send_on(twin, from, (own, &labels, None), (request, request.destination_port()), &onward, answer);
 }
 
 /// Who serves a Gateway.

@@ -114,7 +114,9 @@ fn action(
         let backend = Reference::read(body, "", "Service", route.object.namespace(), path);
         (backends::destination(snapshot, route, &backend, place.mesh), *share)
     });
-    let retries = rule.int("retry.attempts").and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
+    // Retries without a number are two.
+    let retries = rule.at("retry").map(|retry| retry.int("attempts").unwrap_or(2));
+    let retries = retries.and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
     Action::Forward(Box::new(Forward {
         to,
         rewrite: filters.rewrite.clone(),

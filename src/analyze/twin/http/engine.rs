@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::headers;
 use super::table::{HeaderMatch, PathMatch, Route, RouteMatch, RouteTable, VirtualHost};
+use super::text::TextMatch;
 
 /// A request as a proxy sees it.
 #[derive(Debug, Clone)]
@@ -81,6 +82,8 @@ fn header_fits(wanted: &HeaderMatch, seen: &Seen<'_>) -> bool {
         ":path" => Some(seen.path),
         name => headers::get(seen.headers, name),
     };
+    // A condition that something is not so takes a header that is missing for an empty one.
+    let value = value.or((wanted.not && !matches!(wanted.value, TextMatch::Present)).then_some(""));
     value.is_some_and(|value| wanted.value.matches(value, wanted.ignore_case)) != wanted.not
 }
 
@@ -96,7 +99,7 @@ fn parameter(query: &str, name: &str) -> Option<String> {
 mod tests {
     use super::*;
     use crate::analyze::twin::http::table::Action;
-    use crate::analyze::twin::http::text::{Pattern, TextMatch};
+    use crate::analyze::twin::http::text::Pattern;
     use crate::model::object::ObjectRef;
     use proptest::prelude::*;
 
@@ -140,6 +143,8 @@ mod tests {
         assert!(fits(header("x-user", TextMatch::Present, false)));
         assert!(!fits(header("x-user", TextMatch::Exact("beta".into()), true)));
         assert!(fits(header("x-other", TextMatch::Exact("beta".into()), true)));
+        assert!(!fits(header("x-other", TextMatch::Regex(Pattern::new(".*")), true)), "missing is empty");
+        assert!(fits(header("x-other", TextMatch::Present, true)));
         assert!(fits(header(":method", TextMatch::Exact("GET".into()), false)));
         let query = |name: &str, value: &str| RouteMatch {
             query: vec![(name.into(), TextMatch::Exact(value.into()))],

@@ -74,10 +74,9 @@ pub fn location(redirect: &Redirect, matched: &PathMatch, seen: &Seen<'_>) -> St
     let standard = |scheme: &str| if scheme == "https" { 443 } else { 80 };
     let (bare, own) = crate::analyze::twin::ask::split_port(seen.authority);
     let kept = own.filter(|port| scheme == seen.scheme || *port != standard(seen.scheme));
-    let port = match redirect.port {
-        Some(written) => Some(written).filter(|port| *port != standard(&scheme)),
-        None => kept.filter(|_| redirect.host.is_none()),
-    };
+    // The scheme's own port is left to Envoy, which then knows of no other than the request's.
+    let written = redirect.port.filter(|port| *port != standard(&scheme));
+    let port = written.or_else(|| kept.filter(|_| redirect.host.is_none()));
     let host = redirect.host.as_deref().unwrap_or(bare);
     let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
     let path = match &redirect.path {
@@ -128,7 +127,9 @@ mod tests {
         assert_eq!(location(&https, &PathMatch::Any, &seen("a.com:80")), "https://a.com/x?y");
         assert_eq!(to(https), "https://a.com:8080/x?y", "a port of one's own stays, as in Envoy");
         assert_eq!(to(Redirect { host: Some("b.com".into()), ..Redirect::default() }), "http://b.com/x?y");
-        assert_eq!(to(Redirect { port: Some(80), ..Redirect::default() }), "http://a.com/x?y");
+        let port = |port| Redirect { port: Some(port), ..Redirect::default() };
+        assert_eq!(to(port(81)), "http://a.com:81/x?y");
+        assert_eq!(to(port(80)), "http://a.com:8080/x?y", "a scheme's own port is none of its own");
         assert_eq!(
             to(Redirect { path: Some(PathRewrite::Full("/z".into())), ..Redirect::default() }),
             "http://a.com:8080/z?y"

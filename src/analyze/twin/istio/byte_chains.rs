@@ -17,14 +17,15 @@ use crate::model::network::Protocol;
 use crate::model::object::ObjectRef;
 
 /// The filter chains of a host's bytes, by its VirtualServices' `tls` or `tcp` rules.
-pub(super) fn l4_chains(
-    twin: &Twin<'_>,
-    proxy: &Proxy<'_>,
+pub(super) fn l4_chains<'a>(
+    twin: &Twin<'a>,
+    proxy: &Proxy<'a>,
     services: &[&Effective],
     claim: &Claim<'_, '_>,
 ) -> Vec<Chain> {
     let audience = Audience {
-        registry: &twin.registry,
+        twin,
+            scope: &proxy.scope,
         namespace: &proxy.key.node.namespace,
         labels: &proxy.key.node.labels,
         gateway: MESH,
@@ -42,7 +43,7 @@ pub(super) fn l4_chains(
 fn tls_chains<'v>(
     services: impl Iterator<Item = &'v &'v Effective>,
     claim: &Claim<'_, '_>,
-    audience: &Audience<'_>,
+    audience: &Audience<'_, '_>,
 ) -> Vec<Chain> {
     let mut out: Vec<Chain> = vec![];
     let mut seen = BTreeSet::new();
@@ -71,7 +72,7 @@ fn tls_chains<'v>(
 fn tcp_chains<'v>(
     services: impl Iterator<Item = &'v &'v Effective>,
     claim: &Claim<'_, '_>,
-    audience: &Audience<'_>,
+    audience: &Audience<'_, '_>,
 ) -> Vec<Chain> {
     let mut out = vec![];
     for vs in services {
@@ -117,10 +118,7 @@ fn l4_chain(sni: Vec<String>, blocks: Vec<Block>, to: Vec<Weighted>, source: Opt
 
 /// The host itself; where the listener's port is none of its ports and it has only one, that one.
 fn whole(claim: &Claim<'_, '_>) -> Weighted {
-    let port = match claim.host.ports.as_slice() {
-        [only] => only.number,
-        _ => claim.port,
-    };
+    let port = claim.host.only_port().unwrap_or(claim.port);
     let to = Destination::Host { host: claim.host.name.clone(), subset: String::new(), port };
     Weighted::whole(to, claim.host.reference().clone())
 }
@@ -130,7 +128,7 @@ pub(super) fn weighted(
     rule: &Value,
     vs: &Effective,
     source: &ObjectRef,
-    audience: &Audience<'_>,
+    audience: &Audience<'_, '_>,
 ) -> Vec<Weighted> {
     let entries = rule.list("route");
     let rule_path = source.field_path.split(".match[").next().unwrap_or_default().to_owned();
@@ -149,7 +147,7 @@ pub(super) fn weighted(
 
 /// Whether the parts of a `tls` or `tcp` condition that concern the proxy hold; unlike those of `http`, labels count beside
 /// gateways.
-pub(super) fn l4_meant_for(condition: &Value, audience: &Audience<'_>) -> bool {
+pub(super) fn l4_meant_for(condition: &Value, audience: &Audience<'_, '_>) -> bool {
     let gateways = condition.texts("gateways");
     let labels = condition.text_map("sourceLabels");
     let namespace = condition.text("sourceNamespace").unwrap_or_default();

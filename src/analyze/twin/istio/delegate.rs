@@ -8,6 +8,7 @@ use super::virtual_services::HttpRule;
 use crate::analyze::twin::registry::visible;
 use crate::model::fields::Fields;
 use crate::model::mesh::istio::VirtualService;
+use crate::model::mesh::part::Part;
 use crate::model::object::ObjectRef;
 
 type Known<'k> = BTreeMap<(&'k str, &'k str), &'k VirtualService>;
@@ -16,7 +17,7 @@ type Known<'k> = BTreeMap<(&'k str, &'k str), &'k VirtualService>;
 pub(super) fn rules(root: &VirtualService, known: &Known<'_>) -> Vec<HttpRule> {
     let mut out = vec![];
     for (at, rule) in root.object.body.list("spec.http").iter().enumerate() {
-        let own = plain(root, rule, at);
+        let own = plain(root, at);
         let Some(delegate) = rule.at("delegate") else {
             out.push(own);
             continue;
@@ -32,7 +33,7 @@ pub(super) fn rules(root: &VirtualService, known: &Known<'_>) -> Vec<HttpRule> {
         };
         for (at, inner) in other.object.body.list("spec.http").iter().enumerate() {
             if inner.at("delegate").is_none() {
-                out.extend(merged(&own, plain(other, inner, at)));
+                out.extend(merged(&own, plain(other, at)));
             }
         }
     }
@@ -40,14 +41,15 @@ pub(super) fn rules(root: &VirtualService, known: &Known<'_>) -> Vec<HttpRule> {
 }
 
 /// A rule as it stands.
-fn plain(vs: &VirtualService, rule: &Value, at: usize) -> HttpRule {
+fn plain(vs: &VirtualService, at: usize) -> HttpRule {
     let source = vs.reference().field(format!("spec.http[{at}]"));
-    let matches = rule.list("match").iter().enumerate();
+    let body = Part::of(&vs.object.body, "spec.http", at);
+    let matches = 0..body.list("match").len();
     HttpRule {
         matches: matches
-            .map(|(m, entry)| (entry.clone(), source.field(format!("spec.http[{at}].match[{m}]"))))
+            .map(|m| (body.inner("match", m), source.field(format!("spec.http[{at}].match[{m}]"))))
             .collect(),
-        body: rule.clone(),
+        body,
         namespace: vs.object.namespace().to_owned(),
         source,
     }
@@ -55,14 +57,14 @@ fn plain(vs: &VirtualService, rule: &Value, at: usize) -> HttpRule {
 
 /// A delegate's rule under its root's; `None` where one of its conditions can hold together with none of the root's.
 fn merged(root: &HttpRule, inner: HttpRule) -> Option<HttpRule> {
-    let matches: Vec<(Value, ObjectRef)> = match (root.matches.as_slice(), inner.matches.as_slice()) {
+    let matches: Vec<(Part, ObjectRef)> = match (root.matches.as_slice(), inner.matches.as_slice()) {
         ([], _) => inner.matches.clone(),
         (all, []) => all.to_vec(),
         (all, some) => {
             let mut joined = vec![];
             for (own, at) in some {
                 let before = joined.len();
-                joined.extend(all.iter().filter_map(|(outer, _)| Some((join(outer, own)?, at.clone()))));
+                joined.extend(all.iter().filter_map(|(outer, _)| Some((Part::own(join(outer, own)?), at.clone()))));
                 // One condition that fits none of the root's costs the whole rule.
                 if joined.len() == before {
                     return None;
@@ -83,7 +85,7 @@ fn merged(root: &HttpRule, inner: HttpRule) -> Option<HttpRule> {
         .filter(|name| !name.is_empty())
         .collect();
     body.insert("name".to_owned(), Value::String(names.join("-")));
-    Some(HttpRule { body: Value::Object(body), matches, ..inner })
+    Some(HttpRule { body: Part::own(Value::Object(body)), matches, ..inner })
 }
 
 /// Conditions that take one text; each may stand at the root or at the delegate, or at both where the delegate's is narrower.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::byte_chains::{l4_meant_for, weighted};
 use super::gateway::{Group, Merged, Server};
 use super::outbound::wildcard_of;
+use super::proxy::Proxy;
 use super::route::Audience;
 use super::subset_of;
 use super::virtual_services::Effective;
@@ -16,12 +17,18 @@ use crate::model::fields::Fields;
 use crate::model::object::ObjectRef;
 
 /// The listener of a port; `None` where no server of it has anything to do.
-pub(super) fn listener(twin: &Twin<'_>, node: &ProxyNode, merged: &Merged, port: u16) -> Option<Listener> {
+pub(super) fn listener<'a>(
+    twin: &Twin<'a>,
+    proxy: &Proxy<'a>,
+    merged: &Merged,
+    port: u16,
+) -> Option<Listener> {
+    let node = &proxy.key.node;
     let groups = merged.ports.get(&port)?;
     // Where several addresses share a port, the one that takes all of them is asked for.
     let group = groups.iter().find(|group| group.bind.is_empty()).or_else(|| groups.first())?;
     let bind = if group.bind.is_empty() { wildcard_of(&node.ips) } else { group.bind.as_str() };
-    let chains = chains(twin, node, group);
+    let chains = chains(twin, proxy, group);
     if chains.is_empty() {
         return None;
     }
@@ -35,7 +42,7 @@ pub(super) fn listener(twin: &Twin<'_>, node: &ProxyNode, merged: &Merged, port:
     })
 }
 
-fn chains(twin: &Twin<'_>, node: &ProxyNode, group: &Group) -> Vec<Chain> {
+fn chains<'a>(twin: &Twin<'a>, proxy: &Proxy<'a>, group: &Group) -> Vec<Chain> {
     let Some(first) = group.servers.first() else { return vec![] };
     if first.protocol().is_http() {
         return vec![chain(
@@ -53,8 +60,8 @@ fn chains(twin: &Twin<'_>, node: &ProxyNode, group: &Group) -> Vec<Chain> {
             let filter = Filter::Http(server.table.clone(), None);
             out.push(chain(server.server_names(), termination(server), filter, source));
         } else if server.passes_tls() {
-            out.extend(passed(twin, node, server, &mut names));
-        } else if let Some((to, source)) = tcp(twin, node, server) {
+            out.extend(passed(twin, proxy, server, &mut names));
+        } else if let Some((to, source)) = tcp(twin, proxy, server) {
             let sni = if server.declared.tls.is_some() { server.server_names() } else { vec![] };
             out.push(chain(sni, termination(server), Filter::Tcp(to), Some(source)));
         }
@@ -96,9 +103,11 @@ fn meets(own: &str, host: &str) -> bool {
     subset_of(host, own) || subset_of(own, host)
 }
 
-fn audience<'t>(twin: &'t Twin<'_>, node: &'t ProxyNode, server: &'t Server) -> Audience<'t> {
+fn audience<'t, 'a>(twin: &'t Twin<'a>, proxy: &'t Proxy<'a>, server: &'t Server) -> Audience<'t, 'a> {
+    let node = &proxy.key.node;
     Audience {
-        registry: &twin.registry,
+        twin,
+            scope: &proxy.scope,
         namespace: &node.namespace,
         labels: &node.labels,
         gateway: &server.gateway,
@@ -108,9 +117,9 @@ fn audience<'t>(twin: &'t Twin<'_>, node: &'t ProxyNode, server: &'t Server) -> 
 }
 
 /// The destinations of a server's bytes: those of the first `tcp` rule that is meant for it.
-fn tcp(twin: &Twin<'_>, node: &ProxyNode, server: &Server) -> Option<(Vec<Weighted>, ObjectRef)> {
-    let audience = audience(twin, node, server);
-    bound(twin, node, server).find_map(|vs| {
+fn tcp<'a>(twin: &Twin<'a>, proxy: &Proxy<'a>, server: &Server) -> Option<(Vec<Weighted>, ObjectRef)> {
+    let audience = audience(twin, proxy, server);
+    bound(twin, &proxy.key.node, server).find_map(|vs| {
         vs.tcp.iter().find_map(|(rule, source)| {
             let conditions = rule.list("match");
             let meant =
@@ -122,10 +131,15 @@ fn tcp(twin: &Twin<'_>, node: &ProxyNode, server: &Server) -> Option<(Vec<Weight
 
 /// The filter chains of TLS that goes through a server unread, by server name. A name that an earlier rule took on the port
 /// is left to that.
-fn passed(twin: &Twin<'_>, node: &ProxyNode, server: &Server, names: &mut BTreeSet<String>) -> Vec<Chain> {
-    let audience = audience(twin, node, server);
+fn passed<'a>(
+    twin: &Twin<'a>,
+    proxy: &Proxy<'a>,
+    server: &Server,
+    names: &mut BTreeSet<String>,
+) -> Vec<Chain> {
+    let audience = audience(twin, proxy, server);
     let mut out = vec![];
-    for vs in bound(twin, node, server) {
+    for vs in bound(twin, &proxy.key.node, server) {
         for (rule, source) in &vs.tls {
             for (at, condition) in rule.list("match").iter().enumerate() {
                 let sni: Vec<String> =

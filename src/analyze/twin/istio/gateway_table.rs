@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 
 use super::gateway::Merged;
+use super::proxy::Proxy;
 use super::route::{Audience, routes, takes_everything};
 use super::subset_of;
 use crate::analyze::twin::Twin;
-use crate::analyze::twin::ask::ProxyNode;
 use crate::analyze::twin::http::table::{RouteTable, VirtualHost};
 
 /// The table of a name: the hosts of all its servers, with the routes of the VirtualServices bound to their Gateways. Those of
 /// several VirtualServices for one host add up; a route that takes everything goes behind the others.
-pub(super) fn table(twin: &Twin<'_>, node: &ProxyNode, merged: &Merged, name: &str) -> RouteTable {
+pub(super) fn table<'a>(twin: &Twin<'a>, proxy: &Proxy<'a>, merged: &Merged, name: &str) -> RouteTable {
+    let node = &proxy.key.node;
     let mut table = RouteTable::new(name);
     let servers = merged.tables.get(name).map_or(&[][..], Vec::as_slice);
     let mut hosts: BTreeMap<String, VirtualHost> = BTreeMap::new();
@@ -19,7 +20,8 @@ pub(super) fn table(twin: &Twin<'_>, node: &ProxyNode, merged: &Merged, name: &s
     for server in servers {
         let port = server.declared.port;
         let audience = Audience {
-            registry: &twin.registry,
+            twin,
+            scope: &proxy.scope,
             namespace: &node.namespace,
             labels: &node.labels,
             gateway: &server.gateway,

@@ -6,6 +6,7 @@ use super::gateway::{Declaration, Declared};
 use super::virtual_services::{Effective, HttpRule};
 use crate::model::fields::Fields;
 use crate::model::mesh::istio::full_host;
+use crate::model::mesh::part::Part;
 use crate::model::object::Object;
 use crate::model::selector::Labels;
 use crate::model::snapshot::Snapshot;
@@ -167,8 +168,8 @@ fn http_rule(snapshot: &Snapshot, ingress: &Object, path: &Value, field: &str) -
     };
     let destination = json!({"host": full_host(service, ingress.namespace()), "port": {"number": port}});
     Some(HttpRule {
-        body: json!({"route": [{"destination": destination}]}),
-        matches: uri.map(|uri| vec![(json!({"uri": uri}), source.clone())]).unwrap_or_default(),
+        body: Part::own(json!({"route": [{"destination": destination}]})),
+        matches: uri.map(|uri| vec![(Part::own(json!({"uri": uri})), source.clone())]).unwrap_or_default(),
         namespace: ingress.namespace().to_owned(),
         source,
     })

@@ -87,7 +87,8 @@ pub(super) fn port<'a>(twin: &Twin<'a>, proxy: &Proxy<'a>, number: u16) -> Port 
         let services = proxy.scope.virtual_services(twin, egress);
         match egress.port {
             Some((own, protocol)) if own == number => {
-                for host in proxy.scope.hosts(twin, egress, None) {
+                // Of hosts with several ports it is cut down to those that have this one.
+                for host in proxy.scope.hosts(twin, egress, Some(number)) {
                     for claim in claims(twin, proxy, egress, host, number, protocol) {
                         add(twin, proxy, &services, claim, &mut entries);
                     }
@@ -183,9 +184,9 @@ pub(super) fn wildcard_of(ips: &[String]) -> &'static str {
     if !ips.is_empty() && ips.iter().all(|ip| ip.contains(':')) { "::" } else { "0.0.0.0" }
 }
 
-fn add(
-    twin: &Twin<'_>,
-    proxy: &Proxy<'_>,
+fn add<'a>(
+    twin: &Twin<'a>,
+    proxy: &Proxy<'a>,
     services: &[&Effective],
     claim: Claim<'_, '_>,
     entries: &mut Vec<Entry>,

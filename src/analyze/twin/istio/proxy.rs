@@ -92,7 +92,7 @@ impl<'a> Proxy<'a> {
             return table;
         }
         let table = Arc::new(match &self.merged {
-            Some(merged) => gateway_table::table(twin, &self.key.node, merged, name),
+            Some(merged) => gateway_table::table(twin, self, merged, name),
             None if self.key.node.kind == ProxyType::Waypoint => sidecar_table::of_waypoint(twin, self, name),
             None => sidecar_table::table(twin, self, name),
         });
@@ -122,7 +122,7 @@ impl<'a> Proxy<'a> {
         if let Some(listener) = known {
             return listener;
         }
-        let listener = gateway_listener::listener(twin, &self.key.node, merged, number).map(Arc::new);
+        let listener = gateway_listener::listener(twin, self, merged, number).map(Arc::new);
         let mut all = self.gateway_listeners.lock().unwrap_or_else(PoisonError::into_inner);
         all.entry(number).or_insert(listener).clone()
     }

@@ -3,24 +3,28 @@
 use serde_json::Value;
 
 use super::full_host;
+use super::scope::Scope;
 use super::virtual_services::{Effective, HttpRule, MESH};
 use crate::analyze::rules::istio::hops::tries_answers_again;
+use crate::analyze::twin::Twin;
 use crate::analyze::twin::http::headers::HeaderOps;
 use crate::analyze::twin::http::table::{
     Action, Cors, Destination, Fault, Forward, HeaderMatch, PathMatch, PathRewrite, Redirect, Rewrite, Route,
     RouteMatch, Weighted,
 };
 use crate::analyze::twin::http::text::{Pattern, TextMatch};
-use crate::analyze::twin::registry::{Registry, Resolution};
+use crate::analyze::twin::registry::{Host, Origin, Resolution};
 use crate::model::fields::Fields;
 use crate::model::object::ObjectRef;
 use crate::model::selector::Labels;
 
 /// For whom routes are made. Conditions on these are decided here, since each proxy gets its own table.
 #[derive(Debug, Clone, Copy)]
-pub struct Audience<'c> {
-    /// The mesh's hosts.
-    pub registry: &'c Registry<'c>,
+pub struct Audience<'c, 'a> {
+    /// What the mesh knows.
+    pub twin: &'c Twin<'a>,
+    /// What of it the proxy sees.
+    pub scope: &'c Scope<'a>,
     /// The proxy's namespace.
     pub namespace: &'c str,
     /// The labels of its pod.
@@ -34,7 +38,7 @@ pub struct Audience<'c> {
 }
 
 /// The routes of a VirtualService, in order; what follows one that takes everything is left out.
-pub fn routes(vs: &Effective, audience: &Audience<'_>) -> Vec<Route> {
+pub fn routes(vs: &Effective, audience: &Audience<'_, '_>) -> Vec<Route> {
     let mut out = vec![];
     for rule in &vs.http {
         if rule.matches.is_empty() {
@@ -45,7 +49,7 @@ pub fn routes(vs: &Effective, audience: &Audience<'_>) -> Vec<Route> {
             if !meant_for(condition, audience) {
                 continue;
             }
-            let made = route(vs, rule, Some((condition, source)), audience);
+            let made = route(vs, rule, Some((&**condition, source)), audience);
             let everything = takes_everything(&made.matching);
             out.push(made);
             if everything {
@@ -68,7 +72,7 @@ pub fn takes_everything(matching: &RouteMatch) -> bool {
 }
 
 /// Whether the parts of a condition that concern the proxy hold.
-pub fn meant_for(condition: &Value, audience: &Audience<'_>) -> bool {
+pub fn meant_for(condition: &Value, audience: &Audience<'_, '_>) -> bool {
     let port = condition.int("port").filter(|port| *port != 0);
     if port.is_some_and(|port| port != i64::from(audience.port)) {
         return false;
@@ -92,7 +96,7 @@ fn route(
     vs: &Effective,
     rule: &HttpRule,
     condition: Option<(&Value, &ObjectRef)>,
-    audience: &Audience<'_>,
+    audience: &Audience<'_, '_>,
 ) -> Route {
     let body = &rule.body;
     let name = match condition.map(|(entry, _)| entry.string("name")).filter(|name| !name.is_empty()) {
@@ -200,7 +204,7 @@ fn header_ops(body: &Value) -> (HeaderOps, HeaderOps, Option<String>) {
     (request, response, authority)
 }
 
-fn forward(rule: &HttpRule, authority: Option<String>, audience: &Audience<'_>) -> Action {
+fn forward(rule: &HttpRule, authority: Option<String>, audience: &Audience<'_, '_>) -> Action {
     let body = &rule.body;
     let rewrite = Rewrite {
         host: body.text("rewrite.authority").filter(|host| !host.is_empty()).map(str::to_owned).or(authority),
@@ -264,47 +268,56 @@ fn forward(rule: &HttpRule, authority: Option<String>, audience: &Audience<'_>) 
 }
 
 /// The cluster of a destination of HTTP. A sidecar's table of a port knows hosts with that port alone: without a port it is the
-/// table's.
-fn http_destination(entry: &Value, namespace: &str, audience: &Audience<'_>) -> Destination {
-    match destination(entry, namespace, audience) {
-        Destination::Host { host, subset, .. }
-            if audience.gateway == MESH && entry.int("port.number").is_none() =>
-        {
-            Destination::Host { host, subset, port: audience.port }
-        }
-        other => other,
+/// table's, and another name of a host outside that lacks the port stands for nothing.
+fn http_destination(entry: &Value, namespace: &str, audience: &Audience<'_, '_>) -> Destination {
+    if audience.gateway != MESH {
+        return destination(entry, namespace, audience);
     }
-}
-
-/// The cluster of a destination. Without a port it is the host's only one, else the listener's.
-pub fn destination(entry: &Value, namespace: &str, audience: &Audience<'_>) -> Destination {
     let host = full_host(&entry.string("host"), namespace);
-    let known = audience.registry.find(&host, audience.namespace);
-    let only = known.and_then(|host| match host.ports.as_slice() {
-        [port] => Some(port.number),
-        _ => None,
-    });
-    let port =
-        entry.int("port.number").and_then(|port| u16::try_from(port).ok()).or(only).unwrap_or(audience.port);
-    // Another name of a host outside stands for that host.
-    let host = match known {
-        Some(known) if known.resolution == Resolution::Alias => alias(known).unwrap_or(host),
-        _ => host,
-    };
-    Destination::Host { host, subset: entry.string("subset"), port }
+    let known = audience.scope.known(audience.twin, &host, audience.port).filter(|known| known.with_port);
+    Destination::Host {
+        host: known.and_then(|known| alias(known.host)).unwrap_or(host),
+        subset: entry.string("subset"),
+        port: own_port(entry).unwrap_or(audience.port),
+    }
 }
 
-/// The host that an ExternalName Service stands for, where it is one of the mesh's hosts.
-fn alias(host: &crate::analyze::twin::registry::Host<'_>) -> Option<String> {
+/// The cluster of a destination. Without a port it is the host's only one, else the listener's. A gateway looks for the host beside
+/// the VirtualService first.
+pub fn destination(entry: &Value, namespace: &str, audience: &Audience<'_, '_>) -> Destination {
+    let host = full_host(&entry.string("host"), namespace);
+    let twin = audience.twin;
+    let beside = twin.registry.declared_in(&host, namespace);
+    let beside = beside.filter(|host| audience.gateway != MESH && host.visible_to(audience.namespace));
+    let (known, only) = match beside {
+        Some(host) => (Some(host), host.only_port()),
+        None => {
+            let known = audience.scope.known(twin, &host, audience.port);
+            (known.map(|known| known.host), known.and_then(|known| known.only_port))
+        }
+    };
+    Destination::Host {
+        host: known.and_then(alias).unwrap_or(host),
+        subset: entry.string("subset"),
+        port: own_port(entry).or(only).unwrap_or(audience.port),
+    }
+}
+
+fn own_port(entry: &Value) -> Option<u16> {
+    entry.int("port.number").and_then(|port| u16::try_from(port).ok())
+}
+
+/// The host outside that an ExternalName Service stands for.
+fn alias(host: &Host<'_>) -> Option<String> {
     match host.origin {
-        crate::analyze::twin::registry::Origin::Service(service) if !service.external_name.is_empty() => {
-            Some(service.external_name.clone())
+        Origin::Service(service) if host.resolution == Resolution::Alias => {
+            Some(service.external_name.clone()).filter(|name| !name.is_empty())
         }
         _ => None,
     }
 }
 
-fn redirect_action(redirect: &Value, audience: &Audience<'_>) -> Action {
+fn redirect_action(redirect: &Value, audience: &Audience<'_, '_>) -> Action {
     let code = redirect.int("redirectCode").filter(|code| *code != 0).unwrap_or(301);
     let text = |field: &str| redirect.text(field).filter(|text| !text.is_empty()).map(str::to_owned);
     let port = match redirect.int("port") {
@@ -321,17 +334,13 @@ fn redirect_action(redirect: &Value, audience: &Audience<'_>) -> Action {
 }
 
 fn fault(entry: &Value, rule: &ObjectRef) -> Fault {
-    let share = |kind: &str| {
-        let value = entry.number(&format!("{kind}.percentage.value"));
-        // Without a percentage every request is meant; one without a value is none.
-        let old = || entry.number(&format!("{kind}.percent"));
-        value.or_else(old).unwrap_or(if entry.at(&format!("{kind}.percentage")).is_some() {
-            0.0
-        } else {
-            100.0
-        })
+    // Without a percentage no request is meant.
+    let share = |kind: &str| entry.number(&format!("{kind}.percentage.value")).unwrap_or(0.0);
+    let delayed = match entry.at("delay.percentage") {
+        Some(_) => share("delay"),
+        None => entry.number("delay.percent").unwrap_or(0.0),
     };
-    let delay = entry.seconds("delay.fixedDelay").map(|seconds| (seconds, share("delay")));
+    let delay = entry.seconds("delay.fixedDelay").map(|seconds| (seconds, delayed));
     let status = entry
         .int("abort.httpStatus")
         .or_else(|| entry.text("abort.grpcStatus").map(|_| 200))
@@ -346,14 +355,7 @@ fn fault(entry: &Value, rule: &ObjectRef) -> Fault {
 fn cors(entry: &Value) -> Cors {
     let mut origins: Vec<TextMatch> = entry.list("allowOrigins").iter().map(text_match).collect();
     if origins.is_empty() {
-        origins = entry
-            .texts("allowOrigin")
-            .into_iter()
-            .map(|text| match text.as_str() {
-                "*" => TextMatch::Present,
-                _ => TextMatch::Exact(text),
-            })
-            .collect();
+        origins = entry.texts("allowOrigin").into_iter().map(TextMatch::Exact).collect();
     }
     Cors {
         origins,

@@ -54,9 +54,11 @@ pub(super) fn of_waypoint<'a>(twin: &Twin<'a>, proxy: &Proxy<'a>, name: &str) ->
     let (host, port) = name.rsplit_once(':').unwrap_or((name, ""));
     let port = port.parse().unwrap_or(0);
     let own = proxy.key.node.namespace.as_str();
-    let Some(host) = backend::find(twin, host, own, port) else { return table };
+    let Some(host) = backend::find(twin, Some(&proxy.scope), (host, port), own) else { return table };
+    let host = host.host;
     let audience = Audience {
-        registry: &twin.registry,
+        twin,
+            scope: &proxy.scope,
         namespace: own,
         // Conditions on labels of the client are left out: there is none beside a waypoint.
         labels: &Labels::new(),
@@ -93,7 +95,8 @@ fn virtual_hosts<'a>(twin: &Twin<'a>, proxy: &Proxy<'a>, port: u16) -> Vec<Virtu
     let services = proxy.scope.virtual_services(twin, egress);
     let chosen = most_specific(&services, &by_name);
     let audience = Audience {
-        registry: &twin.registry,
+        twin,
+            scope: &proxy.scope,
         namespace: &proxy.key.node.namespace,
         labels: &proxy.key.node.labels,
         gateway: MESH,

@@ -8,6 +8,7 @@ use super::full_host;
 use crate::analyze::twin::registry::visible;
 use crate::model::fields::Fields;
 use crate::model::mesh::istio::VirtualService;
+use crate::model::mesh::part::Part;
 use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
 
@@ -18,9 +19,9 @@ pub const MESH: &str = "mesh";
 #[derive(Debug, Clone)]
 pub struct HttpRule {
     /// The rule, with what its root and its delegate say merged.
-    pub body: Value,
+    pub body: Part,
     /// Its conditions, each with where it stands; none takes every request.
-    pub matches: Vec<(Value, ObjectRef)>,
+    pub matches: Vec<(Part, ObjectRef)>,
     /// Where the rule itself stands.
     pub source: ObjectRef,
     /// The namespace in which its short names are read.
@@ -41,9 +42,9 @@ pub struct Effective {
     /// `spec.http`.
     pub http: Vec<HttpRule>,
     /// `spec.tls`.
-    pub tls: Vec<(Value, ObjectRef)>,
+    pub tls: Vec<(Part, ObjectRef)>,
     /// `spec.tcp`.
-    pub tcp: Vec<(Value, ObjectRef)>,
+    pub tcp: Vec<(Part, ObjectRef)>,
     /// Whether prefixes are of whole segments, as in an Ingress.
     pub ingress: bool,
 }
@@ -59,9 +60,40 @@ impl Effective {
         visible(&self.export_to, self.namespace(), namespace)
     }
 
-    /// Whether it is visible in its own namespace only.
-    fn private(&self) -> bool {
-        !self.export_to.is_empty() && self.export_to.iter().all(|to| to == "." || to == self.namespace())
+    /// Whether everyone sees it.
+    fn public(&self) -> bool {
+        self.export_to.is_empty() || self.export_to.iter().any(|to| to == "*")
+    }
+
+    /// The hosts that its rules send requests and bytes to, each with the port where one is named. Rules for other namespaces than the
+    /// client's do not count.
+    pub(super) fn destinations(&self, client: &str) -> Vec<(String, Option<u16>)> {
+        let mut out = vec![];
+        let mut add = |entry: Option<&Value>, namespace: &str| {
+            let Some(entry) = entry else { return };
+            let port = entry.int("port.number").and_then(|port| u16::try_from(port).ok());
+            out.push((full_host(&entry.string("host"), namespace).to_ascii_lowercase(), port));
+        };
+        for rule in &self.http {
+            let wanted = rule.matches.iter().filter_map(|(entry, _)| entry.text("sourceNamespace"));
+            let wanted: Vec<&str> = wanted.filter(|namespace| !namespace.is_empty()).collect();
+            if !wanted.is_empty() && !wanted.contains(&client) {
+                continue;
+            }
+            for entry in rule.body.list("route") {
+                add(entry.at("destination"), &rule.namespace);
+            }
+            add(rule.body.at("mirror"), &rule.namespace);
+            for entry in rule.body.list("mirrors") {
+                add(entry.at("destination"), &rule.namespace);
+            }
+        }
+        for (rule, _) in self.tls.iter().chain(&self.tcp) {
+            for entry in rule.list("route") {
+                add(entry.at("destination"), self.namespace());
+            }
+        }
+        out
     }
 }
 
@@ -102,7 +134,8 @@ impl VirtualServices {
                 }
             }
         }
-        let http = all.iter().flat_map(|vs| &vs.http).flat_map(|rule| &rule.matches).map(|(entry, _)| entry);
+        let http =
+            all.iter().flat_map(|vs| &vs.http).flat_map(|rule| &rule.matches).map(|(entry, _)| &**entry);
         let bytes =
             all.iter().flat_map(|vs| vs.tls.iter().chain(&vs.tcp)).flat_map(|(rule, _)| rule.list("match"));
         let by_labels = http.chain(bytes).any(|entry| entry.at("sourceLabels").is_some());
@@ -114,13 +147,14 @@ impl VirtualServices {
         self.by_labels
     }
 
-    /// Those bound to a gateway that proxies of a namespace see: those that only this namespace sees first.
+    /// Those bound to a gateway that proxies of a namespace see: its own that not everyone sees first, then what others export
+    /// to it by name.
     pub fn bound<'s>(&'s self, gateway: &str, namespace: &'s str) -> Vec<&'s Effective> {
         let at = self.by_gateway.get(gateway).map_or(&[][..], Vec::as_slice);
-        let seen = at.iter().filter_map(|at| self.all.get(*at)).filter(|vs| vs.visible_to(namespace));
-        let (mut own, others): (Vec<_>, Vec<_>) = seen.partition(|vs| vs.private());
-        own.extend(others);
-        own
+        let mut seen: Vec<&Effective> =
+            at.iter().filter_map(|at| self.all.get(*at)).filter(|vs| vs.visible_to(namespace)).collect();
+        seen.sort_by_key(|vs| (vs.public(), !vs.public() && vs.namespace() != namespace));
+        seen
     }
 }
 
@@ -132,11 +166,8 @@ fn effective(
     let namespace = vs.object.namespace();
     let body = &vs.object.body;
     let entries = |list: &'static str| {
-        body.list(&format!("spec.{list}"))
-            .iter()
-            .enumerate()
-            .map(|(at, entry)| (entry.clone(), vs.reference().field(format!("spec.{list}[{at}]"))))
-            .collect::<Vec<_>>()
+        let all = 0..body.list(list).len();
+        all.map(|at| (Part::of(body, list, at), vs.reference().field(format!("{list}[{at}]")))).collect::<Vec<_>>()
     };
     let gateways = vs.gateways.iter().map(|gateway| match gateway.as_str() {
         MESH => MESH.to_owned(),
@@ -149,8 +180,8 @@ fn effective(
         gateways: gateways.collect(),
         export_to: if vs.export_to.is_empty() { default.to_vec() } else { vs.export_to.clone() },
         http: delegate::rules(vs, known),
-        tls: entries("tls"),
-        tcp: entries("tcp"),
+        tls: entries("spec.tls"),
+        tcp: entries("spec.tcp"),
         ingress: false,
     }
 }

@@ -6,7 +6,7 @@ mod read;
 pub use read::declared;
 
 use core::net::IpAddr;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::address::Block;
 use crate::model::fields::Fields;
@@ -96,6 +96,14 @@ impl<'a> Host<'a> {
         self.ports.iter().find(|port| port.number == number)
     }
 
+    /// Its port, where it has one alone.
+    pub fn only_port(&self) -> Option<u16> {
+        match self.ports.as_slice() {
+            [port] => Some(port.number),
+            _ => None,
+        }
+    }
+
     /// Whether it is a pattern.
     pub fn is_wildcard(&self) -> bool {
         self.name.starts_with('*')
@@ -106,34 +114,42 @@ impl<'a> Host<'a> {
         visible(&self.export_to, self.namespace, namespace)
     }
 
-    /// Which of several hosts of one name counts for proxies of a namespace, the least first: their own namespace's, then a
-    /// Service's. Of equal ones the first does.
-    pub fn rank(&self, client: &str) -> (bool, bool) {
-        (self.namespace != client, matches!(self.origin, Origin::Entry(_)))
+    /// Which of several hosts of one name counts for sidecars of a namespace, the least first: their own namespace's, then a
+    /// Service's, then one that is exported to some namespaces alone. Of equal ones the first does.
+    pub fn rank(&self, client: &str) -> (bool, bool, bool) {
+        (self.namespace != client, self.of_entry(), self.public())
     }
 
-    /// Whether the ports of two hosts of one name add up: of ServiceEntries alike in one namespace.
+    /// Whether a ServiceEntry declares it.
+    pub fn of_entry(&self) -> bool {
+        matches!(self.origin, Origin::Entry(_))
+    }
+
+    /// Whether another host of its name lends it its ports: of ServiceEntries of one namespace those that are resolved alike,
+    /// carry the same labels, select the same workloads and are exported alike.
     pub fn adds_up_with(&self, other: &Host<'_>) -> bool {
         let (Origin::Entry(own), Origin::Entry(theirs)) = (self.origin, other.origin) else { return false };
-        let selector = |entry: &ServiceEntry| entry.object.body.at("spec.workloadSelector.labels").cloned();
+        let selector = |entry: &ServiceEntry| entry.object.body.text_map("spec.workloadSelector.labels");
+        let exported = |host: &Host<'_>| host.export_to.iter().cloned().collect::<BTreeSet<_>>();
+        let resolution = |entry: &ServiceEntry| entry.object.body.string("spec.resolution");
         self.namespace == other.namespace
-            && self.resolution == other.resolution
-            && self.export_to == other.export_to
+            && resolution(own) == resolution(theirs)
+            && exported(self) == exported(other)
             && own.object.labels == theirs.object.labels
             && selector(own) == selector(theirs)
     }
 
-    /// Whether it is visible in its own namespace only.
-    pub fn private(&self) -> bool {
-        !self.export_to.is_empty() && self.export_to.iter().all(|to| to == "." || to == self.namespace)
+    /// Whether everyone sees it; what is exported to some namespaces alone counts before it there.
+    pub fn public(&self) -> bool {
+        self.export_to.is_empty() || self.export_to.iter().any(|to| to == "*")
     }
 }
 
-/// Whether something exported to `export_to` by `owner` is seen by `client`: by everyone where nothing is written, by nobody
-/// where `~` is.
+/// Whether something exported to `export_to` by `owner` is seen by `client`: by everyone where nothing or `*` is written, else
+/// by nobody where `~` is.
 pub fn visible(export_to: &[String], owner: &str, client: &str) -> bool {
-    export_to.is_empty()
-        || export_to.iter().any(|to| to == "*" || to == client || (to == "." && owner == client))
+    let has = |word: &str| export_to.iter().any(|to| to == word);
+    export_to.is_empty() || has("*") || !has("~") && (has(client) || owner == client && has("."))
 }
 
 /// All hosts, in the order in which the control plane looks at them: oldest first, then by name.
@@ -220,6 +236,11 @@ impl<'a> Registry<'a> {
     /// rather than a ServiceEntry.
     pub fn find(&self, name: &str, client: &str) -> Option<&Host<'a>> {
         self.named(name).filter(|host| host.visible_to(client)).min_by_key(|host| host.rank(client))
+    }
+
+    /// The host of this name that a namespace declares: a Service rather than a ServiceEntry, else the oldest.
+    pub fn declared_in(&self, name: &str, namespace: &str) -> Option<&Host<'a>> {
+        self.named(name).filter(|host| host.namespace == namespace).min_by_key(|host| host.of_entry())
     }
 
     /// The same, and of several that add up the one with a port.

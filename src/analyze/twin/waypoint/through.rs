@@ -185,6 +185,7 @@ fn through(
         port: leg.port,
         request,
         routing: None,
+        scope: None,
         door: false,
     };
     match target {
@@ -244,7 +245,7 @@ fn route<'a>(
     let Some(onward) = simulate::pass(&listener, (&connection, paths), request, answer, &none) else {
         return;
     };
-    leg.deliver(&onward, answer);
+    Leg { scope: Some(&proxy.scope), ..*leg }.deliver(&onward, answer);
     if let Some(Destination::Host { host, subset, port: to }) = onward.to.first().map(|first| &first.to)
         && host == host_name
         && answer.outcome != Outcome::NotModelled
