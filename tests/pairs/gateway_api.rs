@@ -63,9 +63,13 @@ fn api_condition(dice: &mut Dice) -> Value {
                 ]);
                 out["path"] = json!({"type": kind, "value": dice.one(&values)});
             }
-            3 if dice.chance(30) => out["headers"] = json!([{"name": "X-Tier", "type": "RegularExpression", "value": dice.one(&["gol.*", "[a-z]+"])}]),
+            3 if dice.chance(30) => {
+                out["headers"] = json!([{"name": "X-Tier", "type": "RegularExpression", "value": dice.one(&["gol.*", "[a-z]+"])}])
+            }
             3 => out["headers"] = json!([{"name": "x-tier", "value": dice.one(&["gold", "silver"])}]),
-            4 if dice.chance(30) => out["queryParams"] = json!([{"name": "x", "type": "RegularExpression", "value": "[0-9]"}]),
+            4 if dice.chance(30) => {
+                out["queryParams"] = json!([{"name": "x", "type": "RegularExpression", "value": "[0-9]"}])
+            }
             4 => out["queryParams"] = json!([{"name": "x", "value": dice.one(&["1", "2"])}]),
             _ => out["method"] = json!(dice.one(&["GET", "POST"])),
         }

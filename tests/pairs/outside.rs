@@ -107,7 +107,8 @@ fn rule(dice: &mut Dice, names: &Names) -> Value {
     let namespace = dice.one(&[&names.a, &names.out]);
     let mut spec = json!({"host": dice.one(&["ext.example.com", "*.example.com"])});
     if dice.chance(50) {
-        spec["subsets"] = json!([{"name": "v1", "labels": {"version": "v1"}}, {"name": "v2", "labels": {"version": "v2"}}]);
+        spec["subsets"] =
+            json!([{"name": "v1", "labels": {"version": "v1"}}, {"name": "v2", "labels": {"version": "v2"}}]);
     }
     if dice.chance(50) {
         spec["trafficPolicy"] = routes::traffic(dice);

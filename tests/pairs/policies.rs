@@ -93,7 +93,12 @@ fn own_listeners(dice: &mut Dice, names: &Names) -> Value {
     let http = json!({"port": {"number": 8080, "name": "http", "protocol": "HTTP"}, "defaultEndpoint": "127.0.0.1:8080"});
     let tcp = json!({"port": {"number": 9090, "name": "tcp", "protocol": "TCP"}, "defaultEndpoint": dice.one(&["127.0.0.1:9090", "0.0.0.0:9090"])});
     let ingress = dice.some(&[http, tcp], 2);
-    object("Sidecar", &names.a, "inbound", &json!({"workloadSelector": {"labels": {"app": "api"}}, "ingress": ingress}))
+    object(
+        "Sidecar",
+        &names.a,
+        "inbound",
+        &json!({"workloadSelector": {"labels": {"app": "api"}}, "ingress": ingress}),
+    )
 }
 
 /// A policy for a gateway, about requests alone: nothing is known of clients outside.
@@ -104,7 +109,8 @@ pub(crate) fn at_gateway(dice: &mut Dice, names: &Names, selector: &str) -> Valu
             for key in ["ports", "notPorts"] {
                 to.as_object_mut().unwrap().remove(key);
             }
-            to["hosts"] = json!(dice.some(&["shop.example.com", "*.example.com", "pay.example.com:80", "shop.*"], 2));
+            to["hosts"] =
+                json!(dice.some(&["shop.example.com", "*.example.com", "pay.example.com:80", "shop.*"], 2));
             json!({"to": [{"operation": to}]})
         })
         .collect();

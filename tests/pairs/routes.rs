@@ -76,7 +76,8 @@ fn bytes(dice: &mut Dice, names: &Names) -> Value {
 /// A VirtualService whose rules stand in others.
 fn delegation(dice: &mut Dice, names: &Names) -> Vec<Value> {
     let delegate = |name: &str| json!({"name": name, "namespace": names.b});
-    let mut first = json!({"match": [{"uri": {"prefix": dice.one(&["/a", "/api", "/"])}}], "delegate": delegate("part")});
+    let mut first =
+        json!({"match": [{"uri": {"prefix": dice.one(&["/a", "/api", "/"])}}], "delegate": delegate("part")});
     if dice.chance(40) {
         first["match"] = json!([condition(dice, names, true), condition(dice, names, true)]);
     }
@@ -148,7 +149,9 @@ pub(crate) fn traffic(dice: &mut Dice) -> Value {
     match dice.below(8) {
         0 => out["loadBalancer"] = json!({"consistentHash": {"httpHeaderName": "x-user"}}),
         1 => out["loadBalancer"] = json!({"consistentHash": {"useSourceIp": true}}),
-        2 => out["connectionPool"] = json!({"http": {"maxRequestsPerConnection": 1, "h2UpgradePolicy": dice.one(&["UPGRADE", "DO_NOT_UPGRADE"])}}),
+        2 => {
+            out["connectionPool"] = json!({"http": {"maxRequestsPerConnection": 1, "h2UpgradePolicy": dice.one(&["UPGRADE", "DO_NOT_UPGRADE"])}})
+        }
         3 => out["retryBudget"] = json!({"percent": 20, "minRetryConcurrency": 3}),
         _ => {}
     }
@@ -177,15 +180,21 @@ pub(crate) fn sidecar(dice: &mut Dice, names: &Names) -> Value {
     hosts.push(marker.clone());
     let mut spec = json!({"egress": [{"hosts": hosts}]});
     if dice.chance(30) {
-        let port = dice.one(&[json!({"number": 80, "name": "http", "protocol": "HTTP"}), json!({"number": 81, "name": "http-81", "protocol": "HTTP"}),
-            json!({"number": 9000, "name": "tcp", "protocol": "TCP"})]);
+        let port = dice.one(&[
+            json!({"number": 80, "name": "http", "protocol": "HTTP"}),
+            json!({"number": 81, "name": "http-81", "protocol": "HTTP"}),
+            json!({"number": 9000, "name": "tcp", "protocol": "TCP"}),
+        ]);
         let mut own = dice.some(&all, 2);
         own.push(marker);
         spec["egress"] = json!([{"port": port, "hosts": own}, spec["egress"][0]]);
     }
     if dice.chance(15) {
         let without = dice.one(&[format!("~{}/*", names.b), format!("~*/{}", names.host("ext"))]);
-        spec["egress"].as_array_mut().unwrap().last_mut().unwrap()["hosts"].as_array_mut().unwrap().push(json!(without));
+        spec["egress"].as_array_mut().unwrap().last_mut().unwrap()["hosts"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!(without));
     }
     if dice.chance(50) {
         spec["outboundTrafficPolicy"] = json!({"mode": dice.one(&["REGISTRY_ONLY", "ALLOW_ANY"])});
@@ -293,11 +302,21 @@ fn condition(dice: &mut Dice, names: &Names, mesh: bool) -> Value {
                 out["headers"] = json!({"x-tier": text_match(dice, &["gold", "silver"], &["gol", "s"], &["gol.*", "[a-z]+"])})
             }
             7 => out["headers"] = json!({"x-user": {}}),
-            8 => out["withoutHeaders"] = json!({"x-tier": text_match(dice, &["gold"], &["gol"], &["s.*", ".*", "*"])}),
+            8 => {
+                out["withoutHeaders"] =
+                    json!({"x-tier": text_match(dice, &["gold"], &["gol"], &["s.*", ".*", "*"])})
+            }
             9 => out["queryParams"] = json!({"x": text_match(dice, &["1", "2"], &["1"], &["[0-9]+", ".*"])}),
             _ if mesh => match dice.below(6) {
                 3 => out["gateways"] = json!([dice.one(&["mesh".to_owned(), format!("{}/one", names.gw)])]),
-                4 => out["authority"] = text_match(dice, &[&names.host("api"), "api"], &["api", "pay"], &[".*[.]local", "[a-z]+"]),
+                4 => {
+                    out["authority"] = text_match(
+                        dice,
+                        &[&names.host("api"), "api"],
+                        &["api", "pay"],
+                        &[".*[.]local", "[a-z]+"],
+                    )
+                }
                 5 => out["scheme"] = json!({"exact": dice.one(&["http", "https"])}),
                 0 => out["sourceLabels"] = json!({"app": dice.one(&["web", "api"])}),
                 1 => out["sourceNamespace"] = json!(dice.one(&[&names.a, &names.b])),
@@ -336,7 +355,10 @@ fn http_route(dice: &mut Dice, names: &Names, mesh: bool, last: bool) -> Value {
             let mut redirect = json!({});
             for _ in 0..=dice.below(2) {
                 match dice.below(8) {
-                    5 => redirect["derivePort"] = json!(dice.one(&["FROM_REQUEST_PORT", "FROM_PROTOCOL_DEFAULT"])),
+                    5 => {
+                        redirect["derivePort"] =
+                            json!(dice.one(&["FROM_REQUEST_PORT", "FROM_PROTOCOL_DEFAULT"]))
+                    }
                     6 => redirect["port"] = json!(dice.one(&[80, 443])),
                     7 if redirect.get("uri").is_none() => redirect["prefixRewrite"] = json!("/pre"),
                     0 | 7 => redirect["uri"] = json!(dice.one(&["/new", "/new/path?y=1"])),
@@ -383,7 +405,9 @@ fn http_route(dice: &mut Dice, names: &Names, mesh: bool, last: bool) -> Value {
     if dice.chance(12) {
         out["fault"] = match dice.below(7) {
             3 => json!({"abort": {"httpStatus": 418}}),
-            4 => json!({"delay": {"fixedDelay": "0.6s", "percentage": {"value": 100}}, "abort": {"httpStatus": 429, "percentage": {"value": 100}}}),
+            4 => {
+                json!({"delay": {"fixedDelay": "0.6s", "percentage": {"value": 100}}, "abort": {"httpStatus": 429, "percentage": {"value": 100}}})
+            }
             5 => json!({"delay": {"fixedDelay": "0.6s", "percentage": {"value": 100}}}),
             6 => json!({"abort": {"grpcStatus": "UNAVAILABLE", "percentage": {"value": 100}}}),
             0 => json!({"delay": {"fixedDelay": "0.1s", "percentage": {"value": 100}}}),
@@ -406,7 +430,9 @@ fn http_route(dice: &mut Dice, names: &Names, mesh: bool, last: bool) -> Value {
     if dice.chance(20) {
         out["headers"] = match dice.below(6) {
             4 => json!({"request": {"set": {"host": "set.example.com"}}}),
-            5 => json!({"request": {"set": {"x-set": "%REQ(x-user)%"}, "remove": ["x-tier"]}, "response": {"set": {"x-add": "%RESPONSE_CODE%"}}}),
+            5 => {
+                json!({"request": {"set": {"x-set": "%REQ(x-user)%"}, "remove": ["x-tier"]}, "response": {"set": {"x-add": "%RESPONSE_CODE%"}}})
+            }
             0 => json!({"request": {"set": {"x-set": "1", "x-tier": "changed"}}}),
             1 => json!({"request": {"add": {"x-add": "a", "x-tier": "more"}, "remove": ["x-user"]}}),
             2 => json!({"response": {"set": {"x-from": "route"}, "add": {"x-add": "r"}}}),

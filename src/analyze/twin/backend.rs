@@ -3,8 +3,8 @@
 use super::Twin;
 use super::answer::Backend;
 use super::http::table::{Destination, Weighted};
-use super::party::Party;
 use super::istio::scope::{Known, Scope};
+use super::party::Party;
 use super::registry::Origin;
 use crate::model::mesh::istio::{CLUSTER_DOMAIN, service_of_host};
 use crate::model::network::Service;

@@ -166,7 +166,8 @@ fn edges(snapshot: &Snapshot) -> Vec<(Hop<'_>, ServiceName)> {
             }
         }
     }
-    let routes = snapshot.gateway_api.routes.iter().filter(|route| route.object.reference.kind == "HTTPRoute");
+    let routes =
+        snapshot.gateway_api.routes.iter().filter(|route| route.object.reference.kind == "HTTPRoute");
     for route in routes.filter(|route| route.parents.iter().any(|parent| parent.kind == "Gateway")) {
         let rules = route.object.body.list("spec.rules").len();
         for index in (0..rules).filter(|_| snapshot.in_scope(route.object.namespace())) {

@@ -202,6 +202,9 @@ mod tests {
         assert!(hop.tries_answers_again());
         assert_eq!(hop.with_timeout("3s")[0]["path"], "/spec/rules/0/timeouts/request");
         let bare = Hop::of_http_route(hop.object, 1).unwrap();
-        assert_eq!(bare.with_timeout("3s")[0], json!({"op": "add", "path": "/spec/rules/1/timeouts", "value": {"request": "3s"}}));
+        assert_eq!(
+            bare.with_timeout("3s")[0],
+            json!({"op": "add", "path": "/spec/rules/1/timeouts", "value": {"request": "3s"}})
+        );
     }
 }

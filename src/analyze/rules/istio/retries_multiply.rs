@@ -101,8 +101,7 @@ impl Check for RetriesMultiply {
             fact.way.iter().map(|(_, _, attempts)| (attempts + 1).to_string()).collect();
         let arithmetic = format!("{} = {}", factors.join(" × "), fact.product);
         let last = fact.way.last();
-        let subject = last
-            .map(|(_, hop, _)| hop.retries_field());
+        let subject = last.map(|(_, hop, _)| hop.retries_field());
         let subject = subject.unwrap_or_default();
         let end = names.last().copied().unwrap_or_default();
         let failing = match &fact.failing {
@@ -137,7 +136,10 @@ impl Check for RetriesMultiply {
             finding = finding.related(hop.reference().clone()).maybe_remedy(Remedy::patch(
                 hop.object,
                 &hop.without_retries(),
-                format!("Set attempts of retries to 0 for {}: the hop before it retries already", service.name),
+                format!(
+                    "Set attempts of retries to 0 for {}: the hop before it retries already",
+                    service.name
+                ),
             ));
         }
         finding

@@ -132,8 +132,7 @@ impl Leg<'_, '_, '_> {
         answer.detail = format!("it reaches {}", names.join(" or "));
         if let Some(routing) = &onward.http {
             answer.sent = routing.sent.clone();
-            answer.mirrors =
-                routing
+            answer.mirrors = routing
                 .mirrors
                 .iter()
                 .filter_map(|to| backend::of(self.twin, self.scope, to, self.namespace))

@@ -25,7 +25,7 @@ pub(super) fn l4_chains<'a>(
 ) -> Vec<Chain> {
     let audience = Audience {
         twin,
-            scope: &proxy.scope,
+        scope: &proxy.scope,
         namespace: &proxy.key.node.namespace,
         labels: &proxy.key.node.labels,
         gateway: MESH,

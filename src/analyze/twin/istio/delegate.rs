@@ -64,7 +64,9 @@ fn merged(root: &HttpRule, inner: HttpRule) -> Option<HttpRule> {
             let mut joined = vec![];
             for (own, at) in some {
                 let before = joined.len();
-                joined.extend(all.iter().filter_map(|(outer, _)| Some((Part::own(join(outer, own)?), at.clone()))));
+                joined.extend(
+                    all.iter().filter_map(|(outer, _)| Some((Part::own(join(outer, own)?), at.clone()))),
+                );
                 // One condition that fits none of the root's costs the whole rule.
                 if joined.len() == before {
                     return None;

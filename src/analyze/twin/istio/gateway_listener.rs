@@ -107,7 +107,7 @@ fn audience<'t, 'a>(twin: &'t Twin<'a>, proxy: &'t Proxy<'a>, server: &'t Server
     let node = &proxy.key.node;
     Audience {
         twin,
-            scope: &proxy.scope,
+        scope: &proxy.scope,
         namespace: &node.namespace,
         labels: &node.labels,
         gateway: &server.gateway,

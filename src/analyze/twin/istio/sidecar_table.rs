@@ -58,7 +58,7 @@ pub(super) fn of_waypoint<'a>(twin: &Twin<'a>, proxy: &Proxy<'a>, name: &str) ->
     let host = host.host;
     let audience = Audience {
         twin,
-            scope: &proxy.scope,
+        scope: &proxy.scope,
         namespace: own,
         // Conditions on labels of the client are left out: there is none beside a waypoint.
         labels: &Labels::new(),
@@ -96,7 +96,7 @@ fn virtual_hosts<'a>(twin: &Twin<'a>, proxy: &Proxy<'a>, port: u16) -> Vec<Virtu
     let chosen = most_specific(&services, &by_name);
     let audience = Audience {
         twin,
-            scope: &proxy.scope,
+        scope: &proxy.scope,
         namespace: &proxy.key.node.namespace,
         labels: &proxy.key.node.labels,
         gateway: MESH,

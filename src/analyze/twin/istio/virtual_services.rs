@@ -167,7 +167,8 @@ fn effective(
     let body = &vs.object.body;
     let entries = |list: &'static str| {
         let all = 0..body.list(list).len();
-        all.map(|at| (Part::of(body, list, at), vs.reference().field(format!("{list}[{at}]")))).collect::<Vec<_>>()
+        all.map(|at| (Part::of(body, list, at), vs.reference().field(format!("{list}[{at}]"))))
+            .collect::<Vec<_>>()
     };
     let gateways = vs.gateways.iter().map(|gateway| match gateway.as_str() {
         MESH => MESH.to_owned(),
