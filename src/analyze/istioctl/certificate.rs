@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 /// The bytes of a base64 text, as Kubernetes writes them; line breaks are skipped.
-pub(super) fn base64(text: &str) -> Option<Vec<u8>> {
+pub(in crate::analyze) fn base64(text: &str) -> Option<Vec<u8>> {
     let (mut out, mut bits, mut have, mut length) = (vec![], 0_u32, 0_u32, 0_usize);
     let mut padding = 0;
     for byte in text.bytes().filter(|byte| !matches!(byte, b'\r' | b'\n')) {
@@ -45,6 +45,11 @@ fn first_block(pem: &str) -> Option<Vec<u8>> {
         _ => body,
     };
     base64(&body.split_whitespace().collect::<String>())
+}
+
+/// Whether a text holds a PEM block that can be read.
+pub(in crate::analyze) fn is_pem(text: &[u8]) -> bool {
+    std::str::from_utf8(text).ok().and_then(first_block).is_some()
 }
 
 /// Whether the first block of a PEM text holds certificates, one behind the other, that are valid at a moment.

@@ -35,7 +35,9 @@ pub(super) fn analyze(context: &Context<'_>, out: &mut Messages) {
             };
             for condition in lists.into_iter().flat_map(conditions) {
                 let Condition { kind, status, reason, message, .. } = &condition;
-                let negative = types.contains(&kind.as_str()) && status == "False";
+                // Of a condition that it does not know istioctl takes no status for the bad one.
+                let bad = if types.contains(&kind.as_str()) { "False" } else { "" };
+                let negative = status == bad;
                 // Accepted, with parts that a waypoint cannot enforce.
                 let partial = types == &POLICY && kind == "WaypointAccepted" && reason == "PartiallyInvalid";
                 if negative || partial {

@@ -57,13 +57,12 @@ pub(super) fn analyze(context: &Context<'_>, out: &mut Messages) {
     }
 }
 
-/// The name that a patch gives its filter; where it gives a value without one, the name of the filter that it matches. Both are
-/// told apart: the first is written as the value that it is.
+/// The name that a patch gives its filter; where it gives a value without one, be it empty, the name of the filter that it matches.
+/// Both are told apart: the first is written as the value that it is.
 fn filter_name(entry: &Value) -> String {
     let Some(value) = entry.at("patch.value").and_then(Value::as_object) else { return String::new() };
     match value.get("name") {
         Some(name) => format!("value {name}"),
-        None if value.is_empty() => String::new(),
         None => entry.string("match.listener.filterChain.filter.name"),
     }
 }

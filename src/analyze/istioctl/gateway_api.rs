@@ -43,6 +43,7 @@ const BUNDLE_VERSION: &str = "gateway.networking.k8s.io/bundle-version";
 const OLDEST: &[(&str, (u64, u64, u64))] = &[
     ("backendtlspolicies.gateway.networking.k8s.io", (1, 4, 0)),
     ("grpcroutes.gateway.networking.k8s.io", (1, 1, 0)),
+    ("tcproutes.gateway.networking.k8s.io", (1, 6, 0)),
     ("tlsroutes.gateway.networking.k8s.io", (1, 5, 0)),
 ];
 

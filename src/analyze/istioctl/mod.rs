@@ -10,7 +10,7 @@ pub(in crate::analyze) mod annotation_values;
 mod annotations;
 mod attach;
 mod authorization;
-mod certificate;
+pub(in crate::analyze) mod certificate;
 mod code;
 mod conditions;
 mod context;
