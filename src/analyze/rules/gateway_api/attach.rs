@@ -3,7 +3,7 @@
 use serde_json::Value;
 use std::collections::BTreeSet;
 
-use super::status;
+use super::{classes, listener_sets, status};
 use crate::analyze::finding::Effect;
 use crate::analyze::rules::seen::{self, Seen};
 use crate::model::fields::Fields;
@@ -135,7 +135,8 @@ pub fn attach<'a>(snapshot: &'a Snapshot, route: &Route, parent: &Reference) -> 
     if asked.is_empty() {
         return Attachment::NoListener(object);
     }
-    let fits: Vec<Listener<'a>> = asked.iter().filter(|l| kind_allowed(l, route)).cloned().collect();
+    let fits: Vec<Listener<'a>> =
+        asked.iter().filter(|l| kind_allowed(snapshot, l, route)).cloned().collect();
     let Some(first) = asked.first().filter(|_| fits.is_empty()).cloned() else {
         let common: Vec<&Listener<'a>> = fits.iter().filter(|l| hostname_in_common(l, route)).collect();
         if common.is_empty() {
@@ -163,7 +164,7 @@ pub fn names(parent: &Reference, listener: &Listener<'_>) -> bool {
 
 /// Whether a listener takes a route: its kind, its namespace and a hostname in common.
 pub fn takes(snapshot: &Snapshot, listener: &Listener<'_>, route: &Route) -> bool {
-    kind_allowed(listener, route)
+    kind_allowed(snapshot, listener, route)
         && hostname_in_common(listener, route)
         && namespace_allowed(snapshot, listener, route.object.namespace())
 }
@@ -175,24 +176,51 @@ pub fn knows_namespace(snapshot: &Snapshot, namespace: &str) -> bool {
         || snapshot.gateway_api.gateways.iter().any(|g| g.object.namespace() == namespace)
 }
 
-/// Kinds of routes that a listener takes: those it lists, else those of its protocol. `None` where nothing says.
-fn kinds(listener: &Listener<'_>) -> Option<Vec<String>> {
-    let listed = listener.body.list("allowedRoutes.kinds");
-    if !listed.is_empty() {
-        return Some(listed.iter().map(|k| k.string("kind")).collect());
+/// Kinds of routes that a listener's protocol carries. `None` where its implementation decides.
+pub fn carried(snapshot: &Snapshot, listener: &Listener<'_>) -> Option<&'static [&'static str]> {
+    let passes = listener.body.text("tls.mode") == Some("Passthrough");
+    match listener.protocol.as_str() {
+        "HTTP" | "HTTPS" => Some(&["HTTPRoute", "GRPCRoute"]),
+        "TLS" if passes => Some(&["TLSRoute"]),
+        "TLS" => Some(&["TLSRoute", "TCPRoute"]),
+        "TCP" => Some(&["TCPRoute"]),
+        "UDP" if !istios(snapshot, listener) => Some(&["UDPRoute"]),
+        // The mesh's own gateways take any route over HBONE; Istio serves no other protocol.
+        "HBONE" if of_the_mesh(snapshot, listener) => None,
+        _ if istios(snapshot, listener) => Some(&[]),
+        _ => None,
     }
-    let kinds: &[&str] = match listener.protocol.as_str() {
-        "HTTP" | "HTTPS" => &["HTTPRoute", "GRPCRoute"],
-        "TLS" => &["TLSRoute", "TCPRoute"],
-        "TCP" => &["TCPRoute"],
-        "UDP" => &["UDPRoute"],
-        _ => return None,
-    };
-    Some(kinds.iter().map(|k| (*k).to_owned()).collect())
 }
 
-fn kind_allowed(listener: &Listener<'_>, route: &Route) -> bool {
-    kinds(listener).is_none_or(|kinds| kinds.contains(&route.object.reference.kind))
+/// The Gateway that a listener is of.
+fn gateway_of<'a>(snapshot: &'a Snapshot, listener: &Listener<'_>) -> Option<&'a Gateway> {
+    let owner = listener.owner;
+    if listener_sets::KINDS.contains(&owner.reference.kind.as_str()) {
+        return listener_sets::parent(snapshot, owner);
+    }
+    gateway(snapshot, owner.namespace(), owner.name())
+}
+
+fn istios(snapshot: &Snapshot, listener: &Listener<'_>) -> bool {
+    gateway_of(snapshot, listener).is_some_and(|gateway| classes::is_istios(snapshot, gateway))
+}
+
+fn of_the_mesh(snapshot: &Snapshot, listener: &Listener<'_>) -> bool {
+    gateway_of(snapshot, listener)
+        .is_some_and(|g| matches!(g.class.as_str(), "istio-waypoint" | "istio-east-west"))
+}
+
+/// Whether a listener takes routes of this kind: it is among those that it lists, where it lists any, and its protocol
+/// carries it.
+fn kind_allowed(snapshot: &Snapshot, listener: &Listener<'_>, route: &Route) -> bool {
+    let kind = route.object.reference.kind.as_str();
+    let listed = listener.body.list("allowedRoutes.kinds");
+    let own = |entry: &Value| {
+        entry.text("kind") == Some(kind)
+            && entry.text("group").unwrap_or(GROUP) == route.object.reference.group()
+    };
+    (listed.is_empty() || listed.iter().any(own))
+        && carried(snapshot, listener).is_none_or(|kinds| kinds.contains(&kind))
 }
 
 /// Whether a listener and a route have a hostname in common; a side without one takes any.

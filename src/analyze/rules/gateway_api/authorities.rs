@@ -81,7 +81,10 @@ pub fn look(snapshot: &Snapshot, trust: &Trust<'_>, entry: &Value) -> Option<Bad
     let group = entry.text("group").filter(|group| *group != "core").unwrap_or_default();
     let to = ObjectRef::new(kind, namespace, entry.string("name"));
     let bad = |reason, field, why| Some(Bad { reason, why, field, to: to.clone() });
-    if !group.is_empty() || !matches!(kind, "ConfigMap" | "Secret") {
+    // The API leaves Secrets to the implementation, and Istio takes none towards backends.
+    let no_secret =
+        kind == "Secret" && trust.object.reference.kind == "BackendTLSPolicy" && snapshot.istio.present;
+    if !group.is_empty() || !matches!(kind, "ConfigMap" | "Secret") || no_secret {
         let reason = if trust.across { "InvalidCACertificateKind" } else { "InvalidKind" };
         let of = if group.is_empty() { String::new() } else { format!(" of group {group}") };
         return bad(
@@ -114,8 +117,18 @@ pub fn look(snapshot: &Snapshot, trust: &Trust<'_>, entry: &Value) -> Option<Bad
     let held = ["data", "binaryData", "stringData"].iter().filter_map(|part| object.body.map(part));
     let keys: Vec<&String> = held.flat_map(|map| map.keys()).collect();
     // An object without any data was read without it.
-    if keys.is_empty() && kind == "Secret" || keys.iter().any(|key| KEYS.contains(&key.as_str())) {
+    if keys.is_empty() && kind == "Secret" {
         return None;
+    }
+    let values =
+        ["data", "binaryData", "stringData"].iter().filter_map(|part| object.body.map(part)).flatten();
+    let mut found = values.filter(|(key, _)| KEYS.contains(&key.as_str())).peekable();
+    if let Some((key, _)) = found.peek().copied() {
+        // Values that a cluster holds are not read from it.
+        let empty = !snapshot.runs()
+            && found.all(|(_, value)| value.as_str().is_some_and(|text| text.trim().is_empty()));
+        let why = format!("{to} has {key}, and it is empty");
+        return if empty { bad("InvalidCACertificateRef", "name", why) } else { None };
     }
     let there = if keys.is_empty() {
         "it is empty".to_owned()

@@ -54,8 +54,9 @@ impl Check for AuthorityInvalid {
             let place = if kind == "XBackend" { "spec.tls.validation" } else { "spec.validation" };
             let path = format!("{place}.wellKnownCACertificates");
             for object in snapshot.objects_of(kind).filter(|o| seen::configured(o.namespace())) {
-                // Values of an implementation carry its domain.
-                let value = object.body.text(&path).filter(|v| *v != "System" && !v.contains('/'));
+                // Values of an implementation carry its domain; Istio has none of its own.
+                let others = |value: &str| value.contains('/') && !snapshot.istio.present;
+                let value = object.body.text(&path).filter(|value| *value != "System" && !others(value));
                 out.extend(value.map(|value| {
                     let why = format!("wellKnownCACertificates is {value}; System is the one that is known");
                     Fault::new(object, path.clone(), "Invalid", why)
@@ -125,7 +126,8 @@ fn client_certificate<'a>(snapshot: &Snapshot, gateway: &'a Object) -> Option<Fa
     } else if snapshot.knows_kind("Secret") && snapshot.object("Secret", namespace, &to.name).is_none() {
         ("name", "InvalidClientCertificateRef", format!("{to} does not exist"))
     } else {
-        return None;
+        let (flaw, _) = snapshot.object("Secret", namespace, &to.name).and_then(super::secrets::flaw)?;
+        ("name", "InvalidClientCertificateRef", format!("{to} {flaw}"))
     };
     Some(
         Fault::new(gateway, format!("{base}.{field}"), reason, why)

@@ -3,6 +3,7 @@
 use super::prelude::*;
 use super::references;
 use crate::analyze::rules::istio::hosts::{Hosts, Known};
+use crate::model::mesh::istio::full_host;
 
 crate::rule! {
     /// A route sends requests to a backend, or to a port of it, that does not exist.
@@ -143,10 +144,22 @@ fn missing(snapshot: &Snapshot, hosts: &Hosts<'_>, backend: &Reference) -> Optio
         }
         ("networking.istio.io", "Hostname") => match hosts.look_up(&backend.name, &backend.namespace) {
             Known::Nothing => Some(Missing::Backend(None)),
-            Known::Service(service) => {
-                backend.port.filter(|p| service.port(*p).is_none()).map(|_| Missing::Port(numbers(service)))
+            // A name in full, of the route's own namespace: others are not looked up.
+            Known::Service(service)
+                if service.object.namespace() != backend.namespace
+                    || backend.name != full_host(service.object.name(), service.object.namespace()) =>
+            {
+                Some(Missing::Backend(None))
             }
-            Known::Entry(_) | Known::Unseen => None,
+            Known::Service(service) => {
+                let there = backend.port.is_some_and(|port| service.port(port).is_some());
+                (!there).then(|| Missing::Port(numbers(service)))
+            }
+            Known::Entry(entry) => {
+                let numbers = || entry.ports.iter().map(|(number, _)| *number).collect();
+                backend.port.is_none().then(|| Missing::Port(numbers()))
+            }
+            Known::Unseen => None,
         },
         (_, "XBackend") if snapshot.knows_kind("XBackend") => {
             let Some(object) = snapshot.object("XBackend", &backend.namespace, &backend.name) else {

@@ -11,8 +11,8 @@ crate::rule! {
     /// A Gateway that no Service makes reachable.
     ///
     /// ## What it detects
-    /// A Gateway of one of Istio's classes whose address names a Service that does not exist, or one without the port of a
-    /// listener; an address that is no host name; and, in a cluster, a Gateway without addresses for which the controller has
+    /// A Gateway of one of Istio's classes whose address names a Service that does not exist, is in another namespace or has
+    /// no pods, or one without the port of a listener; an address that is no host name; and, in a cluster, a Gateway without addresses for which the controller has
     /// made no Service.
     /// ## Why it matters
     /// The controller does not program the Gateway, or programs it without that port: clients cannot connect.
@@ -41,6 +41,10 @@ enum Wrong {
     NoService(String),
     /// A Service without a listener's port: its full name, the port, its own ports.
     NoPort(String, i64, Vec<i64>),
+    /// A Service of other namespaces than the Gateway's: its full name, and where it is.
+    Elsewhere(String, String),
+    /// A name outside of the cluster, behind which there is no pod.
+    NoPods(String),
     /// An address of a type that is not understood.
     Unsupported(String),
 }
@@ -94,27 +98,44 @@ impl Check for GatewayNotServed {
                     continue;
                 }
                 let host = full_host(&value, namespace);
-                let service = match hosts.look_up(&host, namespace) {
-                    Known::Service(service) => service,
+                let all = |wrong: &dyn Fn() -> Wrong| -> Vec<Fact<'a>> {
+                    let fact =
+                        |object: &&'a Object| Fact { gateway, object, path: path.clone(), wrong: wrong() };
+                    parts.iter().map(fact).collect()
+                };
+                // Only the name in full is one: `pay.shop` is none of Service pay in namespace shop.
+                let whole =
+                    |service: &Service| host == full_host(service.object.name(), service.object.namespace());
+                let ports: Vec<i64> = match hosts.look_up(&host, namespace) {
+                    Known::Service(service) if !whole(service) => {
+                        out.extend(all(&|| Wrong::NoService(host.clone())));
+                        continue;
+                    }
+                    Known::Service(service) if service.object.namespace() != namespace => {
+                        let there = service.object.namespace().to_owned();
+                        out.extend(all(&|| Wrong::Elsewhere(host.clone(), there.clone())));
+                        continue;
+                    }
+                    Known::Service(service) if service.kind == "ExternalName" => {
+                        out.extend(all(&|| Wrong::NoPods(host.clone())));
+                        continue;
+                    }
+                    Known::Service(service) => service.ports.iter().map(|p| p.number).collect(),
+                    Known::Entry(entry) if entry.object.namespace() == namespace => {
+                        entry.ports.iter().map(|(number, _)| *number).collect()
+                    }
                     // A short name is a Service beside the Gateway, and the Gateway's namespace was read; and in a namespace
                     // that the cluster does not have there is no Service.
                     Known::Unseen if cluster && (!value.contains('.') || nowhere(snapshot, &host)) => {
-                        let wrong = Wrong::NoService(host);
-                        out.push(Fact { gateway, object: &gateway.object, path, wrong });
+                        out.extend(all(&|| Wrong::NoService(host.clone())));
                         continue;
                     }
                     Known::Nothing => {
-                        out.push(Fact {
-                            gateway,
-                            object: &gateway.object,
-                            path,
-                            wrong: Wrong::NoService(host),
-                        });
+                        out.extend(all(&|| Wrong::NoService(host.clone())));
                         continue;
                     }
                     Known::Entry(_) | Known::Unseen => continue,
                 };
-                let ports: Vec<i64> = service.ports.iter().map(|p| p.number).collect();
                 for part in &parts {
                     for listener in attach::listeners(part).into_iter().filter(|l| !ports.contains(&l.port)) {
                         let wrong = || Wrong::NoPort(host.clone(), listener.port, ports.clone());
@@ -158,6 +179,23 @@ impl Check for GatewayNotServed {
                     add_port(snapshot, host, *port),
                 )
             }
+            Wrong::Elsewhere(host, there) => (
+                format!("{reference} asks for Service {host}, which is in another namespace"),
+                format!(
+                    "Istio takes the Service of a Gateway from the Gateway's own namespace, {}. {host} is in namespace {there}, so it counts as not found.",
+                    fact.gateway.object.namespace()
+                ),
+                host.clone(),
+                None,
+            ),
+            Wrong::NoPods(host) => (
+                format!("{reference} asks for Service {host}, which has no pods: it is of type ExternalName"),
+                format!(
+                    "Service {host} stands for a name outside of the cluster (ExternalName). No pod behind it serves {reference}."
+                ),
+                host.clone(),
+                None,
+            ),
             Wrong::Unsupported(value) => (
                 format!("{reference} asks for address {value}, which is no host name"),
                 format!(

@@ -1,7 +1,7 @@
 //! What a controller refuses a single listener for.
 
-use super::classes;
 use super::prelude::*;
+use super::{classes, secrets};
 
 /// Why one listener is not served.
 #[derive(Debug)]
@@ -26,8 +26,9 @@ pub fn check(snapshot: &Snapshot, gateway: &Gateway, listener: &Listener<'_>) ->
     }
     let mut out = vec![];
     out.extend(protocol(istios, listener));
-    out.extend(kinds(listener));
+    out.extend(kinds(snapshot, listener));
     out.extend(tls(listener));
+    out.extend(too_many(istios, listener));
     for (index, entry) in listener.body.list("tls.certificateRefs").iter().enumerate() {
         out.extend(certificate(snapshot, listener, index, entry));
     }
@@ -93,24 +94,20 @@ fn protocol(istios: bool, listener: &Listener<'_>) -> Option<Problem> {
 }
 
 /// Kinds of routes that a listener asks for and its protocol does not carry.
-fn kinds(listener: &Listener<'_>) -> Option<Problem> {
-    let fit: &[&str] = match listener.protocol.as_str() {
-        "HTTP" | "HTTPS" => &["HTTPRoute", "GRPCRoute"],
-        "TLS" => &["TLSRoute", "TCPRoute"],
-        "TCP" => &["TCPRoute"],
-        "UDP" => &["UDPRoute"],
-        _ => return None,
-    };
+fn kinds(snapshot: &Snapshot, listener: &Listener<'_>) -> Option<Problem> {
+    let fit = attach::carried(snapshot, listener)?;
     let listed = listener.body.list("allowedRoutes.kinds").iter();
     let wrong = listed
         .map(|k| (k.string("kind"), k.text("group").unwrap_or(attach::GROUP)))
-        .find(|(kind, group)| *group == attach::GROUP && !fit.contains(&kind.as_str()) || group.is_empty())?;
+        .find(|(kind, group)| *group != attach::GROUP || !fit.contains(&kind.as_str()))?;
     Some(Problem {
         path: format!("{}.allowedRoutes.kinds", listener.path),
         reason: "InvalidRouteKinds",
         why: format!(
-            "kind {} in allowedRoutes.kinds is not carried by protocol {}",
-            wrong.0, listener.protocol
+            "kind {}{} in allowedRoutes.kinds is not carried by protocol {}",
+            wrong.0,
+            if wrong.1 == attach::GROUP { String::new() } else { format!(" of group {:?}", wrong.1) },
+            listener.protocol
         ),
         mechanism: "listener with invalid route kinds",
         fix: None,
@@ -166,6 +163,22 @@ fn tls(listener: &Listener<'_>) -> Option<Problem> {
     None
 }
 
+/// Istio takes two certificates, for two kinds of keys.
+const CERTIFICATES: usize = 2;
+
+fn too_many(istios: bool, listener: &Listener<'_>) -> Option<Problem> {
+    let count = listener.body.list("tls.certificateRefs").len();
+    (istios && count > CERTIFICATES).then(|| Problem {
+        path: format!("{}.tls.certificateRefs", listener.path),
+        reason: "InvalidCertificateRef",
+        why: format!(
+            "it names {count} certificates in tls.certificateRefs, and a listener has up to {CERTIFICATES}"
+        ),
+        mechanism: "TLS listener with too many certificateRefs",
+        fix: None,
+    })
+}
+
 /// Whether a listener's certificate can be used: a Secret, there, with both keys.
 fn certificate(snapshot: &Snapshot, listener: &Listener<'_>, index: usize, entry: &Value) -> Option<Problem> {
     let owner = listener.owner;
@@ -197,23 +210,7 @@ fn certificate(snapshot: &Snapshot, listener: &Listener<'_>, index: usize, entry
         let why = format!("its certificate, Secret {namespace}/{name}, does not exist");
         return Some(Problem { path: base, reason, why, mechanism, fix });
     };
-    let held: Vec<&String> =
-        ["data", "stringData"].iter().filter_map(|p| secret.body.map(p)).flat_map(|m| m.keys()).collect();
-    // A Secret without any data was read without it.
-    let pairs = [["tls.crt", "tls.key"], ["cert", "key"]];
-    let whole = pairs.iter().any(|pair| pair.iter().all(|key| held.iter().any(|k| k == key)));
-    if held.is_empty() || whole {
-        return None;
-    }
-    let keys = held.iter().map(|k| k.as_str()).take(8).collect::<Vec<_>>().join(", ");
-    let why = format!(
-        "its certificate, Secret {namespace}/{name}, has no tls.crt and tls.key; its keys are {keys}"
-    );
-    Some(Problem {
-        path: base,
-        reason,
-        why,
-        mechanism: "certificate unusable: Secret without tls.crt and tls.key",
-        fix: None,
-    })
+    let (flaw, mechanism) = secrets::flaw(secret)?;
+    let why = format!("its certificate, Secret {namespace}/{name}, {flaw}");
+    Some(Problem { path: base, reason, why, mechanism, fix: None })
 }

@@ -30,5 +30,6 @@ pub mod references;
 pub mod requests_match_no_rule;
 pub mod route_checks;
 pub mod route_value_unsupported;
+pub mod secrets;
 pub mod status;
 pub mod targets;

@@ -104,7 +104,9 @@ impl Check for ParentNotAccepted {
             .filter(|c| c.text("status") == Some("False"));
         let since = status.and_then(|s| s.time("lastTransitionTime"));
         let observed = (status.is_some() || fact.seen.any()) && !fact.elsewhere;
-        let severity = match (observed, fact.elsewhere || snapshot.runs()) {
+        // A controller takes a route for a port that a Service lacks: it is for no request, and breaks none.
+        let harmless = matches!(&fact.result, Attachment::NoListener(object) if !matches!(object.reference.kind.as_str(), "Gateway" | "ListenerSet" | "XListenerSet"));
+        let severity = match (observed, fact.elsewhere || harmless || snapshot.runs()) {
             (true, _) | (false, false) => Severity::Error,
             (false, true) => Severity::Warning,
         };

@@ -39,6 +39,8 @@ pub struct Fact<'a> {
     /// Grants of the target's namespace, which do not admit it.
     grants: Vec<&'a Object>,
     route: Option<&'a Route>,
+    /// Something before it in the list serves in its place.
+    spare: bool,
     /// The status says so too.
     status: Option<&'a Value>,
     seen: Seen,
@@ -78,6 +80,7 @@ impl Check for ReferenceNotGranted {
                     grants: grants::of_namespace(snapshot, &to.namespace),
                     to,
                     route: Some(route),
+                    spare: false,
                     status,
                     seen: attach::requests(snapshot, route, |o| o.code >= 500 && o.details != "via_upstream"),
                 });
@@ -111,7 +114,7 @@ impl Check for ReferenceNotGranted {
                 target.name, target.namespace, reference.namespace, fact.path
             ))
             .mechanism("ReferenceGrant missing: cross-namespace reference not permitted")
-            .severity(if observed || !snapshot.runs() { Severity::Error } else { Severity::Warning })
+            .severity(if observed || !snapshot.runs() && !fact.spare { Severity::Error } else { Severity::Warning })
             .role(Role::Cause, if observed { Confidence::Observed } else { Confidence::Configured })
             .service(service)
             .evidence(Evidence::object(&reference.field(&fact.path), format!("refers to {target}; {existing}")))
@@ -175,6 +178,8 @@ fn certificates<'a>(snapshot: &'a Snapshot, owner: &'a Object) -> Vec<Fact<'a>> 
                 grants: grants::of_namespace(snapshot, namespace),
                 to,
                 route: None,
+                // A controller looks at the first: with one that is fine the listener is served without the others.
+                spare: index > 0,
                 status,
                 seen: Seen::default(),
             });

@@ -11,7 +11,7 @@ crate::rule! {
     /// Regular expressions that RE2 does not take, unknown types of matches and filters, filters that exclude each other or
     /// stand there twice, a replaced prefix without the one match that names it, a redirect with a status that is none, a
     /// time for one try that exceeds the time for the whole request; and, where Istio serves the route, filters of
-    /// extensions, which it does not have.
+    /// extensions, which it does not have, and filters of one backend that change more than headers.
     /// ## Why it matters
     /// The controller drops the rule, or refuses the whole route: its requests are answered with 404 or 500.
     /// ## Evidence
@@ -38,16 +38,8 @@ impl Check for RouteValueUnsupported {
         let mut out = vec![];
         for route in snapshot.gateway_api.routes.iter().filter(|r| seen::configured(r.object.namespace())) {
             let mut problems = route_checks::check(route);
-            let extensions = references::filters(route)
-                .into_iter()
-                .filter(|f| f.body.text("type") == Some("ExtensionRef"))
-                .map(|f| route_checks::Problem {
-                    path: f.path(),
-                    reason: "UnsupportedValue",
-                    why: "Istio has no filters of extensions (ExtensionRef)".to_owned(),
-                });
             if classes::route_is_istios(snapshot, route) {
-                problems.extend(extensions);
+                problems.extend(references::filters(route).iter().filter_map(not_of_istio));
             }
             let services: Vec<ServiceName> = attach::services(snapshot, route).into_iter().collect();
             out.extend(problems.into_iter().map(|p| {
@@ -62,4 +54,15 @@ impl Check for RouteValueUnsupported {
     fn describe(&self, fact: &Fault<'_>, _: &Snapshot) -> Finding {
         fact.finding(Self::META)
     }
+}
+
+/// A filter that Istio does not have, or does not have for one backend alone.
+fn not_of_istio(filter: &references::Filter<'_>) -> Option<route_checks::Problem> {
+    let kind = filter.body.text("type")?;
+    let why = match (kind, filter.backend) {
+        ("ExtensionRef", _) => "Istio has no filters of extensions (ExtensionRef)".to_owned(),
+        (_, None) | ("RequestHeaderModifier" | "ResponseHeaderModifier", _) => return None,
+        _ => format!("filter {kind} is for a whole rule: for one backend alone Istio changes headers only"),
+    };
+    Some(route_checks::Problem { path: filter.path(), reason: "InvalidFilter", why })
 }
