@@ -191,20 +191,6 @@ pub fn field_path(pointer: &str) -> String {
     out
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_is_found_wherever_it_stands() {
-        let value = json!({"a": [{"token_bucket": {"max_tokens": 1}}], "b": {"c/d": {"token_bucket": 2}}});
-        let found = find_below(&value, "/spec", "token_bucket");
-        let paths: Vec<_> = found.iter().map(|(path, _)| path.as_str()).collect();
-        assert_eq!(paths, ["/spec/a/0/token_bucket", "/spec/b/c~1d/token_bucket"]);
-        assert_eq!(field_path(paths[0]), "spec.a[0].token_bucket");
-    }
-}
-
 /// A host without its port.
 pub fn bare(host: &str) -> &str {
     host.rsplit_once(':').map_or(host, |(name, port)| if port.parse::<u16>().is_ok() { name } else { host })
@@ -242,4 +228,18 @@ pub fn served_before(snapshot: &Snapshot, route: &VirtualService) -> Option<(Ser
     });
     let (_, service, port) = edges.max_by(|a, b| a.0.cmp(&b.0))?;
     Some((service, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_found_wherever_it_stands() {
+        let value = json!({"a": [{"token_bucket": {"max_tokens": 1}}], "b": {"c/d": {"token_bucket": 2}}});
+        let found = find_below(&value, "/spec", "token_bucket");
+        let paths: Vec<_> = found.iter().map(|(path, _)| path.as_str()).collect();
+        assert_eq!(paths, ["/spec/a/0/token_bucket", "/spec/b/c~1d/token_bucket"]);
+        assert_eq!(field_path(paths[0]), "spec.a[0].token_bucket");
+    }
 }
