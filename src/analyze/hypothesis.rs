@@ -41,6 +41,9 @@ const OWN: f64 = 0.95;
 const ACCOUNTED: f64 = 0.75;
 /// What only shows that something fails, and names nothing to change, is no more than this likely "the" answer.
 const MERE_SYMPTOM: f64 = 0.45;
+/// What it says for a symptom that no cause that was found would bring it about: something is wrong, and this is all that shows it.
+/// Not enough to be called the root cause by itself.
+const UNEXPLAINED: f64 = 0.75;
 /// No probability is certainty: rules can be wrong together.
 const MOST_CERTAIN: f64 = 0.98;
 
@@ -89,6 +92,7 @@ pub fn conclude(
     let onset = timing::onset(snapshot, &findings);
     let anomalies = snapshot.derived::<Suspects>().anomalies.clone();
     let mut candidates = candidates(snapshot, &findings, onset);
+    stand_alone(&mut candidates, &findings);
     explain_away(&mut candidates, &findings);
     let causes = ranked(&candidates, &findings);
     let root_causes: Vec<RootCause> = causes
@@ -250,6 +254,22 @@ fn weighed(suspect: &Suspect, suspects: usize) -> Vec<Test> {
         format!("weighed against {} other services, and against none of them", suspects.saturating_sub(1));
     tests.push(test(TestVerdict::Refuted, (against * 100.0).round() / 100.0, text));
     tests
+}
+
+/// Symptoms that no cause among the hypotheses explains.
+fn stand_alone(candidates: &mut [Candidate], findings: &[Finding]) {
+    let role = |candidate: &Candidate| findings.get(candidate.finding).map(|finding| finding.role);
+    let unexplained = |symptom: &Candidate| {
+        let mut causes = candidates.iter().filter(|other| role(other) == Some(Role::Cause));
+        role(symptom) == Some(Role::Symptom)
+            && causes.all(|cause| cause.closeness(symptom.finding) < EXPLAINED)
+    };
+    let alone: Vec<usize> =
+        candidates.iter().enumerate().filter(|(_, one)| unexplained(one)).map(|(at, _)| at).collect();
+    for at in alone {
+        let text = "no cause that was found would bring it about";
+        push(candidates, at, test(TestVerdict::Supported, UNEXPLAINED, text));
+    }
 }
 
 /// What a better hypothesis accounts for no longer speaks for a worse one.

@@ -30,9 +30,13 @@ const SURE: f64 = 3.0;
 const FURTHER: f64 = 0.5;
 /// Log-odds of "none of these": what a service needs to show before it is more likely at fault than something unseen.
 const NONE_OF_THESE: f64 = 1.5;
+/// The same where somebody says that there is trouble, and since when: then something is at fault, and most of it is seen.
+const NONE_AS_SAID: f64 = 0.5;
+/// The same where nobody says so, and where requests are measured and none became slower or fails more: resources come and go.
+const NONE_UNFELT: f64 = 4.5;
 /// What the odds are multiplied by, so that answers are right as often as they say: many weak tests that agree say more than
-/// their sum, since each ratio was bounded low. One number, found on recorded incidents (temperature scaling; Guo et al. 2017).
-const CALIBRATION: f64 = 1.3;
+/// their sum, since each ratio was bounded low. One number, checked on incidents recorded and made up (temperature scaling; Guo et al. 2017).
+const CALIBRATION: f64 = 2.0;
 /// Suspects kept.
 const MAX_SUSPECTS: usize = 12;
 /// A change this long before the onset still speaks, in seconds; at once it speaks with [`CHANGED`].
@@ -42,8 +46,12 @@ const CHANGE_REACH: f64 = 3600.0;
 const CHANGED: f64 = 1.25;
 /// A service that began to deviate later than the first by more than can be told apart.
 const LATE: f64 = -0.75;
+/// Seconds within which nobody is later than anybody: a failure shows with the next request that meets it.
+const NEXT_REQUEST: f64 = 30.0;
 /// An anomaly tells when its service began to deviate from this likelihood ratio on (e² ≈ 7): weaker ones are often chance.
 const CONVINCING: f64 = 2.0;
+/// Somebody suffers from this likelihood ratio on (natural logarithm).
+const SUFFERS: f64 = 1.0;
 /// What the asked-about service cannot reach is seldom what it suffers from.
 const OUT_OF_REACH: f64 = -1.0;
 /// A rise of requests by this factor is a surge.
@@ -157,12 +165,37 @@ pub(super) fn rank(
     let told = suspects.iter().map(|suspect| (suspect.score + felt_by_others(suspect)).exp()).sum::<f64>();
     let evidence = ((NONE_OF_THESE + all_feel).exp() + told).ln();
     let odds = |score: f64| (CALIBRATION * score).exp();
-    let total = odds(NONE_OF_THESE) + suspects.iter().map(|suspect| odds(suspect.score)).sum::<f64>();
+    let total = odds(none_of_these(snapshot, anomalies, &topology))
+        + suspects.iter().map(|suspect| odds(suspect.score)).sum::<f64>();
     for suspect in &mut suspects {
         suspect.probability = odds(suspect.score) / total;
     }
     suspects.truncate(MAX_SUSPECTS);
     (suspects, evidence)
+}
+
+/// How likely it is that nothing of what deviates is a fault, as log-odds.
+fn none_of_these(snapshot: &Snapshot, anomalies: &[Anomaly], topology: &Topology) -> f64 {
+    let of_resources = |anomaly: &Anomaly| {
+        matches!(
+            anomaly.kind,
+            Kind::Cpu
+                | Kind::Memory
+                | Kind::Disk
+                | Kind::Network
+                | Kind::Saturation
+                | Kind::Traffic
+                | Kind::Unknown
+        )
+    };
+    let suffers = |anomaly: &Anomaly| anomaly.log_lr >= SUFFERS && !of_resources(anomaly);
+    if snapshot.onset.is_some() {
+        NONE_AS_SAID
+    } else if topology.watches_requests() && !anomalies.iter().any(suffers) {
+        NONE_UNFELT
+    } else {
+        NONE_OF_THESE
+    }
 }
 
 fn f64_order(a: &f64, b: &f64) -> std::cmp::Ordering {
@@ -298,7 +331,7 @@ fn lateness(own: &Aspects, anomalies: &[Anomaly], first: Option<f64>) -> Option<
     let resolution =
         own.values().filter_map(|at| anomalies.get(*at)).map(|a| a.resolution).fold(0.0, f64::max);
     let late = began(own, anomalies).min_by(f64_order)? - first?;
-    (late > 2.0 * resolution.max(1.0)).then(|| Test {
+    (late > (2.0 * resolution).max(NEXT_REQUEST)).then(|| Test {
         test: format!("it deviates only {late:.0} s after the first service that does"),
         verdict: TestVerdict::Refuted,
         log_odds: LATE,

@@ -60,6 +60,11 @@ impl Topology {
         self.watched.contains(&(service.clone(), kind))
     }
 
+    /// Whether a series would show it anywhere if requests became slow or failed.
+    pub fn watches_requests(&self) -> bool {
+        self.watched.iter().any(|(_, kind)| matches!(kind, Kind::Latency | Kind::Errors))
+    }
+
     /// What a service calls itself.
     pub fn callees(&self, service: &ServiceName) -> impl Iterator<Item = &ServiceName> {
         self.callees.get(service).into_iter().flatten()

@@ -140,6 +140,7 @@ const VOCABULARY: &[Line] = &[
             "threads",
             "connections",
             "utilization",
+            "active",
         ],
         Kind::Saturation,
         UP,
@@ -186,9 +187,27 @@ const VOCABULARY: &[Line] = &[
     ),
 ];
 
+/// Words that others are often glued to: `diskio`, `cpuusage`.
+const GLUED: &[&str] = &["cpu", "mem", "disk", "error", "latency"];
+/// Units of time.
+const TIME: &[&str] = &["seconds", "milliseconds", "microseconds", "nanoseconds", "ms", "millis"];
+
 /// Labels that hold the status of an answer, as various exporters call them.
-const STATUS_LABELS: &[&str] =
-    &["response_code", "status_code", "code", "status", "grpc_response_status", "http_status_code"];
+const STATUS_LABELS: &[&str] = &[
+    "response_code",
+    "status_code",
+    "code",
+    "status",
+    "grpc_response_status",
+    "http_status_code",
+    "http_response_status_code",
+    "rpc_grpc_status_code",
+    "grpc_code",
+    "grpc_status",
+    "outcome",
+    "classification",
+    "result",
+];
 
 /// The words of a name: split at what is no letter or digit, and where small letters end (`CpuUsage`), in lower case.
 pub fn words(name: &str) -> Vec<String> {
@@ -220,7 +239,10 @@ pub fn of(series: &Series) -> Option<Meaning> {
     if any(CONSTANT) || series.labels.contains_key("le") || of_a_follower(series) {
         return None;
     }
-    let side = if any(CLIENT) {
+    // A pool of connections to somebody else is a service's own.
+    let own_pool =
+        any(&["connection", "connections", "pool"]) && !any(&["requests", "errors", "latency", "duration"]);
+    let side = if any(CLIENT) && !own_pool {
         Side::Client
     } else if any(NODE) {
         Side::Node
@@ -230,15 +252,22 @@ pub fn of(series: &Series) -> Option<Meaning> {
     let last = words.last().map(String::as_str).unwrap_or_default();
     // Cumulative by convention, and never seen to fall but to a fresh start.
     let counter = matches!(last, "total" | "count" | "sum") && grows(series);
-    let known = VOCABULARY.iter().find(|(list, ..)| any(list));
+    let glued = |list: &[&str]| {
+        let mut begins = GLUED.iter().filter(|begin| list.contains(begin));
+        begins.any(|begin| words.iter().any(|word| word.starts_with(begin)))
+    };
+    let known = VOCABULARY.iter().find(|(list, ..)| any(list) || glued(list));
     let (mut kind, mut bad) = known.map_or((Kind::Unknown, None), |(_, kind, bad)| (*kind, *bad));
     // How many times were measured is how many requests came; their sum is only half of a mean.
     match (kind, last) {
         (Kind::Latency, "count") => (kind, bad) = (Kind::Traffic, None),
         (Kind::Latency, "sum") => return None,
+        // `requests_seconds` is how long they took.
+        (Kind::Traffic, "sum") if any(TIME) => return None,
+        (Kind::Traffic, unit) if TIME.contains(&unit) => (kind, bad) = (Kind::Latency, UP),
         _ => {}
     }
-    if kind == Kind::Traffic && STATUS_LABELS.iter().any(|label| failed(series.label(label))) {
+    if kind == Kind::Traffic && STATUS_LABELS.iter().any(|label| failed(label, series.label(label))) {
         (kind, bad) = (Kind::Errors, UP);
     }
     // A quantile without a word beside it (`destination_99`) is the latency of the side that it names.
@@ -258,12 +287,31 @@ fn of_a_follower(series: &Series) -> bool {
     series.labels.iter().any(says)
 }
 
-/// Whether a status says that a request failed: 5xx, none at all (`0`), or a gRPC status of the server's own making.
-fn failed(status: &str) -> bool {
-    let grpc = ["UNKNOWN", "INTERNAL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "DATA_LOSS", "RESOURCE_EXHAUSTED"];
+/// gRPC's statuses of the server's own making, as numbers: unknown, deadline exceeded, resource exhausted, internal, unavailable, data loss.
+const GRPC_OF_THE_SERVER: &[u16] = &[2, 4, 8, 13, 14, 15];
+
+/// Whether a status says that a request failed: 5xx, none at all (`0`), a gRPC status of the server's own making, or a word for it.
+fn failed(label: &str, status: &str) -> bool {
+    let names = [
+        "UNKNOWN",
+        "INTERNAL",
+        "UNAVAILABLE",
+        "DEADLINE_EXCEEDED",
+        "DATA_LOSS",
+        "RESOURCE_EXHAUSTED",
+        "SERVER_ERROR",
+        "ERROR",
+        "FAILURE",
+        "FAILED",
+        "EXCEPTION",
+    ];
+    let number = status.parse::<u16>().ok();
+    if label.contains("grpc") && number.is_some() {
+        return number.is_some_and(|number| GRPC_OF_THE_SERVER.contains(&number));
+    }
     status == "0"
         || status.len() == 3 && status.starts_with('5')
-        || grpc.iter().any(|name| status.eq_ignore_ascii_case(name))
+        || names.iter().any(|name| status.replace(' ', "_").eq_ignore_ascii_case(name))
 }
 
 /// Whether the values mostly grow: at most one in ten steps is a fall, which is a process that started again.
@@ -289,8 +337,16 @@ mod tests {
         assert_eq!((count.0, count.1), (Kind::Traffic, None));
         assert_eq!(meaning("request_duration_seconds_sum", &[]), None);
         assert_eq!(meaning("request_duration_seconds", &[]).unwrap().0, Kind::Latency);
-        let failed = meaning("request_duration_seconds_count", &[("code", "503")]).unwrap();
-        assert_eq!(failed.0, Kind::Errors);
+        let failed = |label: &str, status: &str| {
+            let meaning = meaning("request_duration_seconds_count", &[(label, status)]).unwrap();
+            meaning.0 == Kind::Errors
+        };
+        assert!(failed("code", "503") && failed("http_response_status_code", "500") && failed("code", "0"));
+        assert!(failed("outcome", "SERVER_ERROR") && failed("classification", "failure"));
+        assert!(failed("grpc_status", "14") && !failed("grpc_status", "0") && !failed("outcome", "SUCCESS"));
+        assert_eq!(meaning("http_server_requests_seconds_sum", &[]), None);
+        assert_eq!(meaning("http_server_requests_seconds", &[]).unwrap().0, Kind::Latency);
+        assert_eq!(meaning("http_server_requests_seconds_count", &[]).unwrap().0, Kind::Traffic);
     }
 
     #[test]
@@ -311,6 +367,9 @@ mod tests {
         assert_eq!(meaning("requests_total", &[("code", "503")]), Some((Kind::Errors, UP, Side::Own)));
         assert_eq!(meaning("frobnications", &[]), Some((Kind::Unknown, None, Side::Own)));
         assert_eq!(meaning("memory_limit_bytes", &[]), None);
+        assert_eq!(meaning("diskio", &[]), Some((Kind::Disk, UP, Side::Own)));
+        assert_eq!(meaning("http_server_active_requests", &[]), Some((Kind::Saturation, UP, Side::Own)));
+        assert_eq!(meaning("db_client_connections_pending", &[]), Some((Kind::Saturation, UP, Side::Own)));
     }
 
     #[test]

@@ -42,12 +42,21 @@ const OVER: f64 = 0.3;
 const LATELY: f64 = 600.0;
 /// A series that has no point for this many of its steps at the end of the window has ceased.
 const SILENT_STEPS: f64 = 5.0;
+/// The same for a place with [`SEVERAL`] series or more.
+const SILENT_TOGETHER: f64 = 2.5;
+/// See [`SILENT_TOGETHER`].
+const SEVERAL: usize = 3;
+/// What a pod, or a node, says whose series all ceased: pods come and go (natural logarithm of a likelihood ratio).
+const GONE: f64 = 2.0;
+/// What a service says of which nothing goes on: hardly anything else stops all that is measured of one service only.
+const SERVICE_GONE: f64 = 5.0;
 
 /// The natural logarithm of the likelihood ratio of a shift, when the largest of `looked_at` series is reported. The largest
 /// of m shifts with tails z⁻³ is typically m^⅓ times larger: Šidák's correction for these tails.
 fn log_lr(z: f64, looked_at: usize) -> f64 {
     let typical = EVEN * (looked_at.max(1) as f64).cbrt();
-    (GROWTH * (z.abs() / typical).ln()).clamp(0.0, MAX_LOG_LR)
+    // Bounded softly, so that of two that are certain the larger one still says more.
+    MAX_LOG_LR * (GROWTH * (z.abs() / typical).ln() / MAX_LOG_LR).max(0.0).tanh()
 }
 
 /// What deviates in series since an onset; nothing where no onset is known, for then there is no "before".
@@ -75,7 +84,10 @@ pub fn anomalies(snapshot: &Snapshot, onset: Option<Onset>) -> Vec<Anomaly> {
         let quiet = reading.times.get(shift.until).map_or(0.0, |until| end - until);
         let is_over = snapshot.onset.is_none() && quiet > (SILENT_STEPS * reading.step).max(LATELY);
         let lasting = if is_over { OVER } else { 1.0 };
-        let odds = log_lr(shift.z, count) * own_share(meaning.kind, meaning.side) * towards * lasting;
+        let odds = log_lr(shift.z, count).min(shift.at_most)
+            * own_share(meaning.kind, meaning.side)
+            * towards
+            * lasting;
         let best =
             worst.entry((&reading.place, meaning.kind, meaning.side)).or_insert((odds, shift, reading));
         if odds > best.0 {
@@ -125,32 +137,35 @@ fn moved_away(odds: f64, shift: &Shift, reading: &Reading) -> Anomaly {
         .evidence(evidence)
 }
 
-/// Places all of whose series ceased while others go on: the pod, or whatever it was, is gone.
+/// Places all of whose series ceased while others go on: the pod is gone, or, where none of a service's goes on, the service.
 fn ceased(readings: &[Reading], onset: f64) -> Vec<Anomaly> {
     let end = readings.iter().filter_map(|r| r.times.last().copied()).fold(f64::MIN, f64::max);
-    let mut last: BTreeMap<&Place, (f64, f64, usize)> = BTreeMap::new();
-    for reading in readings {
-        let (Some(at), false) = (reading.times.last().copied(), matches!(reading.place, Place::Edge { .. }))
-        else {
-            continue;
-        };
-        let known = last.entry(&reading.place).or_insert((at, reading.step, 0));
-        *known = (known.0.max(at), known.1.max(reading.step), known.2 + reading.times.len());
+    let mut places: BTreeMap<Place, Vec<&Reading>> = BTreeMap::new();
+    for reading in readings.iter().filter(|reading| !matches!(reading.place, Place::Edge { .. })) {
+        places.entry(reading.place.clone()).or_default().push(reading);
+        if let (Place::Pod { .. }, Some(service)) = (&reading.place, reading.service()) {
+            places.entry(Place::Service(service.clone())).or_default().push(reading);
+        }
     }
-    let silent = |(_, (at, step, points)): &(&Place, (f64, f64, usize))| {
-        end - at > SILENT_STEPS * step && *at >= onset - SILENT_STEPS * step && *points > shift::FEWEST_BEFORE
-    };
-    last.into_iter()
-        .filter(silent)
-        .map(|(place, (at, step, _))| {
+    let gone = |(place, own): (Place, Vec<&Reading>)| {
+        let at = own.iter().filter_map(|reading| reading.times.last().copied()).fold(f64::MIN, f64::max);
+        let step = own.iter().map(|reading| reading.step).fold(0.0, f64::max);
+        let points: usize = own.iter().map(|reading| reading.times.len()).sum();
+        // That one series misses some points happens; that several miss the same ones seldom does.
+        let steps = if own.len() >= SEVERAL { SILENT_TOGETHER } else { SILENT_STEPS };
+        let silent =
+            end - at > steps * step && at >= onset - SILENT_STEPS * step && points > shift::FEWEST_BEFORE;
+        let weight = if matches!(place, Place::Service(_)) { SERVICE_GONE } else { GONE };
+        silent.then(|| {
             let since = from_unix(at + step);
             let value = format!("no series of it goes on; others do for {} s more", short(end - at));
             Anomaly::new(place.clone(), Signal::Series, Kind::Missing, "all series", Direction::Gone)
-                .weighing(2.0, (end - at) / step)
+                .weighing(weight, (end - at) / step)
                 .since(since, step)
                 .evidence(Evidence::new("Metric", place.to_string(), value).at(since))
         })
-        .collect()
+    };
+    places.into_iter().filter_map(gone).collect()
 }
 
 /// A unit that the metric's name gives away.

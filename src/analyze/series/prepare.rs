@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::meaning::{self, Meaning};
+use super::meaning::{self, Meaning, Side};
 use super::place;
 use super::stats::median;
 use crate::analyze::anomaly::{Kind, Place};
@@ -17,6 +17,14 @@ const MAX_SERIES: usize = 50_000;
 const FEWEST_PEERS: usize = 3;
 /// Letters that a service's name must have to be recognised within a metric's name.
 const TELLING_NAME: usize = 5;
+/// Seconds between points below which several are looked at as one: three of these make a look of a minute.
+const FINEST: f64 = 20.0;
+/// Points that must be left of a series then.
+const FEWEST_COARSE: f64 = 60.0;
+/// Requests below this part of their usual number are taken for so many.
+const FEW: f64 = 0.1;
+/// Counters are read one after the other: failures can seem to be so much more than all.
+const SLACK_OF_SHARES: f64 = 0.2;
 /// Labels that only say where a series was measured: two series that differ in nothing else are the same metric.
 const IDENTITY: &[&str] = &["statistic", "quantile", "reporter", "le", "type", "mode", "state", "direction"];
 
@@ -41,6 +49,8 @@ pub struct Reading {
     pub ceiling: Option<f64>,
     /// The usual size of this metric over all services; 0 where too few have it.
     pub peers: f64,
+    /// The values are shares of all requests, 0 to 1.
+    pub share: bool,
 }
 
 impl Reading {
@@ -79,6 +89,7 @@ fn all(snapshot: &Snapshot) -> Vec<Reading> {
         .collect();
     same_case(&mut out);
     point_at_callees(&mut out);
+    errors_of_all(&mut out);
     let mut levels: BTreeMap<(&str, &str), Vec<f64>> = BTreeMap::new();
     for reading in &out {
         let sizes: Vec<f64> = reading.values.iter().map(|value| value.abs()).collect();
@@ -106,9 +117,13 @@ fn read(snapshot: &Snapshot, series: &Series) -> Option<Reading> {
     let mut points = if meaning.counter { rate(&series.points) } else { series.points.clone() };
     // Nothing that is counted or measured in time is below zero: while consumers are shared out anew a lag is, and means nothing.
     points.retain(|(_, value)| meaning.kind == Kind::Unknown || *value >= 0.0);
+    let mut step = typical_step(&points)?;
+    let coarse = coarse(&points, step);
+    if coarse > 1.0 {
+        points = together(&points, coarse * step, is_felt_each(meaning.kind));
+        step = typical_step(&points)?;
+    }
     let (times, mut values): (Vec<f64>, Vec<f64>) = points.into_iter().unzip();
-    let steps: Vec<f64> = times.iter().zip(times.iter().skip(1)).map(|(a, b)| b - a).collect();
-    let step = median(&steps).filter(|step| *step > 0.0)?;
     let highest = values.iter().copied().fold(f64::MIN, f64::max);
     let lowest = values.iter().copied().fold(f64::MAX, f64::min);
     let share = meaning.kind == Kind::Availability && lowest >= 0.0 && highest <= 100.0 * (1.0 + 1e-9);
@@ -127,7 +142,40 @@ fn read(snapshot: &Snapshot, series: &Series) -> Option<Reading> {
         step,
         ceiling,
         peers: 0.0,
+        share: false,
     })
+}
+
+/// The usual number of seconds between points.
+fn typical_step(points: &[(f64, f64)]) -> Option<f64> {
+    let steps: Vec<f64> = points.iter().zip(points.iter().skip(1)).map(|((a, _), (b, _))| b - a).collect();
+    median(&steps).filter(|step| *step > 0.0)
+}
+
+/// How many points are looked at as one: noise between seconds says nothing of a fault, and three looks at a minute do.
+fn coarse(points: &[(f64, f64)], step: f64) -> f64 {
+    let span = points.first().zip(points.last()).map_or(0.0, |((from, _), (to, _))| to - from);
+    (FINEST.min(span / FEWEST_COARSE) / step).floor()
+}
+
+/// Whether each single occurrence counts, so that several points are as bad as their mean.
+fn is_felt_each(kind: Kind) -> bool {
+    matches!(kind, Kind::Errors | Kind::Availability | Kind::Traffic | Kind::Restarts)
+}
+
+/// Points of each `width` seconds as one: their mean, or their median, which forgives outliers.
+fn together(points: &[(f64, f64)], width: f64, mean: bool) -> Vec<(f64, f64)> {
+    let Some((start, _)) = points.first().copied() else { return vec![] };
+    let piece = |at: f64| ((at - start) / width).floor();
+    let pieces = points.chunk_by(|(a, _), (b, _)| piece(*a) == piece(*b));
+    pieces
+        .filter_map(|piece| {
+            let (times, values): (Vec<f64>, Vec<f64>) = piece.iter().copied().unzip();
+            let count = piece.len() as f64;
+            let value = if mean { values.iter().sum::<f64>() / count } else { median(&values)? };
+            Some((times.iter().sum::<f64>() / count, value))
+        })
+        .collect()
 }
 
 /// What a counter grew by for each second between its points. A fall is a fresh start from 0, as Prometheus has it.
@@ -167,6 +215,62 @@ fn same_case(readings: &mut [Reading]) {
             *service = lower;
         }
     }
+}
+
+/// Failures for each second become failures out of all requests, where those are measured at the same place: more requests are no
+/// more trouble, and who is called by everybody fails most in numbers.
+fn errors_of_all(readings: &mut [Reading]) {
+    let mut traffic: BTreeMap<&Place, Vec<usize>> = BTreeMap::new();
+    for (at, reading) in readings.iter().enumerate() {
+        if reading.meaning.kind == Kind::Traffic && reading.meaning.side == Side::Own {
+            traffic.entry(&reading.place).or_default().push(at);
+        }
+    }
+    let shares = |errors: &Reading| -> Option<Vec<f64>> {
+        let beside = traffic.get(&errors.place)?;
+        let of = |at: &usize| readings.get(*at);
+        // Of its own name are those that went well; of another name are all.
+        let same: Vec<&Reading> =
+            beside.iter().filter_map(of).filter(|reading| reading.name == errors.name).collect();
+        let (all, is_whole) = if same.is_empty() {
+            let only = beside.iter().filter_map(of).filter(|r| r.meaning.counter == errors.meaning.counter);
+            (vec![only.max_by(|a, b| a.times.len().cmp(&b.times.len()).then(b.name.cmp(&a.name)))?], true)
+        } else {
+            (same, false)
+        };
+        let mut totals = vec![0.0; errors.times.len()];
+        for reading in all {
+            for (total, value) in totals.iter_mut().zip(at_times(reading, &errors.times)) {
+                *total += value;
+            }
+        }
+        if !is_whole {
+            totals.iter_mut().zip(&errors.values).for_each(|(total, failed)| *total += failed);
+        }
+        let usual = median(&totals).filter(|usual| *usual > 0.0)?;
+        // Where nearly nobody asks a share says nothing.
+        let share = |(failed, all): (&f64, &f64)| failed / all.max(FEW * usual);
+        let shares: Vec<f64> = errors.values.iter().zip(&totals).map(share).collect();
+        // Failures of something else than these requests can be more than they are.
+        shares.iter().all(|share| *share <= 1.0 + SLACK_OF_SHARES).then_some(shares)
+    };
+    let found: Vec<Option<Vec<f64>>> = readings
+        .iter()
+        .map(|reading| (reading.meaning.kind == Kind::Errors).then(|| shares(reading)).flatten())
+        .collect();
+    for (reading, shares) in readings.iter_mut().zip(found) {
+        if let Some(shares) = shares {
+            (reading.values, reading.share) = (shares, true);
+        }
+    }
+}
+
+/// The last value of a reading at or before each instant, or its first one.
+fn at_times<'a>(reading: &'a Reading, times: &'a [f64]) -> impl Iterator<Item = f64> + 'a {
+    times.iter().filter_map(|time| {
+        let after = reading.times.partition_point(|at| *at <= time + reading.step / 2.0);
+        reading.values.get(after.saturating_sub(1)).copied()
+    })
 }
 
 /// A metric at one service whose name holds that of another speaks of the way between the two: `inventory_call_errors`
@@ -227,6 +331,26 @@ mod tests {
         assert_eq!(readings(&lag)[0].values, [5.0, 6.0]);
         let unknown = [(json!({"__name__": "celsius", "service": "a"}), [5.0, -3.0, 6.0].as_slice())];
         assert_eq!(readings(&unknown)[0].values, [5.0, -3.0, 6.0]);
+    }
+
+    #[test]
+    fn failures_are_counted_out_of_all_requests() {
+        let counted = |code: &str, values: &'static [f64]| {
+            (json!({"__name__": "requests_total", "service": "a", "code": code}), values)
+        };
+        let well = counted("200", &[0.0, 600.0, 1200.0, 1500.0]);
+        let all = readings(&[well, counted("503", &[0.0, 0.0, 0.0, 300.0])]);
+        let errors = all.iter().find(|reading| reading.meaning.kind == Kind::Errors).unwrap();
+        assert_eq!((errors.values.as_slice(), errors.share), ([0.0, 0.0, 0.5].as_slice(), true));
+    }
+
+    #[test]
+    fn points_of_seconds_are_looked_at_together() {
+        let points: Vec<(f64, f64)> = (0..1200).map(|n| (f64::from(n), f64::from(n / 600))).collect();
+        assert_eq!(coarse(&points, 1.0), FINEST);
+        let few = together(&points, FINEST, false);
+        assert_eq!((few.len(), few[29].1, few[30].1), (60, 0.0, 1.0));
+        assert_eq!(coarse(&points[..100], 1.0), 1.0);
     }
 
     #[test]

@@ -11,8 +11,9 @@ pub const FEWEST_BEFORE: usize = 4;
 pub const LOOK: usize = 3;
 /// Seconds that a look takes: a point that stands for five minutes is as much as five that stand for one.
 const LOOK_SECONDS: f64 = 180.0;
-/// Points after the onset among which the worst look is taken: a fault of three minutes must not drown in what follows.
-const AFTER: usize = 8;
+/// Points after the onset among which the worst look is taken, or those of so many seconds: a fault of three minutes must not drown
+/// in what follows, and one that takes minutes to show must be waited for.
+const AFTER: (usize, f64) = (8, 480.0);
 /// Points before the onset that make the baseline: what was long ago is another day.
 const BEFORE: usize = 600;
 /// A change below this part of the usual level is no trouble, however quiet the series was.
@@ -41,10 +42,12 @@ pub struct Shift {
     pub before: f64,
     /// The worst look after.
     pub after: f64,
-    /// Index of the first point of that look.
+    /// Index of the first point of the first look that shows half of it: the worst one may come much later.
     pub at: usize,
     /// Index of the last point of the last look that shows half of it.
     pub until: usize,
+    /// What it says at most, since looks before the onset went as far now and then (natural logarithm); infinite where none did.
+    pub at_most: f64,
 }
 
 /// The middle and the scale of a baseline. The scale is never nothing: the series' own spread, a part of its level, a part
@@ -57,7 +60,7 @@ pub fn scale(reading: &Reading, before: &[f64]) -> Option<(f64, f64)> {
     let noticeable = match (reading.ceiling, reading.meaning.kind) {
         (Some(ceiling), _) => SHARE_FLOOR * ceiling,
         // A share of errors that was 0: what names itself a ratio is one.
-        (None, Kind::Errors) if is_ratio(reading) => SHARE_FLOOR,
+        (None, Kind::Errors) if reading.share || is_ratio(reading) => SHARE_FLOOR,
         _ => 0.0,
     };
     let largest = reading.values.iter().fold(0.0, |most: f64, value| most.max(value.abs()));
@@ -98,12 +101,13 @@ pub fn measure(reading: &Reading, onset: f64, slack: f64) -> Option<Shift> {
     let (middle, scale) = scale(reading, before)?;
     let width = width(reading).min(after.len());
     let mut worst: Option<Shift> = None;
-    for (index, look) in after.windows(width).take(AFTER).enumerate() {
+    let looked_at = AFTER.0.max((AFTER.1 / reading.step) as usize);
+    for (index, look) in after.windows(width).take(looked_at).enumerate() {
         let typical = typical(reading, look, middle)?;
         let z = (typical - middle) / scale;
         if worst.is_none_or(|known| z.abs() > known.z.abs()) {
             let (at, until) = (at + index, at + index + width - 1);
-            worst = Some(Shift { z, before: middle, after: typical, at, until });
+            worst = Some(Shift { z, before: middle, after: typical, at, until, at_most: f64::INFINITY });
         }
     }
     let mut worst = worst?;
@@ -111,15 +115,45 @@ pub fn measure(reading: &Reading, onset: f64, slack: f64) -> Option<Shift> {
         let away = typical(reading, look, middle).map_or(0.0, |typical| (typical - middle) / scale);
         away * worst.z.signum() >= worst.z.abs() / 2.0
     };
-    let last = after.windows(width).rposition(still).map_or(worst.at, |index| at + index);
-    worst.until = last + width - 1;
+    let looks = after.windows(width);
+    worst.until = looks.clone().rposition(still).map_or(worst.until, |index| at + index + width - 1);
+    worst.at = looks.clone().position(still).map_or(worst.at, |index| at + index);
     let looks: Vec<f64> = before
         .windows(width)
         .filter_map(|look| Some((typical(reading, look, middle)? - middle).abs() / scale))
         .collect();
     // A baseline that often strays this far by itself says less.
     let restless = quantile(&looks, QUIET).unwrap_or(0.0) / NOISE;
-    Some(Shift { z: worst.z / restless.max(1.0), ..worst })
+    // Looks that go as far just before the onset may belong to it: whoever says when it began says so late.
+    let mut earlier = before.rchunks_exact(width).map(still).skip_while(|far| *far).peekable();
+    let (mut runs, mut all) = (0, 0);
+    while let Some(far) = earlier.next() {
+        all += 1;
+        // What lasts for several looks is one occurrence.
+        runs += usize::from(far && earlier.peek() != Some(&true));
+    }
+    let seen = after.get(..looked_at).unwrap_or(after);
+    let now = seen.chunks_exact(width).filter(|look| still(look)).count();
+    let at_most = surprise((runs, all), (now, seen.len() / width));
+    Some(Shift { z: worst.z / restless.max(1.0), at_most, ..worst })
+}
+
+/// How surprising so many far looks of all after the onset are, where there were so many occurrences in all looks before it: the negative natural logarithm of the
+/// chance of as many or more. Infinite where none was, for then the distance alone tells.
+fn surprise(before: (usize, usize), after: (usize, usize)) -> f64 {
+    let ((far, all), (now, looks)) = (before, after);
+    if far == 0 {
+        return f64::INFINITY;
+    }
+    let rate = (far as f64 + 0.5) / (all as f64 + 1.0);
+    let odds = rate / (1.0 - rate).max(f64::MIN_POSITIVE);
+    // The terms of a binomial distribution, from none on.
+    let (mut term, mut below) = ((1.0 - rate).powf(looks as f64), 0.0);
+    for count in 0..now {
+        below += term;
+        term *= odds * (looks - count) as f64 / (count + 1) as f64;
+    }
+    -(1.0 - below).max(1e-9).ln()
 }
 
 /// How much a measurement of this kind speaks of the place itself when it moved: resources are its own, traffic comes from

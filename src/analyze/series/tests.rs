@@ -1,6 +1,7 @@
 //! What must not change an answer: units, times, the order of input, names.
 
 use super::anomalies;
+use crate::analyze::anomaly::Kind;
 use crate::analyze::causal::suspects::Suspects;
 use crate::analyze::onset::{Onset, candidates};
 use crate::model::series::Series;
@@ -84,4 +85,64 @@ fn neither_units_nor_times_nor_order_nor_names_change_an_answer() {
 fn the_same_input_gives_the_same_answer() {
     let (a, b) = (snapshot(&PLAIN), snapshot(&PLAIN));
     assert_eq!(anomalies(&a, said(&a)), anomalies(&b, said(&b)));
+}
+
+/// One series of a service.
+fn series(name: &str, service: &str, points: Vec<(f64, f64)>) -> Series {
+    let labels = [("namespace".to_owned(), "n".to_owned()), ("service".to_owned(), service.to_owned())];
+    Series { name: name.to_owned(), labels: labels.into(), points }
+}
+
+/// The suspects of some series, with the onset given.
+fn suspects(all: Vec<Series>, onset: f64) -> Suspects {
+    let mut builder = Builder::new();
+    builder.series(all);
+    builder.onset(from_unix(onset));
+    (*builder.finish().derived::<Suspects>()).clone()
+}
+
+fn wobble(n: usize) -> f64 {
+    10.0 + (n * 7919 % 100) as f64 / 100.0
+}
+
+#[test]
+fn a_service_of_which_nothing_goes_on_is_suspected_before_those_that_fail_for_it() {
+    let mut all = vec![];
+    for (service, until) in [("front", 30), ("back", 24)] {
+        for name in ["cpu_usage", "memory_bytes", "requests_per_second"] {
+            all.push(series(name, service, (0..until).map(|n| (n as f64 * 60.0, wobble(n))).collect()));
+        }
+    }
+    let errors = (0..30).map(|n| (n as f64 * 60.0, if n >= 24 { 0.4 } else { 0.0 })).collect();
+    all.push(series("error_ratio", "front", errors));
+    let found = suspects(all, 24.0 * 60.0);
+    assert_eq!(found.anomalies.iter().filter(|a| a.kind == Kind::Missing).count(), 1);
+    assert!(
+        found.all.iter().any(|one| one.service.name == "back" && one.probability > 0.3),
+        "{:?}",
+        found.all
+    );
+}
+
+#[test]
+fn what_happened_before_now_and_then_says_less_when_it_happens_again() {
+    let blips = |often: usize| {
+        let value = |n: usize| if n > 0 && n < 90 && n.is_multiple_of(often) || n >= 95 { 0.1 } else { 0.0 };
+        let points = (0..100).map(|n| (n as f64 * 60.0, value(n))).collect();
+        let found = suspects(vec![series("error_ratio", "a", points)], 95.0 * 60.0);
+        found.anomalies.first().map_or(0.0, |anomaly| anomaly.log_lr)
+    };
+    assert!(blips(7) < 0.7 * blips(1000), "{} {}", blips(7), blips(1000));
+}
+
+#[test]
+fn what_takes_half_a_minute_to_show_is_seen_in_points_of_seconds() {
+    let risen = |n: usize| if n >= 940 { 4.0 } else { 1.0 };
+    let points = (0..1200).map(|n| (n as f64, wobble(n) * risen(n))).collect();
+    let calm = (0..1200).map(|n| (n as f64, wobble(n + 3))).collect();
+    let found = suspects(vec![series("cpu", "a", points), series("cpu", "b", calm)], 900.0);
+    let first = found.all.first();
+    assert!(first.is_some_and(|one| one.service.name == "a" && one.probability > 0.5), "{first:?}");
+    let onset = found.anomalies.first().and_then(|anomaly| anomaly.onset);
+    assert!(onset.is_some_and(|at| (920..980).contains(&at.as_second())), "{onset:?}");
 }
