@@ -35,7 +35,7 @@ const NONE_AS_SAID: f64 = 0.5;
 /// The same where nobody says so, and where requests are measured and none became slower or fails more: resources come and go.
 const NONE_UNFELT: f64 = 4.5;
 /// What the odds are multiplied by, so that answers are right as often as they say: many weak tests that agree say more than
-/// their sum, since each ratio was bounded low. One number, checked on incidents recorded and made up (temperature scaling; Guo et al. 2017).
+/// their sum, since each ratio was bounded low. One number, chosen on recorded incidents (temperature scaling; Guo et al. 2017).
 const CALIBRATION: f64 = 2.0;
 /// Suspects kept.
 const MAX_SUSPECTS: usize = 12;
