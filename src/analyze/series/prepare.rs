@@ -155,7 +155,7 @@ fn typical_step(points: &[(f64, f64)]) -> Option<f64> {
 /// How many points are looked at as one: noise between seconds says nothing of a fault, and three looks at a minute do.
 fn coarse(points: &[(f64, f64)], step: f64) -> f64 {
     let span = points.first().zip(points.last()).map_or(0.0, |((from, _), (to, _))| to - from);
-    (FINEST.min(span / FEWEST_COARSE) / step).floor()
+    (FINEST.min((span + step) / FEWEST_COARSE) / step).floor()
 }
 
 /// Whether each single occurrence counts, so that several points are as bad as their mean.
