@@ -232,3 +232,54 @@ fn take_away(fact: &Fact<'_>) -> Option<Remedy> {
     )?;
     Some(remedy.risk(Risk::Medium))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::log::LogStream;
+    use crate::model::snapshot::Builder;
+    use serde_json::json;
+
+    #[test]
+    fn an_address_is_found_as_a_whole() {
+        assert!(holds("dial tcp 10.0.0.9:80: connect: connection refused", "10.0.0.9"));
+        assert!(!holds("dial tcp 10.0.0.91:80: refused", "10.0.0.9"));
+        assert!(!holds("dial tcp 110.0.0.9:80: refused", "10.0.0.9"));
+    }
+
+    /// Severity of the finding where these pods time out at the Service whose name an alias takes.
+    fn severity(failing: &[&str], text: &str) -> Severity {
+        let mut builder = Builder::new();
+        builder.object(
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "pay", "namespace": "n"},
+            "spec": {"clusterIP": "10.0.0.2", "selector": {"app": "pay"}, "ports": [{"port": 80}]}}),
+        );
+        builder.object(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pay", "namespace": "n", "labels": {"app": "pay"}}, "spec": {"containers": [{"name": "app"}]},
+            "status": {"phase": "Running", "podIP": "10.1.0.2", "conditions": [{"type": "Ready", "status": "True"}]}}));
+        builder.object(json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "shop", "namespace": "n"},
+            "spec": {"template": {"metadata": {"labels": {"app": "shop"}}, "spec": {"containers": [{"name": "app"}], "hostAliases": [{"ip": "10.9.9.9", "hostnames": ["pay"]}]}}}}));
+        builder.object(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "shop-5d-x", "namespace": "n", "labels": {"app": "shop", "pod-template-hash": "5d"},
+            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "shop-5d", "controller": true}]}, "spec": {"containers": [{"name": "app"}]}}));
+        for pod in failing {
+            let lines: String = (10..20)
+                .map(|s| {
+                    format!(
+                        "2026-11-21T10:00:{s}Z level=error msg=x error=\"Get \\\"http://pay/a\\\": {text}\"\n"
+                    )
+                })
+                .collect();
+            builder.log(LogStream::read("n", pod, "app", false, lines.as_bytes(), false));
+        }
+        let snapshot = builder.finish();
+        let facts = HostAlias.detect(&snapshot);
+        HostAlias.describe(&facts[0], &snapshot).severity
+    }
+
+    #[test]
+    fn it_is_the_cause_where_it_explains_what_fails() {
+        assert_eq!(severity(&["shop-5d-x"], "context deadline exceeded"), Severity::Error);
+        assert_eq!(severity(&["shop-5d-x", "other"], "context deadline exceeded"), Severity::Info);
+        assert_eq!(severity(&["shop-5d-x", "other"], "dial tcp 10.9.9.9:80: i/o timeout"), Severity::Error);
+        assert_eq!(severity(&[], ""), Severity::Info);
+    }
+}

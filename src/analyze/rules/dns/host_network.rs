@@ -184,7 +184,10 @@ impl Check for HostNetwork {
             evidence = evidence.excerpt(&servers.join(", "));
         }
         let mut finding = Finding::new(Self::META, workload.field(&field), &[policy])
-            .title(format!("{workload} does not ask the cluster's name server and calls {callee} by name{amount}"))
+            .title(match observed {
+                true => format!("{}: calls of {callee} by name fail{amount}; it asks another name server", workload.name),
+                false => format!("{workload} does not ask the cluster's name server and calls {callee} by name"),
+            })
             .message(format!(
                 "{workload} calls {callee} by its name, and {}. {seen}",
                 fact.why.words(),

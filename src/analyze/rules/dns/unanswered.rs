@@ -88,3 +88,66 @@ fn slow(snapshot: &Snapshot, callee: &ServiceName, calls: &Calls) -> bool {
         .filter_map(|workload| digest.workloads.get(workload))
         .any(|log| percentile(&log.durations(first, true), 0.95).is_some_and(|millis| millis > QUICK_MILLIS))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analyze::rules::application::calls::failing;
+    use crate::model::log::LogStream;
+    use crate::model::snapshot::Builder;
+    use serde_json::{Value, json};
+
+    const TIMED_OUT: &str = r#"error="Get \"http://pay/a\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)""#;
+
+    fn log(builder: &mut Builder, pod: &str, line: &str) {
+        let lines: String =
+            (10..20).map(|s| format!("2026-11-21T10:00:{s}Z level=error msg=x {line}\n")).collect();
+        builder.log(LogStream::read("n", pod, "app", false, lines.as_bytes(), false));
+    }
+
+    fn builder(server: &str) -> Builder {
+        let mut builder = Builder::new();
+        let mut put = |kind: &str, version: &str, name: &str, spec: Value, status: Value| {
+            builder.object(json!({"apiVersion": version, "kind": kind, "metadata": {"name": name, "namespace": "n", "labels": {"app": name}}, "spec": spec, "status": status}));
+        };
+        let ready = |ip: &str| json!({"phase": "Running", "podIP": ip, "conditions": [{"type": "Ready", "status": "True"}]});
+        let containers = json!([{"name": "app"}]);
+        put(
+            "Service",
+            "v1",
+            "pay",
+            json!({"clusterIP": "10.0.0.2", "selector": {"app": "pay"}, "ports": [{"port": 80}]}),
+            Value::Null,
+        );
+        put("Pod", "v1", "pay", json!({"containers": containers}), ready("10.1.0.2"));
+        put("Pod", "v1", "resolver", json!({"containers": containers}), ready("10.1.0.53"));
+        let template = json!({"metadata": {"labels": {"app": "shop"}}, "spec": {"containers": containers, "dnsPolicy": "None", "dnsConfig": {"nameservers": [server]}}});
+        put("Deployment", "apps/v1", "shop", json!({"template": template}), Value::Null);
+        builder.object(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "shop-5d-x", "namespace": "n", "labels": {"app": "shop", "pod-template-hash": "5d"},
+            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "shop-5d", "controller": true}]}, "spec": {"containers": containers}}));
+        log(&mut builder, "shop-5d-x", TIMED_OUT);
+        builder
+    }
+
+    fn found(builder: Builder) -> usize {
+        let snapshot = builder.finish();
+        let shop = snapshot.workloads.iter().find(|w| w.object.name() == "shop").unwrap();
+        unanswered(&snapshot, shop, &failing(&snapshot)).len()
+    }
+
+    #[test]
+    fn time_outs_count_where_no_name_server_is_known_and_nobody_else_fails() {
+        assert_eq!(found(builder("10.0.0.250")), 1);
+        // A server that runs in the cluster answers, whoever keeps it.
+        assert_eq!(found(builder("10.1.0.53")), 0);
+        let mut all = builder("10.0.0.250");
+        log(&mut all, "other", TIMED_OUT);
+        assert_eq!(found(all), 0, "the callee fails for everybody");
+        let mut slow = builder("10.0.0.250");
+        log(&mut slow, "pay", "path=/a status=200 ms=900");
+        assert_eq!(found(slow), 0, "the callee is slow");
+        let mut got_there = builder("10.0.0.250");
+        log(&mut got_there, "shop-5d-x", r#"error="Get \"http://pay/a\": connection reset by peer""#);
+        assert_eq!(found(got_there), 0, "a call got as far as the callee");
+    }
+}

@@ -45,6 +45,8 @@ enum Field {
     Configuration,
     /// `runAsNonRoot` and an image that runs as root, or as a user whose number is not known.
     NonRoot,
+    /// `runAsNonRoot` and a template that says `runAsUser: 0`.
+    Root,
     /// Neither the template nor the image has a command.
     Command,
     /// A mount: subPath or mount path.
@@ -62,6 +64,7 @@ impl Field {
         let text = message.to_ascii_lowercase();
         match () {
             () if missing::parse(message).is_some() => Field::Configuration,
+            () if text.contains("runasuser breaks non-root") => Field::Root,
             () if text.contains("runasnonroot")
                 || text.contains("non-root")
                 || text.contains("non-numeric user") =>
@@ -80,6 +83,7 @@ impl Field {
         match self {
             Field::Configuration => "a ConfigMap, Secret or key is missing",
             Field::NonRoot => "runAsNonRoot is set and the image runs as root or as a user without a number",
+            Field::Root => "runAsNonRoot is set and runAsUser says 0, which is root",
             Field::Command => "neither the template nor the image says which command to run",
             Field::Mount => "a volume cannot be mounted where the template says",
             Field::Hook => "its lifecycle hook fails",
@@ -92,6 +96,7 @@ impl Field {
         match self {
             Field::Configuration => "env",
             Field::NonRoot => "securityContext.runAsNonRoot",
+            Field::Root => "securityContext.runAsUser",
             Field::Command => "command",
             Field::Mount => "volumeMounts",
             Field::Hook => "lifecycle",
@@ -148,6 +153,7 @@ impl Check for ContainerConfigError {
             .maybe_remedy(by_field(case.field, group))
             .maybe_remedy(group.undo_rollout(snapshot, ""))
             .maybe_remedy(default_profile(case.field, group))
+            .maybe_remedy(user_of_the_image(case.field, group))
             .remedy(Remedy::commands("Read the kubelet's message and correct the field that it names", vec![common::describe_command(&pod.object.reference)], vec![]))
             .prevention(Prevention::alert(
                 "Alert when a container cannot be made",
@@ -176,13 +182,24 @@ fn waiting(pod: &Pod) -> Vec<(String, Case<'_>)> {
     out
 }
 
-/// Where the field stands: a seccomp profile is the container's own, or else that of its pod.
+/// Where the field stands: the container's own security context decides before that of its pod.
 fn field_path(group: &Group<'_, Case<'_>>, field: Field) -> String {
     let own = || group.container().is_some_and(|c| c.body.at(field.name()).is_some());
-    if field == Field::Seccomp && !own() {
+    if matches!(field, Field::Seccomp | Field::Root) && !own() {
         return group.pod_field(field.name());
     }
     group.container_field(field.name())
+}
+
+/// The user that the image names in place of root.
+fn user_of_the_image(field: Field, group: &Group<'_, Case<'_>>) -> Option<Remedy> {
+    let workload = group.workload.filter(|_| field == Field::Root)?;
+    let operation = json!([{"op": "remove", "path": pointer(&field_path(group, field))}]);
+    let summary = format!(
+        "Remove runAsUser 0: container {} then runs as the user that its image names",
+        group.container
+    );
+    Some(Remedy::patch(&workload.object, &operation, summary)?.risk(Risk::Medium))
 }
 
 /// The profile of the container runtime in place of one that the node does not have.
