@@ -354,6 +354,7 @@ pub const RULES: &[&dyn Rule] = &[
     &service::selector_too_broad::SelectorTooBroad,
     &service::protocol_differs::ProtocolDiffers,
     &service::listens_elsewhere::ListensElsewhere,
+    &service::nothing_behind::NothingBehind,
 ];
 
 #[cfg(test)]

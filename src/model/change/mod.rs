@@ -105,7 +105,7 @@ pub fn changes(
     for change in &mut out {
         let r = &change.subject;
         let object = objects.get(&(r.kind.clone(), r.namespace.clone(), r.name.clone()));
-        change.release = object.filter(|_| change.kind != ChangeKind::Released).and_then(release::of);
+        change.release = object.filter(|_| change.kind != ChangeKind::Released).and_then(Release::of);
     }
     out.sort_by(|a, b| (a.time, &a.subject, a.kind).cmp(&(b.time, &b.subject, b.kind)));
     out.dedup_by(|a, b| a == b);

@@ -52,6 +52,33 @@ pub struct Release {
     pub version: String,
 }
 
+impl Release {
+    /// The release that an object belongs to. A tool that works through another one comes first.
+    pub fn of(object: &Object) -> Option<Release> {
+        let label = |key: &str| object.labels.get(key).cloned().unwrap_or_default();
+        let annotation = |key: &str| object.annotations.get(key).cloned().unwrap_or_default();
+        let chart = label("helm.sh/chart");
+        let release = |tool, name: String, namespace: String, version: &str| {
+            (!name.is_empty()).then(|| Release { tool, name, namespace, version: version.to_owned() })
+        };
+        let flux = |tool, group: &str, version: &str| {
+            release(tool, label(&format!("{group}/name")), label(&format!("{group}/namespace")), version)
+        };
+        let tracking = annotation("argocd.argoproj.io/tracking-id");
+        let application = tracking.split(':').next().unwrap_or_default();
+        let (namespace, name) = application.split_once('_').unwrap_or(("", application));
+        flux(Tool::FluxHelm, "helm.toolkit.fluxcd.io", &chart)
+            .or_else(|| flux(Tool::FluxKustomize, "kustomize.toolkit.fluxcd.io", ""))
+            .or_else(|| release(Tool::ArgoCd, name.to_owned(), namespace.to_owned(), ""))
+            .or_else(|| release(Tool::ArgoCd, label("argocd.argoproj.io/instance"), String::new(), ""))
+            .or_else(|| {
+                let (name, namespace) =
+                    (annotation("meta.helm.sh/release-name"), annotation("meta.helm.sh/release-namespace"));
+                release(Tool::Helm, name, namespace, &chart)
+            })
+    }
+}
+
 /// `Helm release shop/checkout (checkout-1.4.2)`.
 impl fmt::Display for Release {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -67,31 +94,6 @@ impl fmt::Display for Release {
         f.write_str(&self.name)?;
         if self.version.is_empty() { Ok(()) } else { write!(f, " ({})", self.version) }
     }
-}
-
-/// The release that an object belongs to. A tool that works through another one comes first.
-pub(super) fn of(object: &Object) -> Option<Release> {
-    let label = |key: &str| object.labels.get(key).cloned().unwrap_or_default();
-    let annotation = |key: &str| object.annotations.get(key).cloned().unwrap_or_default();
-    let chart = label("helm.sh/chart");
-    let release = |tool, name: String, namespace: String, version: &str| {
-        (!name.is_empty()).then(|| Release { tool, name, namespace, version: version.to_owned() })
-    };
-    let flux = |tool, group: &str, version: &str| {
-        release(tool, label(&format!("{group}/name")), label(&format!("{group}/namespace")), version)
-    };
-    let tracking = annotation("argocd.argoproj.io/tracking-id");
-    let application = tracking.split(':').next().unwrap_or_default();
-    let (namespace, name) = application.split_once('_').unwrap_or(("", application));
-    flux(Tool::FluxHelm, "helm.toolkit.fluxcd.io", &chart)
-        .or_else(|| flux(Tool::FluxKustomize, "kustomize.toolkit.fluxcd.io", ""))
-        .or_else(|| release(Tool::ArgoCd, name.to_owned(), namespace.to_owned(), ""))
-        .or_else(|| release(Tool::ArgoCd, label("argocd.argoproj.io/instance"), String::new(), ""))
-        .or_else(|| {
-            let (name, namespace) =
-                (annotation("meta.helm.sh/release-name"), annotation("meta.helm.sh/release-namespace"));
-            release(Tool::Helm, name, namespace, &chart)
-        })
 }
 
 /// The versions that Argo CD's Applications and Flux' releases brought in, as far as their status remembers.
@@ -171,17 +173,20 @@ mod tests {
     fn labels_and_annotations_name_the_release() {
         let helm = object(json!({"name": "a", "namespace": "n", "labels": {"helm.sh/chart": "shop-1.2.0"},
             "annotations": {"meta.helm.sh/release-name": "shop", "meta.helm.sh/release-namespace": "n"}}));
-        assert_eq!(of(&helm).unwrap().to_string(), "Helm release n/shop (shop-1.2.0)");
+        assert_eq!(Release::of(&helm).unwrap().to_string(), "Helm release n/shop (shop-1.2.0)");
         let argo = object(
             json!({"name": "a", "annotations": {"argocd.argoproj.io/tracking-id": "shop:apps/Deployment:n/a"}}),
         );
-        assert_eq!(of(&argo).unwrap().to_string(), "Argo CD Application shop");
+        assert_eq!(Release::of(&argo).unwrap().to_string(), "Argo CD Application shop");
         let flux = object(
             json!({"name": "a", "labels": {"helm.toolkit.fluxcd.io/name": "shop", "helm.toolkit.fluxcd.io/namespace": "flux"},
             "annotations": {"meta.helm.sh/release-name": "shop", "meta.helm.sh/release-namespace": "n"}}),
         );
-        assert_eq!(of(&flux).unwrap().tool, Tool::FluxHelm);
-        assert_eq!(of(&object(json!({"name": "a", "labels": {"app.kubernetes.io/instance": "shop"}}))), None);
+        assert_eq!(Release::of(&flux).unwrap().tool, Tool::FluxHelm);
+        assert_eq!(
+            Release::of(&object(json!({"name": "a", "labels": {"app.kubernetes.io/instance": "shop"}}))),
+            None
+        );
     }
 
     #[test]

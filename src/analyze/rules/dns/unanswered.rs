@@ -119,12 +119,15 @@ mod tests {
             json!({"clusterIP": "10.0.0.2", "selector": {"app": "pay"}, "ports": [{"port": 80}]}),
             Value::Null,
         );
-        put("Pod", "v1", "pay", json!({"containers": containers}), ready("10.1.0.2"));
+        let own = json!({"metadata": {"labels": {"app": "pay"}}, "spec": {"containers": containers}});
+        put("Deployment", "apps/v1", "pay", json!({"template": own}), Value::Null);
         put("Pod", "v1", "resolver", json!({"containers": containers}), ready("10.1.0.53"));
         let template = json!({"metadata": {"labels": {"app": "shop"}}, "spec": {"containers": containers, "dnsPolicy": "None", "dnsConfig": {"nameservers": [server]}}});
         put("Deployment", "apps/v1", "shop", json!({"template": template}), Value::Null);
-        builder.object(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "shop-5d-x", "namespace": "n", "labels": {"app": "shop", "pod-template-hash": "5d"},
-            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "shop-5d", "controller": true}]}, "spec": {"containers": containers}}));
+        for (name, ip) in [("shop", "10.1.0.1"), ("pay", "10.1.0.2")] {
+            builder.object(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": format!("{name}-5d-x"), "namespace": "n", "labels": {"app": name, "pod-template-hash": "5d"},
+                "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": format!("{name}-5d"), "controller": true}]}, "spec": {"containers": containers}, "status": ready(ip)}));
+        }
         log(&mut builder, "shop-5d-x", TIMED_OUT);
         builder
     }
@@ -144,7 +147,7 @@ mod tests {
         log(&mut all, "other", TIMED_OUT);
         assert_eq!(found(all), 0, "the callee fails for everybody");
         let mut slow = builder("10.0.0.250");
-        log(&mut slow, "pay", "path=/a status=200 ms=900");
+        log(&mut slow, "pay-5d-x", "path=/a status=200 ms=900");
         assert_eq!(found(slow), 0, "the callee is slow");
         let mut got_there = builder("10.0.0.250");
         log(&mut got_there, "shop-5d-x", r#"error="Get \"http://pay/a\": connection reset by peer""#);

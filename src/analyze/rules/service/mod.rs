@@ -3,6 +3,7 @@
 pub mod app_listens_on_localhost;
 pub mod endpoints_by_hand;
 pub mod external_name_unresolvable;
+pub mod gone;
 pub mod identity;
 pub(crate) mod ingress;
 pub mod ingress_backend;
@@ -13,6 +14,7 @@ pub mod local_policy;
 pub mod missing_ports;
 pub mod named_port_missing;
 pub mod no_ready_endpoints;
+pub mod nothing_behind;
 pub mod one_pod_takes_most;
 pub mod protocol_differs;
 pub mod publishes_not_ready;

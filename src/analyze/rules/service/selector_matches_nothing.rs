@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::gone::gone;
 use super::identity::{is_common, words as labels};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy, pointer_segment};
@@ -82,6 +83,10 @@ impl Check for SelectorMatchesNothing {
                 continue;
             }
             let Some((workload, differ)) = nearest(service, beside) else { continue };
+            // What stood behind it was deleted, and what resembles it is another one.
+            if gone(snapshot, service, Some(workload)).is_some() {
+                continue;
+            }
             let name = service.service_name();
             let errors = refused.get_or_insert_with(|| seen::call_errors(snapshot, CallFailure::Refused));
             let seen = seen::outcomes(snapshot.traffic_to(&name, Reporter::Source), |_, o| o.has_flag("UH"))
@@ -135,6 +140,14 @@ impl Check for SelectorMatchesNothing {
             ))
             .prevention(Prevention::of("Test", "In the pipeline: every Service's selector matches the template of a workload"))
     }
+}
+
+/// The workload beside a Service without pods that its selector probably means.
+pub(super) fn resembling<'a>(snapshot: &'a Snapshot, service: &'a Service) -> Option<&'a Workload> {
+    let own =
+        |w: &&Workload| w.object.owners.is_empty() && w.object.namespace() == service.object.namespace();
+    let beside: Vec<&Workload> = snapshot.workloads.iter().filter(own).collect();
+    nearest(service, &beside).map(|(workload, _)| workload)
 }
 
 type Difference<'a> = (&'a String, &'a String, Option<&'a String>);
