@@ -256,14 +256,16 @@ impl Finding {
         }
     }
 
-    /// Sets the headline; what is too long ends in an ellipsis.
+    /// Sets the headline. One that is too long loses the subject's namespace, which the subject tells, and then its end.
     #[must_use]
     pub fn title(mut self, title: impl Into<String>) -> Self {
-        let title: String = title.into();
+        let mut title: String = title.into();
+        let too_long = |title: &str| title.chars().count() > MAX_TITLE;
+        if too_long(&title) && !self.subject.namespace.is_empty() {
+            title = title.replace(&format!(" {}/", self.subject.namespace), " ");
+        }
         self.title = match title.char_indices().nth(MAX_TITLE - 1) {
-            Some((end, _)) if title.chars().count() > MAX_TITLE => {
-                format!("{}…", title.get(..end).unwrap_or_default())
-            }
+            Some((end, _)) if too_long(&title) => format!("{}…", title.get(..end).unwrap_or_default()),
             _ => title,
         };
         self
@@ -412,6 +414,22 @@ mod tests {
     fn excerpts_end_between_characters() {
         assert_eq!(cut("añb", 2), "a");
         assert_eq!(cut("añb", 9), "añb");
+    }
+
+    #[test]
+    fn a_long_title_loses_the_namespace_before_its_end() {
+        let meta = crate::analyze::registry::RULES.first().map(|rule| rule.meta()).unwrap();
+        let space = "a-namespace-with-a-name-that-goes-on-and-on";
+        let of = |name: &str| {
+            let subject = ObjectRef::new("Deployment", space, name);
+            let title = format!(
+                "{subject} answers 17 of 47 requests (36 %) with server errors since 10:00:02 UTC, all at /orders"
+            );
+            Finding::new(meta, subject, &[]).title(title).title
+        };
+        assert!(of("shop").starts_with("Deployment shop answers 17 ") && of("shop").ends_with("/orders"));
+        let long = of(&"x".repeat(60));
+        assert!(long.chars().count() == MAX_TITLE && long.ends_with('…') && !long.contains(space));
     }
 
     #[test]

@@ -302,8 +302,8 @@ fn count(map: &mut BTreeMap<String, u64>, key: &str) {
     }
 }
 
-/// A Host header without its port.
-fn host_of(authority: &str) -> &str {
+/// A Host header (`:authority`) without its port.
+pub fn host_of(authority: &str) -> &str {
     match authority.rsplit_once(':') {
         Some((host, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => host,
         _ => authority,

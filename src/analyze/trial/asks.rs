@@ -8,7 +8,7 @@ use crate::analyze::diagnosis::Diagnosis;
 use crate::analyze::finding::{Effect, Finding};
 use crate::analyze::twin::ask::{Ask, BackendResponse, Origin, Protocol, Request, describe};
 use crate::analyze::twin::probe::{
-    at_gateways, at_parents, door, istio_request, named, of_port, serves_gateway,
+    at_gateways, at_parents, called_port, istio_request, named, of_port, placed, serves_gateway,
 };
 use crate::model::fields::Fields;
 use crate::model::mesh::istio::{self, VirtualService, full_host, service_of_host};
@@ -179,13 +179,12 @@ fn outside(snapshot: &Snapshot, finding: &Finding, out: &mut List) {
     });
     for edge in edges.take(MAX_EACH) {
         for outcome in edge.outcomes.iter().filter(|outcome| outcome.failed).take(MAX_EACH) {
-            let called = most(&outcome.called).and_then(|text| text.rsplit_once(':')?.1.parse::<u16>().ok());
             let host = most(&outcome.authorities).unwrap_or(&edge.authority);
             if host.is_empty() || outcome.connection || serves_gateway(snapshot, &edge.workload) {
                 continue;
             }
             let request = http(outcome, host);
-            let port = if request.authority().1.is_none() { called } else { None };
+            let port = if request.authority().1.is_none() { called_port(outcome) } else { None };
             out.add(Origin::Workload(named(&edge.workload)), Request { port, ..request }, true);
         }
     }
@@ -221,10 +220,9 @@ fn seen(
     from: &ObjectRef,
     (edge, outcome): (&EdgeTraffic, &Outcome),
 ) -> Option<(Origin, Request)> {
-    let called = most(&outcome.called).and_then(|text| text.rsplit_once(':')?.1.parse::<u16>().ok());
-    let own_port = edge.cluster.port.and_then(|port| u16::try_from(port).ok());
-    let port = if edge.reporter == Reporter::Source { called.or(own_port) } else { None };
     if outcome.connection {
+        let own_port = edge.cluster.port.and_then(|port| u16::try_from(port).ok());
+        let called = || called_port(outcome).filter(|_| edge.reporter == Reporter::Source);
         let host = most(&outcome.called).map(address).unwrap_or_default();
         let request = Request {
             protocol: Protocol::Tcp,
@@ -234,25 +232,14 @@ fn seen(
             } else {
                 host.to_owned()
             },
-            port: own_port.or(port),
+            port: own_port.or_else(called),
             ..Request::default()
         };
         return request.port.is_some().then(|| (Origin::Workload(named(from)), request));
     }
     let mut request = http(outcome, most(&outcome.authorities)?);
     request.backend_response = taken(snapshot, service, outcome);
-    if serves_gateway(snapshot, from) {
-        let (bare, _) = request.authority();
-        let (gateway, port, tls) = door(snapshot, from, &bare)?;
-        request.host = bare;
-        request.port = Some(port);
-        request.tls = tls;
-        return Some((Origin::Gateway(gateway), request));
-    }
-    if request.authority().1.is_none() {
-        request.port = port;
-    }
-    Some((Origin::Workload(named(from)), request))
+    placed(snapshot, from, (edge, outcome), request)
 }
 
 /// The requests that routes at fault, or routes to the Services at fault, take.

@@ -11,6 +11,7 @@ use crate::model::network::{self, ServiceName, ServicePort};
 use crate::model::object::ObjectRef;
 use crate::model::selector::Labels;
 use crate::model::snapshot::Snapshot;
+use crate::model::traffic::{EdgeTraffic, Outcome, Reporter, most};
 use crate::model::workload::PodTemplate;
 
 /// The label by which Istio marks what it makes for a Gateway of the Gateway API.
@@ -120,6 +121,31 @@ pub fn listener(gateway: &gateway_api::Gateway, host: &str) -> Option<(u16, Tls)
         Some((u16::try_from(listener.port).ok()?, tls))
     });
     found.min_by_key(|(_, tls)| *tls != Tls::Plaintext)
+}
+
+/// The port that clients called most often.
+pub fn called_port(outcome: &Outcome) -> Option<u16> {
+    most(&outcome.called)?.rsplit_once(':')?.1.parse().ok()
+}
+
+/// A request of an access log, where it comes from and by which port: at a gateway through the door that takes its host, else from
+/// the workload, by the port that was called, where the host names none.
+pub fn placed(
+    snapshot: &Snapshot,
+    from: &ObjectRef,
+    (edge, outcome): (&EdgeTraffic, &Outcome),
+    request: Request,
+) -> Option<(Origin, Request)> {
+    let (host, port) = request.authority();
+    if serves_gateway(snapshot, from) {
+        let (gateway, port, tls) = door(snapshot, from, &host)?;
+        return Some((Origin::Gateway(gateway), Request { host, port: Some(port), tls, ..request }));
+    }
+    let own = edge.cluster.port.and_then(|port| u16::try_from(port).ok());
+    // What the callee's proxy logs is the pod's port, not the Service's.
+    let called = if edge.reporter == Reporter::Source { called_port(outcome).or(own) } else { None };
+    let port = if port.is_none() { called } else { None };
+    Some((Origin::Workload(named(from)), Request { port, ..request }))
 }
 
 /// A host without wildcard out of several.

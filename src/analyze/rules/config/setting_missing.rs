@@ -1,18 +1,15 @@
 //! CONFIG104.
 
-use jiff::Timestamp;
 use regex::Regex;
 use std::sync::LazyLock;
 
+use super::setting::{self, Case, Telling};
 use super::source::{self, User};
-use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
-use crate::analyze::remedy::Prevention;
+use crate::analyze::finding::{Evidence, Finding};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::rules::near::nearest;
 use crate::analyze::rules::pods::common::{self, Group};
-use crate::analyze::rules::pods::crash_loop;
 use crate::model::fields::Fields;
-use crate::model::log::LogStream;
 use crate::model::object::Object;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::{EnvSource, Pod};
@@ -44,16 +41,6 @@ crate::rule! {
     }
 }
 
-/// A setting that an application says it misses.
-#[derive(Debug)]
-pub struct Case<'a> {
-    setting: String,
-    stream: &'a LogStream,
-    line: &'a str,
-    time: Option<Timestamp>,
-    since: Option<Timestamp>,
-}
-
 /// A container of a workload that misses a setting.
 #[derive(Debug)]
 pub struct Fact<'a> {
@@ -66,7 +53,11 @@ impl Check for SettingMissing {
     type Fact<'a> = Fact<'a>;
 
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
-        let groups = common::groups(snapshot, |pod| missing_settings(snapshot, pod));
+        let groups = common::groups(snapshot, |pod| {
+            let mut cases = setting::cases(snapshot, pod, LOOK_BACK, |_, line| setting_in(line));
+            cases.retain(|(container, case)| !has_value(snapshot, pod, container, &case.setting));
+            cases
+        });
         groups
             .into_iter()
             .filter_map(|group| {
@@ -82,106 +73,53 @@ impl Check for SettingMissing {
         let Some((pod, case)) = group.first() else {
             return Finding::new(Self::META, group.owner.clone(), &[]);
         };
-        let (setting, container) = (&case.setting, &group.container);
+        let (setting, container, owner) = (&case.setting, &group.container, &group.owner);
         let user = group.workload.map_or(User::Pod(pod), User::Workload);
-        let env = group.owner.field(group.container_field("env"));
         let near = fact.map.and_then(|map| source::near_key(map, setting, user));
         let empty = fact.map.is_some_and(|map| source::keys(map).any(|key| key == setting));
-        let subject =
-            fact.map.map_or_else(|| env.clone(), |map| map.reference.field(format!("data.{setting}")));
-        let place = fact.map.map_or_else(|| "its environment".to_owned(), |map| map.reference.to_string());
+        let place = setting::place(fact.map);
         let lacks = if empty {
             format!("{place} holds it without a value")
         } else {
             format!("{place} does not hold it")
         };
-        let mut message = format!(
-            "Container {container} of {} ends at its start and its log says that setting {setting} is missing; {lacks}.",
-            group.owner
+        let near = near
+            .map(|near| format!(" The ConfigMap has a key {near} that looks like it under another name."));
+        let message = format!(
+            "Container {container} of {owner} ends at its start and its log says that setting {setting} is missing; {lacks}.{}",
+            near.unwrap_or_default()
         );
-        if let Some(near) = near {
-            message += &format!(" The ConfigMap has a key {near} that looks like it under another name.");
-        }
-        let edited = fact.map.and_then(|map| snapshot.last_change_before(&map.reference, snapshot.now));
-        if let Some(change) = edited {
-            message += &format!(" It was last edited at {}.", common::clock(change.time));
-        }
-        message += if group.all_down() {
-            " No pod of the workload serves."
-        } else {
-            " Pods that started before still serve."
+        let restored = fact.map.into_iter().flat_map(|map| source::restore_key(map, setting, user));
+        let telling = Telling {
+            map: fact.map.map(|map| (map, setting.as_str())),
+            env: owner.field(group.container_field("env")),
+            words: [
+                format!("{owner} ends at each start: setting {setting} is missing in {place}"),
+                message,
+                "crash loop: missing setting in the configuration (environment variable or ConfigMap key)"
+                    .to_owned(),
+            ],
+            says: format!("says that setting {setting} is missing"),
+            fixes: restored
+                .map(|remedy| setting::again(owner, remedy))
+                .chain(set_env(fact, setting))
+                .collect(),
+            test: format!(
+                "Check at start-up in the pipeline, with the ConfigMap of the release, that {setting} and the other settings are there"
+            ),
         };
-        let mut finding = Finding::new(
-            Self::META,
-            subject.clone(),
-            &[&group.owner.kind, &group.owner.name, container],
-        )
-        .title(format!("{} ends at each start: setting {setting} is missing in {place}", group.owner))
-        .message(message)
-        .mechanism("crash loop: missing setting in the configuration (environment variable or ConfigMap key)")
-        .severity(if group.all_down() { Severity::Critical } else { Severity::Error })
-        .role(Role::Cause, Confidence::Observed)
-        .evidence(
-            Evidence::new(
-                "Log",
-                format!("Pod {}/{}, container {container}", case.stream.namespace, case.stream.pod),
-                format!("says that setting {setting} is missing"),
-            )
-            .excerpt(case.line)
-            .at(case.time),
-        )
-        .evidences(fact.map.map(|map| {
+        setting::tell(Self::META, group, snapshot, telling).evidences(fact.map.map(|map| {
             let keys: Vec<&str> = source::keys(map).take(12).collect();
             Evidence::object(
-                &subject,
+                &map.reference.field(format!("data.{setting}")),
                 format!("{}; its keys are {}", if empty { "empty" } else { "absent" }, keys.join(", ")),
             )
         }))
-        .evidences(pod.status(container).map(|status| common::container_evidence(pod, status)))
-        .onset(group.cases.iter().filter_map(|(_, case)| case.since).min());
-        if fact.map.is_some() {
-            finding = finding.related(env.clone());
-        }
-        let restart = common::restart_command(&group.owner);
-        let restarts = matches!(group.owner.kind.as_str(), "Deployment" | "StatefulSet" | "DaemonSet");
-        let again = |remedy: crate::analyze::remedy::Remedy| {
-            if restarts { remedy.then(restart.clone()) } else { remedy }
-        };
-        finding = finding
-            .maybe_remedy(group.undo_rollout(snapshot, setting))
-            .remedies(fact.map.into_iter().flat_map(|map| source::restore_key(map, setting, user)).map(again))
-            .maybe_remedy(set_env(fact, setting))
-            .prevention(Prevention::of("Test", format!("Check at start-up in the pipeline, with the ConfigMap of the release, that {setting} and the other settings are there")))
-            .prevention(Prevention::alert(
-                "Alert when a container restarts again and again",
-                format!("increase(kube_pod_container_status_restarts_total{{{},container=\"{container}\"}}[10m]) > 2", common::pod_matcher(&group.owner)),
-            ))
-            .effect(Effect::calls(&group.owner));
-        common::with_effects(finding, group, snapshot, common::DOWN)
     }
 }
 
 /// The lines before the end in which an application says why it does not start.
 const LOOK_BACK: usize = 200;
-
-/// The settings that the crashing containers of a pod say they miss, and do not have.
-fn missing_settings<'a>(snapshot: &'a Snapshot, pod: &'a Pod) -> Vec<(String, Case<'a>)> {
-    let mut out = vec![];
-    for (container, status) in crash_loop::crashing(snapshot, pod) {
-        let find = |previous: bool| {
-            let stream = snapshot.log(pod.object.namespace(), pod.object.name(), &container, previous)?;
-            let lines = stream.lines.get(stream.lines.len().saturating_sub(LOOK_BACK)..)?;
-            lines.iter().rev().find_map(|line| Some((stream, line, setting_in(&line.text)?)))
-        };
-        let Some((stream, line, setting)) = find(true).or_else(|| find(false)) else { continue };
-        if has_value(snapshot, pod, &container, &setting) {
-            continue;
-        }
-        let since = common::first_restart(snapshot, pod, status);
-        out.push((container, Case { setting, stream, line: &line.text, time: line.time, since }));
-    }
-    out
-}
 
 /// The setting that a line says is missing.
 pub(crate) fn setting_in(line: &str) -> Option<String> {

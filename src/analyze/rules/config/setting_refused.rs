@@ -1,19 +1,17 @@
 //! CONFIG105.
 
-use jiff::Timestamp;
 use regex::Regex;
 use serde_json::json;
 use std::sync::LazyLock;
 
+use super::setting::{self, Case, Telling};
 use super::source;
-use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
-use crate::analyze::remedy::{Prevention, Remedy, Risk, patch_command, pointer_segment, quote, scope};
+use crate::analyze::finding::Finding;
+use crate::analyze::remedy::{Remedy, Risk, patch_command, pointer_segment, quote, scope};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::rules::pods::common::{self, Group};
-use crate::analyze::rules::pods::crash_loop;
 use crate::model::change::{Change, ChangeKind};
 use crate::model::fields::Fields;
-use crate::model::log::LogStream;
 use crate::model::object::Object;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::{EnvSource, Pod};
@@ -46,16 +44,6 @@ crate::rule! {
 /// The lines before the end in which an application says why it does not start.
 const LOOK_BACK: usize = 50;
 
-/// A setting whose value an application refuses.
-#[derive(Debug)]
-pub struct Case<'a> {
-    setting: String,
-    stream: &'a LogStream,
-    line: &'a str,
-    time: Option<Timestamp>,
-    since: Option<Timestamp>,
-}
-
 /// A container of a workload that refuses a setting.
 #[derive(Debug)]
 pub struct Fact<'a> {
@@ -68,7 +56,11 @@ impl Check for SettingRefused {
     type Fact<'a> = Fact<'a>;
 
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
-        let groups = common::groups(snapshot, |pod| refused(snapshot, pod));
+        let groups = common::groups(snapshot, |pod| {
+            setting::cases(snapshot, pod, LOOK_BACK, |container, line| {
+                refuses(line, || settings(snapshot, pod, container))
+            })
+        });
         groups
             .into_iter()
             .filter_map(|group| {
@@ -84,90 +76,28 @@ impl Check for SettingRefused {
         let Some((pod, case)) = group.first() else {
             return Finding::new(Self::META, group.owner.clone(), &[]);
         };
-        let (setting, container) = (&case.setting, &group.container);
-        let at =
-            pod.template.container(container).and_then(|c| c.env.iter().position(|var| var.name == *setting));
-        let env =
-            group.owner.field(group.container_field(&at.map_or("env".to_owned(), |at| format!("env[{at}]"))));
-        let subject = fact
-            .map
-            .as_ref()
-            .map_or_else(|| env.clone(), |(map, key)| map.reference.field(format!("data.{key}")));
-        let place = fact
-            .map
-            .as_ref()
-            .map_or_else(|| "its environment".to_owned(), |(map, _)| map.reference.to_string());
-        let edited =
-            fact.map.as_ref().and_then(|(map, _)| snapshot.last_change_before(&map.reference, snapshot.now));
-        let mut message = format!(
-            "Container {container} of {} ends at its start, and its log says that it does not accept the value of {setting}, which stands in {place}.",
-            group.owner
-        );
-        if let Some(change) = edited {
-            message += &format!(" That was last edited at {}.", common::clock(change.time));
-        }
-        message += if group.all_down() {
-            " No pod of the workload serves."
-        } else {
-            " Pods that started before still serve."
+        let (setting, container, owner) = (&case.setting, &group.container, &group.owner);
+        let env = pod.template.container(container).map(|c| &c.env);
+        let at = env.and_then(|env| env.iter().position(|var| var.name == *setting));
+        let map = fact.map.as_ref().map(|(map, key)| (*map, key.as_str()));
+        let place = setting::place(map.map(|(map, _)| map));
+        let edited = map.and_then(|(map, _)| snapshot.last_change_before(&map.reference, snapshot.now));
+        let corrected = map.and_then(|(map, key)| correct(map, key, case, edited));
+        let by_hand = Remedy::manual(format!("Correct {setting} in {place}, and start the pods again"));
+        let telling = Telling {
+            map,
+            env: owner.field(group.container_field(&at.map_or("env".to_owned(), |at| format!("env[{at}]")))),
+            words: [
+                format!("{owner} ends at each start: it does not accept setting {setting} in {place}"),
+                format!("Container {container} of {owner} ends at its start, and its log says that it does not accept the value of {setting}, which stands in {place}."),
+                "crash loop: the application refuses the value of a setting (environment variable or ConfigMap key)".to_owned(),
+            ],
+            says: format!("does not accept the value of {setting}"),
+            fixes: corrected.map(|remedy| setting::again(owner, remedy)).into_iter().chain([by_hand]).collect(),
+            test: format!("Start the image in the pipeline with the settings of the release, so that {setting} and the others are read once before it is rolled out"),
         };
-        let mut finding = Finding::new(
-            Self::META,
-            subject.clone(),
-            &[&group.owner.kind, &group.owner.name, container],
-        )
-        .title(format!("{} ends at each start: it does not accept setting {setting} in {place}", group.owner))
-        .message(message)
-        .mechanism("crash loop: the application refuses the value of a setting (environment variable or ConfigMap key)")
-        .severity(if group.all_down() { Severity::Critical } else { Severity::Error })
-        .role(Role::Cause, Confidence::Observed)
-        .evidence(
-            Evidence::new(
-                "Log",
-                format!("Pod {}/{}, container {container}", case.stream.namespace, case.stream.pod),
-                format!("does not accept the value of {setting}"),
-            )
-            .excerpt(case.line)
-            .at(case.time),
-        )
-        .evidences(pod.status(container).map(|status| common::container_evidence(pod, status)))
-        .onset(group.cases.iter().filter_map(|(_, case)| case.since).min());
-        if fact.map.is_some() {
-            finding = finding.related(env);
-        }
-        let restart = common::restart_command(&group.owner);
-        let restarts = matches!(group.owner.kind.as_str(), "Deployment" | "StatefulSet" | "DaemonSet");
-        let again = |remedy: Remedy| if restarts { remedy.then(restart.clone()) } else { remedy };
-        let in_map = fact.map.as_ref().and_then(|(map, key)| correct(map, key, case, edited));
-        finding = finding
-            .maybe_remedy(group.undo_rollout(snapshot, setting))
-            .maybe_remedy(in_map.map(again))
-            .remedy(Remedy::manual(format!("Correct {setting} in {place}, and start the pods again")))
-            .prevention(Prevention::of("Test", format!("Start the image in the pipeline with the settings of the release, so that {setting} and the others are read once before it is rolled out")))
-            .prevention(Prevention::alert(
-                "Alert when a container restarts again and again",
-                format!("increase(kube_pod_container_status_restarts_total{{{},container=\"{container}\"}}[10m]) > 2", common::pod_matcher(&group.owner)),
-            ))
-            .effect(Effect::calls(&group.owner));
-        common::with_effects(finding, group, snapshot, common::DOWN)
+        setting::tell(Self::META, group, snapshot, telling)
     }
-}
-
-/// The settings that the crashing containers of a pod refuse.
-fn refused<'a>(snapshot: &'a Snapshot, pod: &'a Pod) -> Vec<(String, Case<'a>)> {
-    let mut out = vec![];
-    for (container, status) in crash_loop::crashing(snapshot, pod) {
-        let names = settings(snapshot, pod, &container);
-        let find = |previous: bool| {
-            let stream = snapshot.log(pod.object.namespace(), pod.object.name(), &container, previous)?;
-            let lines = stream.lines.get(stream.lines.len().saturating_sub(LOOK_BACK)..)?;
-            lines.iter().rev().find_map(|line| Some((stream, line, refuses(&line.text, &names)?)))
-        };
-        let Some((stream, line, setting)) = find(true).or_else(|| find(false)) else { continue };
-        let since = common::first_restart(snapshot, pod, status);
-        out.push((container, Case { setting, stream, line: &line.text, time: line.time, since }));
-    }
-    out
 }
 
 /// The environment variables of a container, as far as objects name them.
@@ -185,7 +115,7 @@ fn settings(snapshot: &Snapshot, pod: &Pod, container: &str) -> Vec<String> {
 }
 
 /// The one of these settings that a line says it does not accept.
-fn refuses(line: &str, names: &[String]) -> Option<String> {
+fn refuses(line: &str, names: impl FnOnce() -> Vec<String>) -> Option<String> {
     static WORDS: LazyLock<Option<Regex>> = LazyLock::new(|| {
         Regex::new(
             r"(?i)\binvalid\b|\bnot an? (?:valid |whole )?(?:number|integer|int|bool|boolean|duration|url|uri|port|float|date|time)|\b(?:cannot|can't|could not|couldn't|failed to|unable to|error) pars|\bmalformed\b|\bmust be\b|\bunsupported\b|\bout of range\b|\billegal\b|\bbad value\b|\bunrecogni[sz]ed\b|\bnot one of\b|\bunknown value\b|\bsyntax error\b|NumberFormatException|strconv\.|\band not an? |\bexpected (?:a|an|one of)\b|ValidationError|missing unit",
@@ -195,7 +125,7 @@ fn refuses(line: &str, names: &[String]) -> Option<String> {
     if !WORDS.as_ref()?.is_match(line) {
         return None;
     }
-    let whole = |name: &&String| {
+    let whole = |name: &String| {
         let edge = |c: Option<char>| c.is_none_or(|c| !(c.is_ascii_alphanumeric() || c == '_'));
         line.match_indices(name.as_str()).any(|(at, _)| {
             edge(line.get(..at).and_then(|head| head.chars().next_back()))
@@ -203,7 +133,9 @@ fn refuses(line: &str, names: &[String]) -> Option<String> {
         })
     };
     // A short word stands in many sentences that are about something else.
-    names.iter().filter(|name| name.len() > 3).filter(whole).max_by_key(|name| name.len()).cloned()
+    let mut names = names();
+    names.retain(|name| name.len() > 3 && whole(name));
+    names.into_iter().max_by_key(String::len)
 }
 
 /// The ConfigMap, and the key in it, from which a container takes a setting.
@@ -288,12 +220,12 @@ mod tests {
             ("ValueError: MODE must be one of live, test", "MODE"),
             ("Error: PORT should be >= 0 and < 65536; expected a port, unsupported", "PORT"),
         ] {
-            assert_eq!(refuses(line, &names).as_deref(), Some(name), "{line}");
+            assert_eq!(refuses(line, || names.to_vec()).as_deref(), Some(name), "{line}");
         }
         for line in
             ["STORE_POOL=8", "invalid request", "MY_STORE_POOL_2 is invalid", "support for MODEL is invalid"]
         {
-            assert_eq!(refuses(line, &names), None, "{line}");
+            assert_eq!(refuses(line, || names.to_vec()), None, "{line}");
         }
         assert_eq!(quoted(r#"setting STORE_POOL is "many", and"#, "STORE_POOL").as_deref(), Some("many"));
         assert_eq!(quoted("setting STORE_POOL is many", "STORE_POOL"), None);

@@ -79,6 +79,18 @@ impl Why {
         }
     }
 
+    fn prevention(self) -> &'static str {
+        match self {
+            Why::HostNetwork => {
+                "An admission policy: hostNetwork pods that are no system pods carry dnsPolicy ClusterFirstWithHostNet"
+            }
+            Why::Default => "An admission policy: dnsPolicy Default is for system pods alone",
+            Why::Other => {
+                "An admission policy: pods with dnsPolicy None name the cluster's name server among their own"
+            }
+        }
+    }
+
     fn mechanism(self) -> &'static str {
         match self {
             Why::HostNetwork => "DNS policy: hostNetwork without ClusterFirstWithHostNet",
@@ -185,22 +197,27 @@ impl Check for HostNetwork {
         }
         let mut finding = Finding::new(Self::META, workload.field(&field), &[policy])
             .title(match observed {
-                true => format!("{}: calls of {callee} by name fail{amount}; it asks another name server", workload.name),
-                false => format!("{workload} does not ask the cluster's name server and calls {callee} by name"),
+                true => format!(
+                    "{}: calls of {callee} by name fail{amount}; it asks another name server",
+                    workload.name
+                ),
+                false => {
+                    format!("{workload} does not ask the cluster's name server and calls {callee} by name")
+                }
             })
-            .message(format!(
-                "{workload} calls {callee} by its name, and {}. {seen}",
-                fact.why.words(),
-            ))
+            .message(format!("{workload} calls {callee} by its name, and {}. {seen}", fact.why.words(),))
             .mechanism(fact.why.mechanism())
             .severity(if observed { Severity::Error } else { Severity::Info })
-            .role(if observed { Role::Cause } else { Role::Context }, if observed { Confidence::Observed } else { Confidence::Possible })
+            .role(
+                if observed { Role::Cause } else { Role::Context },
+                if observed { Confidence::Observed } else { Confidence::Possible },
+            )
             .service(service_of(snapshot, workload).or_else(|| fact.callee.clone()))
             .evidence(evidence)
             .evidences(fact.calls.iter().take(2).flat_map(|c| c.evidence().take(1).collect::<Vec<_>>()))
             .onset(fact.calls.iter().filter_map(|c| c.first).min())
             .maybe_remedy(ask_the_cluster(fact))
-            .prevention(Prevention::of("Policy", "An admission policy: hostNetwork pods that are no system pods carry dnsPolicy ClusterFirstWithHostNet"));
+            .prevention(Prevention::of("Policy", fact.why.prevention()));
         if observed {
             finding = finding
                 .effect(Effect::calls(workload))

@@ -9,7 +9,7 @@ use crate::analyze::rules::seen::outcomes;
 use crate::analyze::traffic::text;
 use crate::analyze::twin::probe::GATEWAY_NAME;
 use crate::model::mesh::istio::host_matches;
-use crate::model::traffic::{EdgeTraffic, Outcome};
+use crate::model::traffic::{EdgeTraffic, Outcome, host_of};
 
 crate::rule! {
     /// Requests fit none of the rules of the HTTPRoutes for their host.
@@ -163,12 +163,11 @@ fn bound(route: &Route, gateway: &Gateway) -> bool {
 
 /// Whether a route is for the host of such requests.
 fn speaks_for(route: &Route, outcome: &Outcome) -> bool {
-    let bare = |host: &str| host.rsplit_once(':').map_or(host.to_owned(), |(name, _)| name.to_owned());
     route.hostnames.is_empty()
         || outcome
             .authorities
             .keys()
-            .any(|authority| route.hostnames.iter().any(|own| host_matches(own, &bare(authority))))
+            .any(|authority| route.hostnames.iter().any(|own| host_matches(own, host_of(authority))))
 }
 
 /// Whether every match of a route leaves these requests out. What wants a header or a query parameter, which logs do not tell, was

@@ -1,14 +1,12 @@
 //! ISTIO165.
 
-use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::support::since;
-use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
+use super::support::{Tally, since};
+use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role};
 use crate::analyze::remedy::{Prevention, Remedy, Risk};
 use crate::analyze::rule::{Check, Declared};
-use crate::analyze::rules::seen::MAX_EVIDENCE;
-use crate::analyze::traffic::{blame, text};
+use crate::analyze::traffic::blame;
 use crate::model::fields::Fields;
 use crate::model::mesh::istio::Policy;
 use crate::model::network::ServiceName;
@@ -49,10 +47,7 @@ pub struct Fact<'a> {
     index: usize,
     service: Option<ServiceName>,
     code: u16,
-    count: u64,
-    requests: u64,
-    onset: Option<Timestamp>,
-    evidence: Vec<Evidence>,
+    tally: Tally,
 }
 
 impl Check for AnsweredByFilter {
@@ -60,7 +55,7 @@ impl Check for AnsweredByFilter {
 
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
         let mut out: Vec<Fact<'a>> = vec![];
-        for edge in &snapshot.traffic {
+        for (at, edge) in snapshot.traffic.iter().enumerate() {
             for outcome in &edge.outcomes {
                 if outcome.details != "lua_response" || outcome.code < 400 || outcome.count < ENOUGH {
                     continue;
@@ -83,30 +78,18 @@ impl Check for AnsweredByFilter {
                     continue;
                 };
                 let value = format!("{} of {} requests: {}", outcome.count, edge.requests, outcome.label());
-                let evidence =
-                    Evidence::new("AccessLog", format!("{} proxy", edge.workload), value).at(outcome.first);
-                let same = |fact: &&mut Fact<'_>| {
+                let evidence = Evidence::new("AccessLog", format!("{} proxy", edge.workload), value);
+                let same = |fact: &Fact<'_>| {
                     fact.filter.object.reference == filter.object.reference && fact.service == edge.service
                 };
-                if let Some(fact) = out.iter_mut().find(same) {
-                    fact.count += outcome.count;
-                    fact.requests += edge.requests;
-                    fact.onset = fact.onset.into_iter().chain(outcome.first).min();
-                    if fact.evidence.len() < MAX_EVIDENCE {
-                        fact.evidence.push(evidence);
-                    }
-                    continue;
-                }
-                out.push(Fact {
-                    filter,
-                    index,
-                    service: edge.service.clone(),
-                    code: outcome.code,
-                    count: outcome.count,
-                    requests: edge.requests,
-                    onset: outcome.first,
-                    evidence: vec![evidence],
+                let known = out.iter().position(same).unwrap_or_else(|| {
+                    let (service, code, tally) = (edge.service.clone(), outcome.code, Tally::default());
+                    out.push(Fact { filter, index, service, code, tally });
+                    out.len() - 1
                 });
+                if let Some(fact) = out.get_mut(known) {
+                    fact.tally.add((at, edge), outcome, evidence);
+                }
             }
         }
         out
@@ -116,7 +99,7 @@ impl Check for AnsweredByFilter {
         let object = &fact.filter.object;
         let field = format!("spec.configPatches[{}].patch.value", fact.index);
         let subject = object.reference.field(&field);
-        let figures = text::share(fact.count, fact.requests.max(fact.count), "requests");
+        let figures = fact.tally.share();
         let name = fact.service.as_ref().map_or("its proxies", |service| service.name.as_str()).to_owned();
         let patches = object.body.list("spec.configPatches").len();
         let class = if fact.code >= 500 { "5xx" } else { "4xx" };
@@ -135,15 +118,15 @@ impl Check for AnsweredByFilter {
                 "The script in {field} of {} answered {figures} to {name} with {}{}: they end in the proxy, and the application does not see them.",
                 object.reference,
                 fact.code,
-                since(fact.onset)
+                since(fact.tally.onset)
             ))
             .mechanism("EnvoyFilter: a Lua filter answers requests (lua_response)")
-            .severity(if fact.count * 100 >= fact.requests { Severity::Error } else { Severity::Warning })
+            .severity(fact.tally.severity())
             .role(Role::Cause, Confidence::Observed)
             .service(fact.service.clone())
-            .onset(fact.onset)
+            .onset(fact.tally.onset)
             .evidence(Evidence::object(&subject, "a filter with a Lua script"))
-            .evidences(fact.evidence.clone())
+            .evidences(fact.tally.evidence.clone())
             .effects(fact.service.iter().map(|s| Effect::requests(s, &[class, &fact.code.to_string(), "via_upstream", "direct_response"])))
             .maybe_remedy(out)
             .remedy(Remedy::delete(object, format!("Delete {}: requests reach the application again", object.reference)).risk(Risk::Medium))

@@ -1,15 +1,13 @@
 //! ISTIO161.
 
-use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 use super::hosts::service_of;
-use super::support::{asked, bare, since};
-use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
+use super::support::{Tally, asked, since};
+use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role};
 use crate::analyze::remedy::{Prevention, Remedy, Risk, pointer};
 use crate::analyze::rule::{Check, Declared};
-use crate::analyze::rules::seen::MAX_EVIDENCE;
 use crate::analyze::traffic::text;
 use crate::analyze::twin::Twin;
 use crate::analyze::twin::answer::{Answer, Outcome as Ending};
@@ -18,7 +16,7 @@ use crate::model::fields::Fields;
 use crate::model::network::ServiceName;
 use crate::model::object::Object;
 use crate::model::snapshot::Snapshot;
-use crate::model::traffic::{EdgeTraffic, Outcome};
+use crate::model::traffic::{EdgeTraffic, Outcome, host_of};
 
 crate::rule! {
     /// A route answers requests itself instead of sending them on.
@@ -79,10 +77,7 @@ pub struct Fact<'a> {
     host: String,
     code: u16,
     /// What was answered so, of all requests for the host at these proxies.
-    count: u64,
-    requests: u64,
-    onset: Option<Timestamp>,
-    evidence: Vec<Evidence>,
+    tally: Tally,
     /// Where such requests went before, with the port.
     before: Option<(ServiceName, Option<i64>)>,
     /// Services that callers ask for and get this answer from.
@@ -95,7 +90,7 @@ impl Check for AnsweredByRoute {
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
         let mut out: Vec<Fact<'a>> = vec![];
         let mut twin: Option<Twin<'a>> = None;
-        for edge in &snapshot.traffic {
+        for (at, edge) in snapshot.traffic.iter().enumerate() {
             for outcome in edge.outcomes.iter().filter(|outcome| answered(outcome)) {
                 let Some((origin, request)) = asked(snapshot, edge, outcome) else { continue };
                 let twin = twin.get_or_insert_with(|| Twin::new(snapshot));
@@ -105,7 +100,7 @@ impl Check for AnsweredByRoute {
                     continue;
                 }
                 let Some((object, route, field, what)) = decided(snapshot, &answer) else { continue };
-                let host = bare(&ask.request.host).to_owned();
+                let host = host_of(&ask.request.host).to_owned();
                 let past = past(snapshot, edge, outcome, &host);
                 if matches!(what, What::Redirect(_)) && !past.ended {
                     continue;
@@ -123,10 +118,7 @@ impl Check for AnsweredByRoute {
                             what,
                             host,
                             code: outcome.code,
-                            count: 0,
-                            requests: 0,
-                            onset: None,
-                            evidence: vec![],
+                            tally: Tally::default(),
                             before: None,
                             felt: BTreeSet::new(),
                         });
@@ -134,24 +126,17 @@ impl Check for AnsweredByRoute {
                         last
                     }
                 };
-                fact.count += outcome.count;
-                fact.requests += edge.requests;
-                fact.onset = fact.onset.into_iter().chain(outcome.first).min();
                 fact.before = fact.before.take().or(past.before);
                 fact.felt.extend(edge.service.clone());
-                if fact.evidence.len() < MAX_EVIDENCE {
-                    let value = format!(
-                        "{} of {} requests for {}: {}",
-                        outcome.count,
-                        edge.requests,
-                        text::plain(&fact.host, 60),
-                        outcome.label()
-                    );
-                    fact.evidence.push(
-                        Evidence::new("AccessLog", format!("{} proxy", edge.workload), value)
-                            .at(outcome.first),
-                    );
-                }
+                let value = format!(
+                    "{} of {} requests for {}: {}",
+                    outcome.count,
+                    edge.requests,
+                    text::plain(&fact.host, 60),
+                    outcome.label()
+                );
+                let evidence = Evidence::new("AccessLog", format!("{} proxy", edge.workload), value);
+                fact.tally.add((at, edge), outcome, evidence);
             }
         }
         out
@@ -205,18 +190,18 @@ impl Check for AnsweredByRoute {
             .title(title)
             .message(format!(
                 "{} for {host} got {} by {} of {object}{}: {means}.",
-                text::share(fact.count, fact.requests.max(fact.count), "requests"),
+                fact.tally.share(),
                 fact.code,
                 fact.field,
-                since(fact.onset)
+                since(fact.tally.onset)
             ))
             .mechanism(mechanism)
-            .severity(if fact.count * 100 >= fact.requests { Severity::Error } else { Severity::Warning })
+            .severity(fact.tally.severity())
             .role(Role::Cause, Confidence::Observed)
             .service(service.clone())
-            .onset(fact.onset)
+            .onset(fact.tally.onset)
             .evidence(Evidence::object(&subject, text::plain(&value.to_string().replace('"', ""), 160)))
-            .evidences(fact.evidence.clone())
+            .evidences(fact.tally.evidence.clone())
             .effects(felt.into_iter().map(|service| Effect::requests(service, &flags)))
             .maybe_remedy(remedy(snapshot, fact))
             .prevention(Prevention::alert(
@@ -287,7 +272,7 @@ fn past(snapshot: &Snapshot, edge: &EdgeTraffic, outcome: &Outcome, host: &str) 
     let mut since = false;
     let own = snapshot.traffic.iter().filter(|other| other.workload.same_object(&edge.workload));
     for (other, through) in own.flat_map(|other| other.outcomes.iter().map(move |o| (other, o))) {
-        let same = through.authorities.keys().any(|authority| bare(authority).eq_ignore_ascii_case(host));
+        let same = through.authorities.keys().any(|authority| host_of(authority).eq_ignore_ascii_case(host));
         if through.upstreams.is_empty() || !same {
             continue;
         }

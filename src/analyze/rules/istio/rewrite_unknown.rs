@@ -3,11 +3,10 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::support::{asked, since};
+use super::support::{Tally, asked, since};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy, pointer};
 use crate::analyze::rule::{Check, Declared};
-use crate::analyze::rules::seen::MAX_EVIDENCE;
 use crate::analyze::traffic::text;
 use crate::analyze::twin::Twin;
 use crate::analyze::twin::answer::Outcome as Ending;
@@ -63,12 +62,9 @@ pub struct Fact<'a> {
     /// The path that was asked for, and the one that was sent.
     asked: String,
     sent: String,
-    count: u64,
-    requests: u64,
-    onset: Option<Timestamp>,
+    tally: Tally,
     /// Whether such requests succeeded before.
     before: bool,
-    evidence: Vec<Evidence>,
 }
 
 impl Check for RewriteUnknown {
@@ -80,7 +76,9 @@ impl Check for RewriteUnknown {
             return out;
         }
         let mut twin: Option<Twin<'a>> = None;
-        for edge in snapshot.traffic.iter().filter(|edge| edge.reporter == Reporter::Source) {
+        let sources =
+            snapshot.traffic.iter().enumerate().filter(|(_, edge)| edge.reporter == Reporter::Source);
+        for (at, edge) in sources {
             let Some(service) = &edge.service else { continue };
             let unknown = |o: &&Outcome| {
                 o.code == 404 && !o.upstreams.is_empty() && o.details == "via_upstream" && o.count >= ENOUGH
@@ -103,36 +101,17 @@ impl Check for RewriteUnknown {
                 let Some((object, field)) = decided else { continue };
                 let value =
                     format!("{} requests for {}: {}", outcome.count, text::plain(path, 60), outcome.label());
-                let evidence = Evidence::new(
-                    "AccessLog",
-                    format!("{} proxy, {}", edge.workload, edge.cluster.raw),
-                    value,
-                )
-                .at(outcome.first);
-                let known =
-                    out.iter_mut().find(|f| f.object.reference == object.reference && f.field == field);
-                if let Some(fact) = known {
-                    fact.count += outcome.count;
-                    fact.requests += edge.requests;
-                    fact.before |= before;
-                    fact.onset = fact.onset.into_iter().chain(outcome.first).min();
-                    if fact.evidence.len() < MAX_EVIDENCE {
-                        fact.evidence.push(evidence);
-                    }
-                    continue;
-                }
-                out.push(Fact {
-                    object,
-                    field,
-                    service: service.clone(),
-                    asked: path.to_owned(),
-                    sent,
-                    count: outcome.count,
-                    requests: edge.requests,
-                    onset: outcome.first,
-                    before,
-                    evidence: vec![evidence],
+                let place = format!("{} proxy, {}", edge.workload, edge.cluster.raw);
+                let same = |f: &Fact<'_>| f.object.reference == object.reference && f.field == field;
+                let known = out.iter().position(same).unwrap_or_else(|| {
+                    let (service, asked, tally) = (service.clone(), path.to_owned(), Tally::default());
+                    out.push(Fact { object, field, service, asked, sent, tally, before });
+                    out.len() - 1
                 });
+                if let Some(fact) = out.get_mut(known) {
+                    fact.before |= before;
+                    fact.tally.add((at, edge), outcome, Evidence::new("AccessLog", place, value));
+                }
             }
         }
         out
@@ -149,16 +128,16 @@ impl Check for RewriteUnknown {
             .title(format!("{object} rewrites {asked} to {sent}, and {} answers 404", service.name))
             .message(format!(
                 "Requests for {asked} reach Service {service} as {sent}, which its application does not know: {} got 404 from it{}, and none another answer.{earlier}",
-                text::share(fact.count, fact.requests.max(fact.count), "requests"),
-                since(fact.onset)
+                fact.tally.share(),
+                since(fact.tally.onset)
             ))
             .mechanism("rewrite: the route sends a path that the application does not serve")
             .severity(Severity::Error)
             .role(Role::Cause, if fact.before { Confidence::Observed } else { Confidence::Configured })
             .service(Some(service.clone()))
-            .onset(fact.onset)
+            .onset(fact.tally.onset)
             .evidence(Evidence::object(&subject, text::plain(&value.to_string().replace('"', ""), 160)))
-            .evidences(fact.evidence.clone())
+            .evidences(fact.tally.evidence.clone())
             .effect(Effect::requests(service, &["404", "4xx"]))
             .maybe_remedy(Remedy::patch(
                 fact.object,

@@ -4,18 +4,19 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::analyze::finding::Evidence;
+use crate::analyze::finding::{Evidence, Severity};
 use crate::analyze::remedy::{Remedy, Risk, pointer, pointer_segment};
+use crate::analyze::rules::seen::MAX_EVIDENCE;
 use crate::analyze::traffic::{Failures, text};
 use crate::analyze::twin::ask::{Origin, Request};
-use crate::analyze::twin::probe::{door, named, serves_gateway};
+use crate::analyze::twin::probe::placed;
 use crate::model::fields::Fields;
 use crate::model::log::LogStream;
 use crate::model::mesh::istio::{DestinationRule, VirtualService};
 use crate::model::network::{Service, ServiceName};
 use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
-use crate::model::traffic::{ClusterName, EdgeTraffic, Outcome, most};
+use crate::model::traffic::{ClusterName, EdgeTraffic, Outcome, host_of, most};
 use crate::model::workload::Workload;
 
 /// At most this many edges are shown as evidence.
@@ -54,6 +55,45 @@ pub fn traffic_policy<'a>(
         return Some((format!("{}.trafficPolicy.{what}", subset.path), policy));
     }
     rule.policy(cluster.port, what)
+}
+
+/// What one object did to requests, over the edges of the mesh.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Requests that it was done to.
+    pub count: u64,
+    /// All requests on those edges.
+    pub requests: u64,
+    /// The first time.
+    pub onset: Option<Timestamp>,
+    /// At most [`MAX_EVIDENCE`] pieces.
+    pub evidence: Vec<Evidence>,
+    last_edge: Option<usize>,
+}
+
+impl Tally {
+    /// Takes in an outcome of the edge at this place among all; edges come in their order, so that each counts once, however many of
+    /// its outcomes do.
+    pub fn add(&mut self, (at, edge): (usize, &EdgeTraffic), outcome: &Outcome, evidence: Evidence) {
+        self.count += outcome.count;
+        if self.last_edge.replace(at) != Some(at) {
+            self.requests += edge.requests;
+        }
+        self.onset = self.onset.into_iter().chain(outcome.first).min();
+        if self.evidence.len() < MAX_EVIDENCE {
+            self.evidence.push(evidence.at(outcome.first));
+        }
+    }
+
+    /// `12 of 30 requests (40 %)`.
+    pub fn share(&self) -> String {
+        text::share(self.count, self.requests.max(self.count), "requests")
+    }
+
+    /// An error where one request in a hundred or more is concerned, else a warning.
+    pub fn severity(&self) -> Severity {
+        if self.count * 100 >= self.requests { Severity::Error } else { Severity::Warning }
+    }
 }
 
 /// Lines of one container that say the same.
@@ -191,11 +231,6 @@ pub fn field_path(pointer: &str) -> String {
     out
 }
 
-/// A host without its port.
-pub fn bare(host: &str) -> &str {
-    host.rsplit_once(':').map_or(host, |(name, port)| if port.parse::<u16>().is_ok() { name } else { host })
-}
-
 /// The request of an outcome as the log shows it most often, and where it comes from.
 pub fn asked(snapshot: &Snapshot, edge: &EdgeTraffic, outcome: &Outcome) -> Option<(Origin, Request)> {
     let request = Request {
@@ -204,21 +239,13 @@ pub fn asked(snapshot: &Snapshot, edge: &EdgeTraffic, outcome: &Outcome) -> Opti
         path: most(&outcome.paths).filter(|path| path.starts_with('/'))?.to_owned(),
         ..Request::default()
     };
-    if serves_gateway(snapshot, &edge.workload) {
-        let host = bare(&request.host).to_owned();
-        let (gateway, port, tls) = door(snapshot, &edge.workload, &host)?;
-        return Some((Origin::Gateway(gateway), Request { host, port: Some(port), tls, ..request }));
-    }
-    let called = most(&outcome.called).and_then(|text| text.rsplit_once(':')?.1.parse::<u16>().ok());
-    let own = edge.cluster.port.and_then(|port| u16::try_from(port).ok());
-    let port = if request.authority().1.is_none() { called.or(own) } else { None };
-    Some((Origin::Workload(named(&edge.workload)), Request { port, ..request }))
+    placed(snapshot, &edge.workload, (edge, outcome), request)
 }
 
 /// The Service, and its port, that got requests for a VirtualService's hosts last, where any did.
 pub fn served_before(snapshot: &Snapshot, route: &VirtualService) -> Option<(ServiceName, i64)> {
     let through = |outcome: &&Outcome| {
-        let mut hosts = outcome.authorities.keys().map(|authority| bare(authority));
+        let mut hosts = outcome.authorities.keys().map(|authority| host_of(authority));
         !outcome.upstreams.is_empty() && !outcome.connection && hosts.any(|host| route.covers(host))
     };
     let sources = snapshot.traffic.iter().filter(|edge| edge.cluster.direction == "outbound");

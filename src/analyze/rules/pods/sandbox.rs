@@ -70,6 +70,8 @@ impl Why {
             {
                 Why::Addresses
             }
+            // CRI-O refuses it in words, others let the kernel kill the sandbox.
+            () if has(&["set memory limit"]) && has(&["too low"]) => Why::Memory,
             () if has(&["no runtime for", "runtimehandler", "no runtime handler"]) => Why::Handler,
             () if has(&[
                 "not initialized",
@@ -222,8 +224,9 @@ fn failing<'a>(snapshot: &'a Snapshot, pod: &'a Pod) -> Option<Case<'a>> {
     (!started && count >= MANY).then_some(Case { event, why })
 }
 
-/// What a sandbox takes while it is made: the runtime's own process runs within the pod's limit, and runtimes refuse or are killed
-/// below 4 to 12 MiB.
+/// What a sandbox takes while it is made: the runtime's own process runs within the pod's limit. The highest of the runtimes' own
+/// minimums is CRI-O's `container_min_memory`, 12 MiB (<https://github.com/cri-o/cri-o/pull/7832>); Docker's is 6 MiB
+/// (<https://github.com/moby/moby/issues/41167>).
 const SANDBOX_BYTES: f64 = 12.0 * 1_048_576.0;
 
 /// The memory limit of the pod as a whole, in bytes, where every container has one.
@@ -255,6 +258,7 @@ mod tests {
             ),
             Why::Addresses
         );
+        assert_eq!(of("x: pod set memory limit 5242880 too low; should be at least 12582912"), Why::Memory);
         assert_eq!(
             Why::of(
                 "network is not ready: container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:Network plugin returns error: cni plugin not initialized"
