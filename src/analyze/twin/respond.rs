@@ -32,6 +32,11 @@ impl Routing {
     /// The headers of an answer on its way back to the caller.
     pub fn answered(&self, mut headers: BTreeMap<String, String>) -> BTreeMap<String, String> {
         headers.extend(self.cors_headers.clone());
+        self.changed(headers)
+    }
+
+    /// The same without cross-origin rules, which an answer from before them does not get.
+    pub fn changed(&self, mut headers: BTreeMap<String, String>) -> BTreeMap<String, String> {
         self.response_headers.iter().for_each(|change| change.apply(&mut headers));
         headers
     }

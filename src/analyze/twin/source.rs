@@ -237,7 +237,7 @@ pub(super) fn at_gateway(twin: &Twin<'_>, named: &Named, request: &Request, answ
             proxy: false,
         },
     };
-    if !door::admits(twin, &party, request, answer) {
+    if !door::admits(twin, &party, request, onward.as_ref(), answer) {
         return;
     }
     if let Some(onward) = onward {

@@ -1,5 +1,7 @@
 //! At a gateway's door, of Istio or of the Gateway API: what policies say to a client outside, and the way on from there.
 
+use std::collections::BTreeMap;
+
 use super::Leg;
 use crate::analyze::twin::Twin;
 use crate::analyze::twin::answer::{Answer, ProxyError};
@@ -14,8 +16,14 @@ use crate::model::snapshot::Snapshot;
 
 /// Whether policies at the gateway admit a request. They look at it before any route answers, and after TLS: where no filter
 /// chain took the connection, nobody asks them. Of the client nothing but the request is known: where its address or identity
-/// decides, the twin cannot say.
-pub fn admits(twin: &Twin<'_>, gateway: &Party<'_>, request: &Request, answer: &mut Answer) -> bool {
+/// decides, the twin cannot say. The route that would have sent it `onward` changes the headers of a denial, too.
+pub fn admits(
+    twin: &Twin<'_>,
+    gateway: &Party<'_>,
+    request: &Request,
+    onward: Option<&Onward>,
+    answer: &mut Answer,
+) -> bool {
     let taken = !matches!(
         answer.error,
         Some(
@@ -49,7 +57,13 @@ pub fn admits(twin: &Twin<'_>, gateway: &Party<'_>, request: &Request, answer: &
             // What a route would have done is not what the client sees.
             answer.error = None;
             answer.location.clear();
-            answer.response_headers.clear();
+            match onward.and_then(|onward| onward.http.as_ref()) {
+                Some(routing) => answer.response_headers = routing.changed(BTreeMap::new()),
+                // A route that answers by itself has made its changes already.
+                None => answer
+                    .response_headers
+                    .retain(|name, _| name != "location" && !name.starts_with("access-control-")),
+            }
             answer.route.clear();
             answer.lost.clear();
             answer.cluster.clear();

@@ -2,92 +2,119 @@
 
 use core::net::IpAddr;
 
+use serde_json::Value;
+
 use super::{Leg, Share};
 use crate::analyze::twin::answer::{Answer, Backend, Step};
 use crate::analyze::twin::endpoints::Endpoint;
 use crate::analyze::twin::party::Party;
 use crate::analyze::twin::policy::ClientTls;
-use crate::analyze::twin::registry::{Host, Resolution};
+use crate::analyze::twin::registry::{Host, HostPort, Resolution};
 use crate::model::fields::Fields;
 use crate::model::network::TargetPort;
+use crate::model::object::ObjectRef;
 use crate::model::selector::Labels;
 
-impl Leg<'_, '_, '_> {
+/// What the ServiceEntries of one host and namespace list for a port: their endpoints add up, whatever else tells them apart.
+struct Listed<'a> {
+    /// Pods, with their ports.
+    pods: Vec<Endpoint<'a>>,
+    /// An entry that selects workloads, and whether it finds machines outside of the cluster.
+    selecting: Option<(&'a ObjectRef, bool)>,
+    /// How many endpoints are written, and how many of them the subset leaves.
+    written: (usize, usize),
+}
+
+impl<'a> Leg<'_, 'a, '_> {
+    fn listed(&self, host: &Host<'a>, labels: &Labels, port: u16) -> Listed<'a> {
+        let snapshot = self.twin.snapshot;
+        let mut out = Listed { pods: vec![], selecting: None, written: (0, 0) };
+        let own = host.port(port).map(|own| own.name.as_str());
+        let mut seen: Vec<&ObjectRef> = vec![];
+        let alike = |other: &&Host<'a>| {
+            other.namespace == host.namespace
+                && other.of_entry()
+                && matches!(other.resolution, Resolution::Registry | Resolution::Dns)
+        };
+        for other in self.twin.registry.named(&host.name).filter(alike) {
+            // An entry with several addresses makes several hosts.
+            if seen.contains(&other.reference()) {
+                continue;
+            }
+            seen.push(other.reference());
+            let fits = |at: &&HostPort| Some(at.name.as_str()) == own || at.number == port;
+            let Some(at) = other.ports.iter().find(fits) else { continue };
+            let target = match at.target {
+                TargetPort::Number(number) => u16::try_from(number).unwrap_or(at.number),
+                TargetPort::Name(_) => at.number,
+            };
+            let body = &other.object().body;
+            if let Some(selector) = body.at("spec.workloadSelector") {
+                let wanted = selector.text_map("labels");
+                let carries =
+                    |own: &Labels| wanted.iter().chain(labels).all(|(key, value)| own.get(key) == Some(value));
+                let pods = snapshot.pods.iter().filter(|pod| {
+                    pod.object.namespace() == host.namespace
+                        && !pod.ended()
+                        && pod.ready()
+                        && carries(&pod.template.labels)
+                });
+                out.pods
+                    .extend(pods.map(|pod| Endpoint { party: Party::of_pod(snapshot, pod), port: target }));
+                let machines = snapshot.objects_of("WorkloadEntry").any(|entry| {
+                    entry.namespace() == host.namespace && carries(&entry.body.text_map("spec.labels"))
+                });
+                let before = out.selecting.is_some_and(|(_, machines)| machines);
+                out.selecting = Some((other.reference(), machines || before));
+            }
+            for entry in body.list("spec.endpoints") {
+                let carried = entry.text_map("labels");
+                out.written.0 += 1;
+                if !labels.iter().all(|(key, value)| carried.get(key) == Some(value)) {
+                    continue;
+                }
+                out.written.1 += 1;
+                let mapped = entry.at("ports").and_then(|ports| ports.get(&at.name)).and_then(Value::as_u64);
+                let port = mapped.and_then(|port| u16::try_from(port).ok()).unwrap_or(target);
+                let pod = entry.text("address").and_then(|address| snapshot.pod_by_ip(address));
+                out.pods.extend(pod.map(|pod| Endpoint { party: Party::of_pod(snapshot, pod), port }));
+            }
+        }
+        out
+    }
+
     /// The endpoints of a ServiceEntry.
     pub(super) fn entry_share(
         &self,
-        host: &Host<'_>,
+        host: &Host<'a>,
         (labels, backend): (&Labels, Backend),
         (tls, port): (&ClientTls, u16),
         answer: &mut Answer,
     ) -> Share {
-        let body = &host.object().body;
+        if host.resolution == Resolution::Original && host.object().body.at("spec.workloadSelector").is_none() {
+            return self.original("the original destination", answer);
+        }
+        let listed = self.listed(host, labels, port);
         let nobody = |answer: &mut Answer, why: String| {
             answer.steps.push(Step::by(host.reference(), why.clone()));
             Share::Failed { status: Some(503), flag: "UH", why }
         };
-        let target = host.port(port).and_then(|own| match own.target {
-            TargetPort::Number(number) => u16::try_from(number).ok(),
-            TargetPort::Name(_) => None,
-        });
-        let target = target.unwrap_or(port);
-        if let Some(selector) = body.at("spec.workloadSelector") {
-            let wanted = selector.text_map("labels");
-            let carries =
-                |own: &Labels| wanted.iter().chain(labels).all(|(key, value)| own.get(key) == Some(value));
-            let pods = self.twin.snapshot.pods.iter().filter(|pod| {
-                pod.object.namespace() == host.namespace
-                    && !pod.ended()
-                    && pod.ready()
-                    && carries(&pod.template.labels)
-            });
-            let pods: Vec<Endpoint<'_>> = pods
-                .map(|pod| Endpoint { party: Party::of_pod(self.twin.snapshot, pod), port: target })
-                .collect();
-            let machines = self.twin.snapshot.objects_of("WorkloadEntry").any(|entry| {
-                entry.namespace() == host.namespace && carries(&entry.body.text_map("spec.labels"))
-            });
-            if machines {
-                answer.steps.push(Step::by(
-                    host.reference(),
-                    "WorkloadEntries stand behind it; they are taken to answer",
-                ));
-                return Share::Taken(backend);
+        match (listed.selecting, listed.written) {
+            (Some((entry, true)), _) => {
+                answer.steps.push(Step::by(entry, "WorkloadEntries stand behind it; they are taken to answer"));
+                Share::Taken(backend)
             }
-            if pods.is_empty() {
-                return nobody(
-                    answer,
-                    format!("no ready pod and no WorkloadEntry backs {}", host.reference()),
-                );
+            _ if !listed.pods.is_empty() => self.admitted(&listed.pods, (tls, backend), answer),
+            (Some((entry, false)), (_, 0)) => {
+                nobody(answer, format!("no ready pod and no WorkloadEntry backs {entry}"))
             }
-            return self.admitted(&pods, (tls, backend), answer);
-        }
-        let endpoints = body.list("spec.endpoints");
-        let carried = |entry: &&serde_json::Value| {
-            let own = entry.text_map("labels");
-            labels.iter().all(|(key, value)| own.get(key) == Some(value))
-        };
-        let own: Vec<&serde_json::Value> = endpoints.iter().filter(carried).collect();
-        match host.resolution {
-            Resolution::Registry if own.is_empty() => {
+            (None, (_, 0)) if host.resolution == Resolution::Registry => {
                 nobody(answer, format!("{} lists no endpoint", host.reference()))
             }
-            Resolution::Original => self.original("the original destination", answer),
-            Resolution::Dns if !endpoints.is_empty() && own.is_empty() => {
+            (None, (1.., 0)) if host.resolution == Resolution::Dns => {
                 nobody(answer, format!("no endpoint of {} is in the subset", host.reference()))
             }
-            _ => {
-                let known: Vec<Endpoint<'_>> = own
-                    .iter()
-                    .filter_map(|entry| self.twin.snapshot.pod_by_ip(entry.text("address")?))
-                    .map(|pod| Endpoint { party: Party::of_pod(self.twin.snapshot, pod), port: target })
-                    .collect();
-                if known.is_empty() {
-                    self.leave(host, answer, backend)
-                } else {
-                    self.admitted(&known, (tls, backend), answer)
-                }
-            }
+            _ => self.leave(host, answer, backend),
         }
     }
 

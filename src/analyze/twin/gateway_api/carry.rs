@@ -43,7 +43,7 @@ pub fn from_gateway(
     let own = gateway.object.namespace();
     let serving = serving(twin.snapshot, gateway);
     if let Serving::By(party) = &serving
-        && !door::admits(twin, party, request, answer)
+        && !door::admits(twin, party, request, onward.as_ref(), answer)
     {
         return;
     }

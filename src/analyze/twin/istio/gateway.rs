@@ -137,6 +137,11 @@ impl Server {
         matches!(self.tls_mode(), Some("PASSTHROUGH" | "AUTO_PASSTHROUGH"))
     }
 
+    /// Whether it reads what is not wrapped in TLS.
+    pub fn takes_plaintext(&self) -> bool {
+        self.declared.tls.is_none() || self.protocol().is_http()
+    }
+
     /// Whether it terminates TLS and reads HTTP in it.
     pub fn is_https(&self) -> bool {
         self.declared.protocol.eq_ignore_ascii_case("HTTPS")
@@ -167,7 +172,7 @@ impl Server {
 pub struct Group {
     /// The address; empty for all.
     pub bind: String,
-    /// Whether its first server is without TLS.
+    /// Whether one of its servers takes plaintext.
     plaintext: bool,
     /// They, in order.
     pub servers: Vec<Server>,
@@ -226,35 +231,37 @@ impl Merged {
             tls_hosts.extend(keys());
         }
         let http = server.protocol().is_http();
-        let plaintext = declared.tls.is_none() || http;
+        let plaintext = server.takes_plaintext();
         let groups = self.ports.entry(port).or_default();
-        let Some(first) = groups.first() else {
+        if groups.is_empty() {
             if !server.table.is_empty() {
                 self.tables.entry(server.table.clone()).or_default().push(server.clone());
             }
             groups.push(Group { bind: declared.bind.clone(), plaintext, servers: vec![server] });
             return;
-        };
+        }
         let group = groups.iter().position(|group| group.bind == declared.bind);
-        if first.plaintext {
-            let first_protocol = first.servers.first().map(Server::protocol);
+        if let Some(first) = groups.iter().find(|group| group.plaintext) {
+            let first_protocol = first.servers.iter().find(|server| server.takes_plaintext());
+            let first_protocol = first_protocol.map(Server::protocol);
             let merges = first_protocol.is_some_and(|p| (p.is_http() && http) || p == server.protocol());
             if group.is_some() && (!merges || server.table.is_empty()) {
                 return drop(self, format!("an earlier server has port {port} with another protocol"));
             }
-        } else {
+        } else if !plaintext {
             if server.is_https() && self.tables.contains_key(&server.table) {
                 return drop(self, format!("an earlier server has a port named {:?}", declared.port_name));
-            }
-            if declared.tls.is_none() {
-                return drop(self, format!("an earlier server has port {port} with TLS"));
             }
         }
         if !server.table.is_empty() {
             self.tables.entry(server.table.clone()).or_default().push(server.clone());
         }
         match group.and_then(|at| groups.get_mut(at)) {
-            Some(group) => group.servers.push(server),
+            // Plaintext beside TLS that came before it: what no server name takes is read as plaintext.
+            Some(group) => {
+                group.plaintext |= plaintext;
+                group.servers.push(server);
+            }
             None => groups.push(Group { bind: declared.bind.clone(), plaintext, servers: vec![server] }),
         }
     }

@@ -43,20 +43,18 @@ pub(super) fn listener<'a>(
 }
 
 fn chains<'a>(twin: &Twin<'a>, proxy: &Proxy<'a>, group: &Group) -> Vec<Chain> {
-    let Some(first) = group.servers.first() else { return vec![] };
-    if first.protocol().is_http() {
-        return vec![chain(
-            vec![],
-            None,
-            Filter::Http(first.table.clone(), None),
-            Some(first.declared.source.clone()),
-        )];
-    }
     let mut out = vec![];
     let mut names: BTreeSet<String> = BTreeSet::new();
+    let mut plain = false;
     for server in &group.servers {
         let source = Some(server.declared.source.clone());
-        if server.is_https() {
+        if server.protocol().is_http() {
+            // Servers of plaintext HTTP share one chain: their route table tells them apart.
+            if !plain {
+                out.push(chain(vec![], None, Filter::Http(server.table.clone(), None), source));
+            }
+            plain = true;
+        } else if server.is_https() {
             let filter = Filter::Http(server.table.clone(), None);
             out.push(chain(server.server_names(), termination(server), filter, source));
         } else if server.passes_tls() {
