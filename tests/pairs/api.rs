@@ -69,10 +69,10 @@ impl Api {
     }
 
     /// Makes an object as it is written; the message where the server refuses it.
-    pub(crate) fn apply(&self, object: &Value) -> Result<(), String> {
+    pub(crate) fn apply(&self, object: &Value) -> Result<Value, String> {
         let path = format!("{}?fieldManager=pairs&force=true", path_of(object));
         match self.call("PATCH", &path, Some(object)) {
-            (200 | 201, _) => Ok(()),
+            (200 | 201, text) => Ok(serde_json::from_str(&text).unwrap_or_default()),
             (status, text) => Err(format!("{status}: {text}")),
         }
     }

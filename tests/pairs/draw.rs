@@ -3,6 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::dice::Dice;
+use crate::gateway_api;
+use crate::outside;
 use crate::policies;
 use crate::routes;
 use crate::world::{Question, World};
@@ -39,8 +41,14 @@ impl Names {
     }
 }
 
-const THEMES: &[(&str, usize)] =
-    &[("routes", 32), ("policies", 22), ("gateway", 16), ("gateway-api", 16), ("egress", 14)];
+const THEMES: &[(&str, usize)] = &[
+    ("routes", 30),
+    ("policies", 18),
+    ("gateway", 16),
+    ("gateway-api", 16),
+    ("egress", 15),
+    ("egress-gateway", 5),
+];
 const PATHS: &[&str] = &[
     "/",
     "/a",
@@ -89,8 +97,9 @@ pub(crate) fn configuration(dice: &mut Dice, world: &World<'_>, requests: u64) -
     let mut objects = match theme.as_str() {
         "policies" => policies::drawn(dice, &names, world),
         "gateway" => routes::at_gateway(dice, &names),
-        "gateway-api" => routes::of_gateway_api(dice, &names),
-        "egress" => routes::egress(dice, &names, world),
+        "gateway-api" => gateway_api::drawn(dice, &names),
+        "egress" => outside::entries(dice, &names, world),
+        "egress-gateway" => outside::through_gateway(dice, &names, world),
         _ => routes::in_mesh(dice, &names),
     };
     // Kinds that meet each other.
@@ -104,7 +113,7 @@ pub(crate) fn configuration(dice: &mut Dice, world: &World<'_>, requests: u64) -
         .map(|at| match theme.as_str() {
             "gateway" => at_gateway(dice, &names, world, "gate", at),
             "gateway-api" if dice.chance(60) => at_gateway(dice, &names, world, "front", at),
-            "egress" => outward(dice, &names, world, at),
+            "egress" | "egress-gateway" => outward(dice, &names, world, at),
             _ => in_mesh(dice, &names, world, at),
         })
         .collect();
@@ -185,7 +194,8 @@ fn client(dice: &mut Dice, names: &Names) -> (&'static str, Value, Option<&'stat
 /// A request to a Service, under one of its names.
 fn in_mesh(dice: &mut Dice, names: &Names, world: &World<'_>, at: u64) -> Question {
     let (from, origin, proxy) = client(dice, names);
-    let service = dice.one(&["api", "api", "api", "api", "pay", "pay", "api-v2", "idle", "ext", "many"]);
+    let all = ["api", "api", "api", "api", "api", "pay", "pay", "api-v2", "idle", "ext", "many", "named"];
+    let service = dice.one(&all);
     let full = names.host(service);
     let short = full.trim_end_matches(".svc.cluster.local");
     let inside = from == "web" && !matches!(service, "pay" | "ext");
@@ -195,6 +205,11 @@ fn in_mesh(dice: &mut Dice, names: &Names, world: &World<'_>, at: u64) -> Questi
         3 => format!("{short}.svc"),
         _ => full.clone(),
     };
+    if service == "many" && dice.chance(25) {
+        let request = json!({"protocol": "tcp", "host": written, "port": 9090});
+        let ask = json!({"name": at.to_string(), "from": origin, "request": request});
+        return question(ask, from, "tcp", format!("{written}:9090"), proxy);
+    }
     if service == "many" {
         let mut request = http(dice);
         request["host"] = json!(format!("{written}:8080"));
@@ -244,6 +259,10 @@ fn in_mesh(dice: &mut Dice, names: &Names, world: &World<'_>, at: u64) -> Questi
 
 /// A request to a gateway.
 fn at_gateway(dice: &mut Dice, names: &Names, world: &World<'_>, gateway: &'static str, at: u64) -> Question {
+    let passed = gateway == "gate" && dice.chance(20);
+    if passed {
+        return past_gateway(dice, names, world, at);
+    }
     let mut request = http(dice);
     let port = if gateway == "gate" {
         dice.one(&[80, 80, 80, 8080, 8090])
@@ -270,13 +289,34 @@ fn at_gateway(dice: &mut Dice, names: &Names, world: &World<'_>, gateway: &'stat
     question(ask, "bare", "http", format!("{}:{port}", world.ips[service]), Some(proxy))
 }
 
+/// A connection that a gateway passes on as bytes, if it does.
+fn past_gateway(dice: &mut Dice, names: &Names, world: &World<'_>, at: u64) -> Question {
+    let from = json!({"gateway": {"namespace": names.gw, "name": "one"}});
+    let port = dice.one(&[8080, 8090]);
+    let dial = format!("{}:{port}", world.ips["svc/gate"]);
+    if dice.chance(40) {
+        let request = json!({"protocol": "tcp", "host": "shop.example.com", "port": port});
+        let ask = json!({"name": at.to_string(), "from": from, "request": request});
+        return question(ask, "bare", "tcp", dial, Some("gate"));
+    }
+    let sni = dice.one(&["shop.example.com", "a.shop.example.com", "pay.example.com", "api.example.org"]);
+    let mut request = http(dice);
+    request["host"] = json!(sni);
+    request["port"] = json!(port);
+    request["tls"] = json!("tls");
+    request["sni"] = json!(sni);
+    let ask = json!({"name": at.to_string(), "from": from, "request": request});
+    question(ask, "bare", "https", dial, Some("gate"))
+}
+
 /// A request for something that is no Service of the mesh.
 fn outward(dice: &mut Dice, names: &Names, world: &World<'_>, at: u64) -> Question {
     if dice.chance(35) {
         return in_mesh(dice, names, world, at);
     }
     let origin = json!({"workload": {"namespace": names.a, "kind": "Deployment", "name": "web"}});
-    let ip = dice.one(&[world.ips["svc/ext"].clone(), world.ips["svc/ext"].clone(), "240.0.0.10".to_owned()]);
+    let ext = world.ips["svc/ext"].clone();
+    let ip = dice.one(&[ext.clone(), ext, "240.0.0.10".to_owned(), "240.0.0.11".to_owned()]);
     let name = dice.one(&["ext.example.com", "ext.example.com", "other.example.com", "ext.example.org"]);
     if dice.chance(25) {
         let request = json!({"protocol": "tcp", "host": name, "to": {"ip": ip}, "port": 9000});

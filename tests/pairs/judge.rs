@@ -5,6 +5,7 @@ use meshscope::collect::assemble::assemble;
 use meshscope::collect::bundle;
 use meshscope::model::snapshot::Snapshot;
 use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What comes of a comparison.
 #[derive(Debug)]
@@ -78,13 +79,17 @@ pub(crate) fn judge(ask: &Value, answer: &Answer, seen: &Value) -> Verdict {
             if !answer.location.is_empty() && location != answer.location {
                 return differ(format!("another location, {location:?} and not {:?}", answer.location));
             }
-            headers(&answer.response_headers, &seen["headers"], true).map_or(Verdict::Agree, differ)
+            let open = &answer.undecided_response_headers;
+            headers((&answer.response_headers, open), &seen["headers"], true).map_or(Verdict::Agree, differ)
         }
         Outcome::Forwarded => {
             let Some(pod) = pod else {
                 let address = |host: &str| host.parse::<core::net::IpAddr>().is_ok();
                 if answer.backends.iter().all(|to| to.namespace.is_empty() && address(&to.service)) {
                     return Verdict::Open("whether something answers at an address outside".to_owned());
+                }
+                if !bytes && answer.backends.iter().all(|to| matches!(to.port, 9000 | 9090)) {
+                    return Verdict::Open("what an application for bytes says to HTTP or TLS".to_owned());
                 }
                 // Some of several destinations fail, and the request went to one of them.
                 let share = |status: u16| format!("requests are answered {status}");
@@ -127,21 +132,23 @@ pub(crate) fn judge(ask: &Value, answer: &Answer, seen: &Value) -> Verdict {
             }
             let plain = serde_json::from_value(request["headers"].clone()).unwrap_or_default();
             let sent = answer.sent.headers.as_ref().unwrap_or(&plain);
-            if let Some(what) = headers(sent, &received["headers"], false) {
+            let open = &answer.sent.undecided_headers;
+            if let Some(what) = headers((sent, open), &received["headers"], false) {
                 return differ(format!("the backend got {what}"));
             }
             // What proxies pass on as bytes they change nothing of.
             if answer.route.is_empty() && answer.response_headers.is_empty() {
                 return Verdict::Agree;
             }
-            headers(&answer.response_headers, &seen["headers"], true).map_or(Verdict::Agree, differ)
+            let open = &answer.undecided_response_headers;
+            headers((&answer.response_headers, open), &seen["headers"], true).map_or(Verdict::Agree, differ)
         }
     }
 }
 
-/// In which header two sides differ; of those alone that configurations speak of.
+/// In which header two sides differ; of those alone that configurations speak of. Of an `open` one it is said that it is there.
 fn headers(
-    said: &std::collections::BTreeMap<String, String>,
+    (said, open): (&BTreeMap<String, String>, &BTreeSet<String>),
     seen: &Value,
     answered: bool,
 ) -> Option<String> {
@@ -151,16 +158,17 @@ fn headers(
             || matches!(name, "x-tier" | "x-user")
             || (answered && (name == "x-from" || name.starts_with("access-control-")))
     };
-    let seen: std::collections::BTreeMap<String, String> =
-        serde_json::from_value(seen.clone()).unwrap_or_default();
-    let said = |name: &str| {
+    let seen: BTreeMap<String, String> = serde_json::from_value(seen.clone()).unwrap_or_default();
+    let told = |name: &str| {
         said.iter().find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value.replace(", ", ","))
     };
-    let all: std::collections::BTreeSet<&String> = seen.keys().filter(|name| ours(name)).collect();
+    let lower: Vec<String> = said.keys().map(|name| name.to_ascii_lowercase()).collect();
+    let all: BTreeSet<&String> =
+        seen.keys().chain(&lower).filter(|name| ours(name) && !open.contains(*name)).collect();
     for name in all {
         let value = seen.get(name).map(|value| value.replace(", ", ","));
-        if said(name) != value {
-            return Some(format!("header {name}: {value:?}, and not {:?}", said(name)));
+        if told(name) != value {
+            return Some(format!("header {name}: {value:?}, and not {:?}", told(name)));
         }
     }
     None

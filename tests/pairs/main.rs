@@ -9,7 +9,7 @@
 //! | `MESHSCOPE_PAIRS` | how many configurations, 12 unless said |
 //! | `MESHSCOPE_PAIRS_REQUESTS` | how many requests of each, 12 unless said |
 //! | `MESHSCOPE_PAIRS_SEED` | draws the same again; the clock's otherwise |
-//! | `MESHSCOPE_PAIRS_THEME` | one theme alone: `routes`, `policies`, `gateway`, `gateway-api`, `egress` |
+//! | `MESHSCOPE_PAIRS_THEME` | one theme alone: `routes`, `policies`, `gateway`, `gateway-api`, `egress`, `egress-gateway` |
 //! | `MESHSCOPE_PAIRS_NAMESPACE` | how the names of its namespaces begin, `pair` unless said |
 //! | `MESHSCOPE_PAIRS_RECORD` | a folder that gets the world and what was seen, in the form of `tests/twin/pairs` |
 //! | `MESHSCOPE_PAIRS_KEEP` | leaves the namespaces for the next run |
@@ -30,7 +30,9 @@ mod dice;
 mod draw;
 #[path = "../live/environment.rs"]
 mod environment;
+mod gateway_api;
 mod judge;
+mod outside;
 mod policies;
 mod rest;
 mod routes;

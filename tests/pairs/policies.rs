@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::dice::Dice;
 use crate::draw::{Names, object};
-use crate::world::World;
+use crate::world::{MARKER, World};
 
 /// The public half of a key that was made for this file; nothing else was ever signed with it.
 const KEYS: &str = "{\"keys\":[{\"kty\":\"RSA\",\"kid\":\"pair\",\"alg\":\"RS256\",\"e\":\"AQAB\",\"n\":\"szy4ZSl4YNMBZv3Tt2Qo12ADTrgWWWeKkqye5oq6AYhSbRqLkQVsL2XxHBoUbBBRag1HjDFeLl9vvEAi5aBb0sX-8K3hs36x0KzodCLVA7pAAPAojiC8D57SVAWgrfnFjftYdt2jzCwdlop_EX9mNGSvBQKeoMDso7JV38vlpygJLZQb7xSmXu7l8uM7MkEhG8PtxN8H6CsHO9JoThsuoRxGYWlXoy6JBPU4zlps5Tq9i1ONUcxNiMroacDDymZWXfxr0796qHwHCkxus8I8_o08Gn5pcz6NuWW6iaY3eXDvADOFjnIIhCIHci1yWn1RjSM34fC_Hwf6lSUe7ceyxQ\"}]}";
@@ -75,9 +75,52 @@ pub(crate) fn drawn(dice: &mut Dice, names: &Names, world: &World<'_>) -> Vec<Va
             let count = 1 + dice.below(2);
             spec["rules"] = json!((0..count).map(|_| rule(dice, names, world)).collect::<Vec<_>>());
         }
+        if dice.chance(6) {
+            // Nobody knows this authorizer.
+            spec["action"] = json!("CUSTOM");
+            spec["provider"] = json!({"name": "nobody"});
+        }
         out.push(object("AuthorizationPolicy", namespace, &format!("p{at}"), &spec));
     }
+    if dice.chance(15) {
+        out.push(own_listeners(dice, names));
+    }
     out
+}
+
+/// A Sidecar that says itself what the pods of `api` take.
+fn own_listeners(dice: &mut Dice, names: &Names) -> Value {
+    let http = json!({"port": {"number": 8080, "name": "http", "protocol": "HTTP"}, "defaultEndpoint": "127.0.0.1:8080"});
+    let tcp = json!({"port": {"number": 9090, "name": "tcp", "protocol": "TCP"}, "defaultEndpoint": dice.one(&["127.0.0.1:9090", "0.0.0.0:9090"])});
+    let ingress = dice.some(&[http, tcp], 2);
+    object(
+        "Sidecar",
+        &names.a,
+        "inbound",
+        &json!({"workloadSelector": {"labels": {"app": "api"}}, "ingress": ingress}),
+    )
+}
+
+/// A policy for a gateway, about requests alone: nothing is known of clients outside.
+pub(crate) fn at_gateway(dice: &mut Dice, names: &Names, selector: &str) -> Value {
+    let mut rules: Vec<Value> = (0..1 + dice.below(2))
+        .map(|_| {
+            let mut to = operation(dice, names);
+            if to["ports"].is_array() {
+                to["ports"] = json!(dice.some(&["80", "8080", "8090", "8091"], 2));
+            }
+            to["hosts"] =
+                json!(dice.some(&["shop.example.com", "*.example.com", "pay.example.com:80", "shop.*"], 2));
+            json!({"to": [{"operation": to}]})
+        })
+        .collect();
+    let action = dice.one(&["ALLOW", "DENY"]);
+    if action == "ALLOW" {
+        // What tells that the configuration has come.
+        rules.push(json!({"to": [{"operation": {"hosts": [MARKER]}}]}));
+    }
+    let spec = json!({"action": action, "selector": {"matchLabels": {"istio": selector}}, "rules": rules});
+    object("AuthorizationPolicy", &names.gw, "door", &spec)
 }
 
 fn rule(dice: &mut Dice, names: &Names, world: &World<'_>) -> Value {
@@ -100,7 +143,11 @@ fn source(dice: &mut Dice, names: &Names, world: &World<'_>) -> Value {
     let web = format!("cluster.local/ns/{}/sa/web", names.a);
     let mut out = json!({});
     for _ in 0..=dice.below(2) {
-        let (key, values) = match dice.below(7) {
+        let (key, values) = match dice.below(11) {
+            7 => ("serviceAccounts", dice.some(&[format!("{}/web", names.a), format!("{}/pay", names.b)], 2)),
+            8 => ("notServiceAccounts", dice.some(&[format!("{}/web", names.a)], 1)),
+            9 => ("remoteIpBlocks", dice.some(&[world.ips["web"].clone(), "10.244.0.0/16".to_owned()], 1)),
+            10 => ("notRequestPrincipals", dice.some(&["*".to_owned(), format!("{ISSUER}/*")], 1)),
             0 => (
                 "principals",
                 dice.some(
@@ -135,6 +182,11 @@ fn source(dice: &mut Dice, names: &Names, world: &World<'_>) -> Value {
             _ => ("requestPrincipals", dice.some(&["*".to_owned(), format!("{ISSUER}/alice")], 1)),
         };
         out[key] = json!(values);
+    }
+    // The API takes accounts or what names them in other ways, not both.
+    let accounts = ["serviceAccounts", "notServiceAccounts"].iter().any(|key| out.get(*key).is_some());
+    for other in ["principals", "notPrincipals", "namespaces", "notNamespaces"].iter().filter(|_| accounts) {
+        out.as_object_mut().unwrap().remove(*other);
     }
     out
 }
@@ -186,7 +238,11 @@ fn operation(dice: &mut Dice, names: &Names) -> Value {
 }
 
 fn condition(dice: &mut Dice, names: &Names, world: &World<'_>) -> Value {
-    let (key, values) = match dice.below(7) {
+    let (key, values) = match dice.below(11) {
+        7 => ("request.auth.claims[groups]", dice.some(&["staff".to_owned(), "guest".to_owned()], 1)),
+        8 => ("request.auth.principal", dice.some(&["*".to_owned(), format!("{ISSUER}/bob")], 1)),
+        9 => ("remote.ip", dice.some(&[world.ips["web"].clone(), world.ips["bare"].clone()], 1)),
+        10 => ("request.auth.audiences", dice.some(&["shop".to_owned(), "bank".to_owned()], 1)),
         0 => (
             "request.headers[x-tier]",
             dice.some(&["gold".to_owned(), "gold*".to_owned(), "*er".to_owned(), "*".to_owned()], 2),

@@ -1,10 +1,9 @@
-//! Routes: VirtualServices, DestinationRules, Sidecars, ServiceEntries, Gateways and the Gateway API's.
+//! Istio's routes: VirtualServices, DestinationRules, Sidecars and Gateways.
 
 use serde_json::{Value, json};
 
 use crate::dice::Dice;
 use crate::draw::{Names, object};
-use crate::world::World;
 
 /// Of VirtualServices and DestinationRules, inside the mesh.
 pub(crate) fn in_mesh(dice: &mut Dice, names: &Names) -> Vec<Value> {
@@ -13,13 +12,14 @@ pub(crate) fn in_mesh(dice: &mut Dice, names: &Names) -> Vec<Value> {
     for at in 0..1 + dice.below(3) {
         let namespace = dice.one(&[&names.a, &names.a, &names.b, &names.out]);
         let short = namespace == &names.a;
-        let hosts = match dice.below(8) {
+        let hosts = match dice.below(9) {
             0 | 1 if short => json!(["api"]),
             2 => json!([names.host("pay")]),
             3 => json!([format!("*.{}.svc.cluster.local", names.b)]),
             4 => json!([names.host("api"), "shop.example.com"]),
             5 => json!(["*.example.com"]),
             6 => json!([names.host("idle"), names.host("ext")]),
+            7 => json!([names.host("many"), names.host("named")]),
             _ => json!([names.host("api")]),
         };
         let mut spec = json!({"hosts": hosts, "http": http_routes(dice, names, true)});
@@ -27,12 +27,11 @@ pub(crate) fn in_mesh(dice: &mut Dice, names: &Names) -> Vec<Value> {
             spec["gateways"] = mesh.clone();
         }
         if dice.chance(20) {
-            spec["exportTo"] = json!([dice.one(&[".".to_owned(), "*".to_owned(), names.a.clone()])]);
+            let all = [".".to_owned(), "*".to_owned(), "~".to_owned(), names.a.clone(), names.b.clone()];
+            spec["exportTo"] = json!(dice.some(&all, 2));
         }
         if dice.chance(20) {
-            let subset = dice.one(&["v1", "v2"]);
-            let to = |host: &str, subset: &str| json!([{"destination": {"host": names.host(host), "subset": subset}}]);
-            spec["tcp"] = json!([{"match": [{"port": 9000}], "route": to("api", subset)}]);
+            spec["tcp"] = bytes(dice, names);
         }
         if dice.chance(20) {
             let host = dice.one(&["api", "pay"]);
@@ -43,18 +42,66 @@ pub(crate) fn in_mesh(dice: &mut Dice, names: &Names) -> Vec<Value> {
         }
         out.push(object("VirtualService", namespace, &format!("r{at}"), &spec));
     }
-    if dice.chance(15) {
-        let delegate = json!({"name": "part", "namespace": names.b});
-        let spec = json!({"hosts": [names.host("api-v2")], "http": [{"match": [{"uri": {"prefix": "/a"}}], "delegate": delegate},
-            {"route": [{"destination": {"host": names.host("api")}}]}]});
-        out.push(object("VirtualService", &names.a, "root", &spec));
-        let mut part = http_routes(dice, names, true);
-        part.as_array_mut().unwrap().truncate(2);
-        out.push(object("VirtualService", &names.b, "part", &json!({"http": part})));
+    if dice.chance(25) {
+        out.extend(delegation(dice, names));
     }
     out.extend(settings(dice, names));
     if dice.chance(15) {
         out.push(sidecar(dice, names));
+    }
+    out
+}
+
+/// Rules for bytes: to a subset, to several, for some clients, for some addresses.
+fn bytes(dice: &mut Dice, names: &Names) -> Value {
+    let to = |host: &str, subset: &str| json!({"destination": {"host": names.host(host), "subset": subset, "port": {"number": 9000}}});
+    let mut condition = json!({"port": 9000});
+    match dice.below(5) {
+        0 => condition["sourceLabels"] = json!({"app": dice.one(&["web", "api"])}),
+        1 => condition["sourceNamespace"] = json!(dice.one(&[&names.a, &names.b])),
+        2 => condition["destinationSubnets"] = json!([dice.one(&["10.96.0.0/12", "10.244.0.0/16"])]),
+        3 => condition["gateways"] = json!(["mesh"]),
+        _ => {}
+    }
+    let mut route = json!([to("api", dice.one(&["v1", "v2"]))]);
+    if dice.chance(30) {
+        route[0]["weight"] = json!(30);
+        let mut other = to(dice.one(&["api", "pay"]), "v1");
+        other["weight"] = json!(70);
+        route = json!([route[0], other]);
+    }
+    json!([{"match": [condition], "route": route}])
+}
+
+/// A VirtualService whose rules stand in others.
+fn delegation(dice: &mut Dice, names: &Names) -> Vec<Value> {
+    let delegate = |name: &str| json!({"name": name, "namespace": names.b});
+    let mut first =
+        json!({"match": [{"uri": {"prefix": dice.one(&["/a", "/api", "/"])}}], "delegate": delegate("part")});
+    if dice.chance(40) {
+        first["match"] = json!([condition(dice, names, true), condition(dice, names, true)]);
+    }
+    match dice.below(5) {
+        0 => first["timeout"] = json!("0.4s"),
+        1 => first["headers"] = json!({"request": {"set": {"x-set": "root"}}}),
+        2 => first["fault"] = json!({"abort": {"httpStatus": 418, "percentage": {"value": 100}}}),
+        3 => first["rewrite"] = json!({"uri": "/root"}),
+        _ => {}
+    }
+    let mut rules = json!([first, {"route": [{"destination": {"host": names.host("api")}}]}]);
+    if dice.chance(30) {
+        rules = json!([rules[0], {"match": [{"uri": {"prefix": "/b"}}], "delegate": delegate(dice.one(&["rest", "nobody"]))}, rules[1]]);
+    }
+    let spec = json!({"hosts": [names.host("api-v2")], "http": rules});
+    let mut out = vec![object("VirtualService", &names.a, "root", &spec)];
+    for name in ["part", "rest"] {
+        let mut part = http_routes(dice, names, true);
+        part.as_array_mut().unwrap().truncate(2);
+        let mut spec = json!({"http": part});
+        if dice.chance(20) {
+            spec["exportTo"] = json!([dice.one(&[".".to_owned(), names.a.clone()])]);
+        }
+        out.push(object("VirtualService", &names.b, name, &spec));
     }
     out
 }
@@ -95,10 +142,19 @@ pub(crate) fn settings(dice: &mut Dice, names: &Names) -> Vec<Value> {
     out
 }
 
-fn traffic(dice: &mut Dice) -> Value {
+pub(crate) fn traffic(dice: &mut Dice) -> Value {
     let tls =
         |dice: &mut Dice| json!({"mode": dice.one(&["DISABLE", "ISTIO_MUTUAL", "ISTIO_MUTUAL", "SIMPLE"])});
     let mut out = json!({"loadBalancer": {"simple": dice.one(&["ROUND_ROBIN", "RANDOM", "LEAST_REQUEST"])}});
+    match dice.below(8) {
+        0 => out["loadBalancer"] = json!({"consistentHash": {"httpHeaderName": "x-user"}}),
+        1 => out["loadBalancer"] = json!({"consistentHash": {"useSourceIp": true}}),
+        2 => {
+            out["connectionPool"] = json!({"http": {"maxRequestsPerConnection": 1, "h2UpgradePolicy": dice.one(&["UPGRADE", "DO_NOT_UPGRADE"])}})
+        }
+        3 => out["retryBudget"] = json!({"percent": 20, "minRetryConcurrency": 3}),
+        _ => {}
+    }
     if dice.chance(50) {
         out["tls"] = tls(dice);
     }
@@ -108,7 +164,7 @@ fn traffic(dice: &mut Dice) -> Value {
     out
 }
 
-fn sidecar(dice: &mut Dice, names: &Names) -> Value {
+pub(crate) fn sidecar(dice: &mut Dice, names: &Names) -> Value {
     let all = [
         "./*".to_owned(),
         format!("{}/*", names.b),
@@ -120,8 +176,26 @@ fn sidecar(dice: &mut Dice, names: &Names) -> Value {
     ];
     let mut hosts = dice.some(&all, 3);
     // What tells that the configuration has come.
-    hosts.push(format!("{}/*", names.gw));
+    let marker = format!("{}/*", names.gw);
+    hosts.push(marker.clone());
     let mut spec = json!({"egress": [{"hosts": hosts}]});
+    if dice.chance(30) {
+        let port = dice.one(&[
+            json!({"number": 80, "name": "http", "protocol": "HTTP"}),
+            json!({"number": 81, "name": "http-81", "protocol": "HTTP"}),
+            json!({"number": 9000, "name": "tcp", "protocol": "TCP"}),
+        ]);
+        let mut own = dice.some(&all, 2);
+        own.push(marker);
+        spec["egress"] = json!([{"port": port, "hosts": own}, spec["egress"][0]]);
+    }
+    if dice.chance(15) {
+        let without = dice.one(&[format!("~{}/*", names.b), format!("~*/{}", names.host("ext"))]);
+        spec["egress"].as_array_mut().unwrap().last_mut().unwrap()["hosts"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!(without));
+    }
     if dice.chance(50) {
         spec["outboundTrafficPolicy"] = json!({"mode": dice.one(&["REGISTRY_ONLY", "ALLOW_ANY"])});
     }
@@ -129,57 +203,6 @@ fn sidecar(dice: &mut Dice, names: &Names) -> Value {
         spec["workloadSelector"] = json!({"labels": {"app": "web"}});
     }
     object("Sidecar", &names.a, "scope", &spec)
-}
-
-/// Hosts outside.
-pub(crate) fn egress(dice: &mut Dice, names: &Names, world: &World<'_>) -> Vec<Value> {
-    let mut out = vec![];
-    for at in 0..1 + dice.below(2) {
-        let namespace = dice.one(&[&names.a, &names.b, &names.out]);
-        let wild = dice.chance(25);
-        let hosts = if wild {
-            json!(["*.example.com"])
-        } else {
-            json!(dice.some(&["ext.example.com", "other.example.com"], 2))
-        };
-        let ports = json!([{"number": 80, "name": "http", "protocol": "HTTP"}, {"number": 81, "name": "http-two", "protocol": "HTTP"},
-            {"number": 9000, "name": "tcp", "protocol": "TCP"}, {"number": 443, "name": "tls", "protocol": "TLS"}]);
-        let mut spec = json!({"hosts": hosts, "location": dice.one(&["MESH_EXTERNAL", "MESH_EXTERNAL", "MESH_INTERNAL"])});
-        let count = 1 + dice.below(4);
-        spec["ports"] = json!(ports.as_array().unwrap()[..count]);
-        let map = |all: &[(&str, u16)]| {
-            let own = all.iter().take(count).map(|(name, port)| ((*name).to_owned(), json!(port)));
-            Value::Object(own.collect())
-        };
-        match if wild { 0 } else { dice.below(3) } {
-            0 => spec["resolution"] = json!("NONE"),
-            1 => {
-                spec["resolution"] = json!("STATIC");
-                let ports = map(&[("http", 8080), ("http-two", 8080), ("tcp", 9090), ("tls", 8443)]);
-                spec["endpoints"] = json!([{"address": world.ips["ext"], "ports": ports}]);
-            }
-            _ => {
-                spec["resolution"] = json!("DNS");
-                let ports = map(&[("http", 80), ("http-two", 80), ("tcp", 9000), ("tls", 443)]);
-                spec["endpoints"] = json!([{"address": names.host("ext"), "ports": ports}]);
-            }
-        }
-        if dice.chance(40) && !wild {
-            spec["addresses"] = json!(["240.0.0.10"]);
-        }
-        if dice.chance(20) {
-            spec["exportTo"] = json!([dice.one(&[".".to_owned(), "*".to_owned()])]);
-        }
-        out.push(object("ServiceEntry", namespace, &format!("e{at}"), &spec));
-    }
-    if dice.chance(60) {
-        out.push(sidecar(dice, names));
-    }
-    if dice.chance(40) {
-        let spec = json!({"hosts": ["ext.example.com"], "http": http_routes(dice, names, true)});
-        out.push(object("VirtualService", &names.a, "out", &spec));
-    }
-    out
 }
 
 /// Of Istio's Gateways, from outside.
@@ -200,6 +223,13 @@ pub(crate) fn at_gateway(dice: &mut Dice, names: &Names) -> Vec<Value> {
             let mut server = json!({"port": {"number": port, "name": format!("http-{name}-{at}"), "protocol": "HTTP"}, "hosts": dice.some(&all, 2)});
             if dice.chance(12) {
                 server["tls"] = json!({"httpsRedirect": true});
+            } else if *port != 80 && dice.chance(40) {
+                // Bytes: as they are, or TLS by its server name.
+                let tls = dice.chance(60);
+                server["port"]["protocol"] = json!(if tls { "TLS" } else { "TCP" });
+                if tls {
+                    server["tls"] = json!({"mode": "PASSTHROUGH"});
+                }
             }
             servers.push(server);
         }
@@ -216,16 +246,49 @@ pub(crate) fn at_gateway(dice: &mut Dice, names: &Names) -> Vec<Value> {
             dice.some(&[format!("{}/one", names.gw), format!("{}/two", names.gw), "mesh".to_owned()], 2);
         let hosts =
             dice.some(&["shop.example.com", "*.example.com", "a.shop.example.com", "pay.example.com"], 2);
-        let spec = json!({"hosts": hosts, "gateways": bound, "http": http_routes(dice, names, false)});
+        let mut spec = json!({"hosts": hosts, "gateways": bound, "http": http_routes(dice, names, false)});
+        if dice.chance(40) {
+            let port = dice.one(&[8080, 8091]);
+            let sni = hosts[0];
+            let to = |host: &str, port: u16| json!([{"destination": {"host": names.host(host), "port": {"number": port}}}]);
+            spec["tls"] = json!([{"match": [{"port": port, "sniHosts": [sni]}], "route": to(dice.one(&["api", "ext"]), 443)}]);
+            spec["tcp"] = json!([{"match": [{"port": dice.one(&[8080, 8091])}], "route": to(dice.one(&["api", "pay", "ext"]), 9000)}]);
+        }
         out.push(object("VirtualService", namespace, &format!("g{at}"), &spec));
     }
     if dice.chance(60) {
         out.extend(settings(dice, names));
     }
+    if dice.chance(25) {
+        out.push(crate::policies::at_gateway(dice, names, &selector));
+    }
     out
 }
 
-fn http_routes(dice: &mut Dice, names: &Names, mesh: bool) -> Value {
+/// Values that proxies put together, of a request's headers and of an answer's.
+pub(crate) const ASKED: &[&str] = &[
+    "%REQ(x-user)%",
+    "%REQ(X-None?x-tier)%",
+    "[%REQ(x-user):3%]",
+    "100%%",
+    "%REQ(:path)% %REQ(:authority)%",
+    "%PROTOCOL% %ROUTE_NAME%",
+    "%RESPONSE_CODE%%RESPONSE_FLAGS%",
+    "%DURATION%",
+    "%REQ(x-tier)%",
+];
+pub(crate) const ANSWERED: &[&str] = &[
+    "%RESPONSE_CODE%",
+    "%RESP(:status)% %RESP(x-from)%",
+    "%REQ(x-user)%",
+    "%REQ(:path)% %REQ(:authority)%",
+    "%RESPONSE_FLAGS%",
+    "%RESPONSE_CODE_DETAILS%",
+    "%ROUTE_NAME% %REQ(x-set)%",
+    "%START_TIME(%s)%",
+];
+
+pub(crate) fn http_routes(dice: &mut Dice, names: &Names, mesh: bool) -> Value {
     let count = 1 + dice.below(4);
     let mut all: Vec<Value> = (0..count).map(|at| http_route(dice, names, mesh, at + 1 == count)).collect();
     if dice.chance(20) {
@@ -262,9 +325,22 @@ fn condition(dice: &mut Dice, names: &Names, mesh: bool) -> Value {
                 out["headers"] = json!({"x-tier": text_match(dice, &["gold", "silver"], &["gol", "s"], &["gol.*", "[a-z]+"])})
             }
             7 => out["headers"] = json!({"x-user": {}}),
-            8 => out["withoutHeaders"] = json!({"x-tier": text_match(dice, &["gold"], &["gol"], &["s.*"])}),
+            8 => {
+                out["withoutHeaders"] =
+                    json!({"x-tier": text_match(dice, &["gold"], &["gol"], &["s.*", ".*", "*"])})
+            }
             9 => out["queryParams"] = json!({"x": text_match(dice, &["1", "2"], &["1"], &["[0-9]+", ".*"])}),
-            _ if mesh => match dice.below(3) {
+            _ if mesh => match dice.below(6) {
+                3 => out["gateways"] = json!([dice.one(&["mesh".to_owned(), format!("{}/one", names.gw)])]),
+                4 => {
+                    out["authority"] = text_match(
+                        dice,
+                        &[&names.host("api"), "api"],
+                        &["api", "pay"],
+                        &[".*[.]local", "[a-z]+"],
+                    )
+                }
+                5 => out["scheme"] = json!({"exact": dice.one(&["http", "https"])}),
                 0 => out["sourceLabels"] = json!({"app": dice.one(&["web", "api"])}),
                 1 => out["sourceNamespace"] = json!(dice.one(&[&names.a, &names.b])),
                 _ => out["port"] = json!(dice.one(&[80, 81])),
@@ -301,13 +377,25 @@ fn http_route(dice: &mut Dice, names: &Names, mesh: bool, last: bool) -> Value {
         0 => {
             let mut redirect = json!({});
             for _ in 0..=dice.below(2) {
-                match dice.below(5) {
-                    0 => redirect["uri"] = json!(dice.one(&["/new", "/new/path?y=1"])),
+                match dice.below(8) {
+                    5 => {
+                        redirect["derivePort"] =
+                            json!(dice.one(&["FROM_REQUEST_PORT", "FROM_PROTOCOL_DEFAULT"]))
+                    }
+                    6 => redirect["port"] = json!(dice.one(&[80, 443])),
+                    7 if redirect.get("uri").is_none() => redirect["prefixRewrite"] = json!("/pre"),
+                    0 | 7 => redirect["uri"] = json!(dice.one(&["/new", "/new/path?y=1"])),
                     1 => redirect["authority"] = json!("new.example.com"),
                     2 => redirect["redirectCode"] = json!(dice.one(&[302, 303, 307, 308])),
                     3 => redirect["port"] = json!(8443),
                     _ => redirect["scheme"] = json!("https"),
                 }
+            }
+            if redirect.get("derivePort").is_some() {
+                redirect.as_object_mut().unwrap().remove("port");
+            }
+            if redirect.get("prefixRewrite").is_some() {
+                redirect.as_object_mut().unwrap().remove("uri");
             }
             if redirect.get("uri").is_none() && redirect.get("authority").is_none() {
                 redirect["authority"] = json!("new.example.com");
@@ -338,24 +426,36 @@ fn http_route(dice: &mut Dice, names: &Names, mesh: bool, last: bool) -> Value {
         };
     }
     if dice.chance(12) {
-        out["fault"] = match dice.below(3) {
+        out["fault"] = match dice.below(7) {
+            3 => json!({"abort": {"httpStatus": 418}}),
+            4 => {
+                json!({"delay": {"fixedDelay": "0.6s", "percentage": {"value": 100}}, "abort": {"httpStatus": 429, "percentage": {"value": 100}}})
+            }
+            5 => json!({"delay": {"fixedDelay": "0.6s", "percentage": {"value": 100}}}),
+            6 => json!({"abort": {"grpcStatus": "UNAVAILABLE", "percentage": {"value": 100}}}),
             0 => json!({"delay": {"fixedDelay": "0.1s", "percentage": {"value": 100}}}),
             1 => json!({"abort": {"httpStatus": dice.one(&[400, 418, 503]), "percentage": {"value": 100}}}),
             _ => json!({"abort": {"httpStatus": 500, "percentage": {"value": 0}}}),
         };
     }
     if dice.chance(25) {
-        out["timeout"] = json!(dice.one(&["0.4s", "5s"]));
+        out["timeout"] = json!(dice.one(&["0.4s", "0.4s", "5s"]));
     }
     if dice.chance(15) {
-        out["retries"] = match dice.below(3) {
+        out["retries"] = match dice.below(5) {
+            3 => json!({"attempts": 2, "retryOn": "418,connect-failure"}),
+            4 => json!({"attempts": 1, "perTryTimeout": "0.3s", "retryOn": "5xx"}),
             0 => json!({"attempts": 0}),
             1 => json!({"attempts": 2, "perTryTimeout": "0.3s"}),
             _ => json!({"attempts": 1, "retryOn": "5xx"}),
         };
     }
     if dice.chance(20) {
-        out["headers"] = match dice.below(4) {
+        out["headers"] = match dice.below(6) {
+            4 => json!({"request": {"set": {"host": "set.example.com"}}}),
+            5 => {
+                json!({"request": {"set": {"x-set": dice.one(ASKED)}, "remove": ["x-tier"]}, "response": {"set": {"x-add": dice.one(ANSWERED)}}})
+            }
             0 => json!({"request": {"set": {"x-set": "1", "x-tier": "changed"}}}),
             1 => json!({"request": {"add": {"x-add": "a", "x-tier": "more"}, "remove": ["x-user"]}}),
             2 => json!({"response": {"set": {"x-from": "route"}, "add": {"x-add": "r"}}}),
@@ -369,150 +469,26 @@ fn http_route(dice: &mut Dice, names: &Names, mesh: bool, last: bool) -> Value {
     if dice.chance(8) {
         out["mirror"] = json!({"host": names.host("pay"), "port": {"number": 80}});
     }
-    if dice.chance(12) {
+    if dice.chance(if out.get("fault").is_some() { 40 } else { 12 }) {
         let origins = dice.some(
-            &[json!({"exact": "https://shop.example.com"}), json!({"regex": "https://.*[.]example[.]com"})],
-            1,
+            &[
+                json!({"exact": "https://shop.example.com"}),
+                json!({"regex": "https://.*[.]example[.]com"}),
+                json!({"exact": "*"}),
+                json!({"prefix": "https://other"}),
+            ],
+            2,
         );
         out["corsPolicy"] = json!({"allowOrigins": origins, "allowMethods": ["GET", "POST"], "allowHeaders": ["x-tier"], "maxAge": "60s"});
-    }
-    out
-}
-
-/// Of the Gateway API: at a gateway and inside the mesh.
-pub(crate) fn of_gateway_api(dice: &mut Dice, names: &Names) -> Vec<Value> {
-    let mut out = vec![];
-    for at in 0..1 + dice.below(4) {
-        let namespace = dice.one(&[&names.a, &names.a, &names.b, &names.gw]);
-        let mut spec = json!({});
-        if dice.chance(65) {
-            let mut parent = json!({"name": "front", "namespace": names.gw});
-            match dice.below(4) {
-                0 => parent["sectionName"] = json!(dice.one(&["any", "some", "other", "own", "absent"])),
-                1 => parent["port"] = json!(dice.one(&[80, 8080, 8081])),
-                _ => {}
-            }
-            spec["parentRefs"] = json!([parent]);
-            if dice.chance(75) {
-                spec["hostnames"] = json!(dice.some(
-                    &["shop.example.com", "*.example.com", "*.shop.example.com", "api.example.org"],
-                    2
-                ));
-            }
-        } else {
-            let service = dice.one(&["api", "api", "pay"]);
-            let home = if service == "pay" { &names.b } else { &names.a };
-            let mut parent = json!({"group": "", "kind": "Service", "name": service, "namespace": home});
-            if dice.chance(50) {
-                parent["port"] = json!(dice.one(&[80, 81]));
-            }
-            spec["parentRefs"] = json!([parent]);
+        if dice.chance(30) {
+            out["corsPolicy"]["allowCredentials"] = json!(dice.chance(60));
         }
-        let count = 1 + dice.below(3);
-        spec["rules"] = json!((0..count).map(|_| api_rule(dice, names, namespace)).collect::<Vec<_>>());
-        out.push(object("HTTPRoute", namespace, &format!("h{at}"), &spec));
-    }
-    if dice.chance(50) {
-        let from = dice.one(&[&names.a, &names.gw]);
-        let spec = json!({"from": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": from}], "to": [{"group": "", "kind": "Service"}]});
-        out.push(object("ReferenceGrant", &names.b, "grant", &spec));
-    }
-    if dice.chance(20) {
-        out.extend(settings(dice, names));
-    }
-    out
-}
-
-fn api_condition(dice: &mut Dice) -> Value {
-    let mut out = json!({});
-    for _ in 0..=dice.below(2) {
-        match dice.below(6) {
-            0..=2 => {
-                let (kind, values) = dice.one(&[
-                    ("Exact", ["/a", "/api/v1/items", "/"]),
-                    ("PathPrefix", ["/a", "/api", "/"]),
-                    ("PathPrefix", ["/a/", "/api/v1", "/b"]),
-                    ("RegularExpression", ["/a.*", "/api/v[0-9]+/.*", "/[ab]"]),
-                ]);
-                out["path"] = json!({"type": kind, "value": dice.one(&values)});
-            }
-            3 => out["headers"] = json!([{"name": "x-tier", "value": dice.one(&["gold", "silver"])}]),
-            4 => out["queryParams"] = json!([{"name": "x", "value": dice.one(&["1", "2"])}]),
-            _ => out["method"] = json!(dice.one(&["GET", "POST"])),
+        if dice.chance(30) {
+            out["corsPolicy"]["exposeHeaders"] = json!(["x-from", "x-add"]);
         }
-    }
-    out
-}
-
-fn api_rule(dice: &mut Dice, names: &Names, namespace: &str) -> Value {
-    let mut out = json!({});
-    if dice.chance(75) {
-        let count = 1 + dice.below(2);
-        out["matches"] = json!((0..count).map(|_| api_condition(dice)).collect::<Vec<_>>());
-    }
-    let mut filters = vec![];
-    if dice.chance(25) {
-        filters.push(json!({"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "x-set", "value": "1"}], "add": [{"name": "x-tier", "value": "more"}], "remove": ["x-user"]}}));
-    }
-    if dice.chance(20) {
-        filters.push(json!({"type": "ResponseHeaderModifier", "responseHeaderModifier": {"set": [{"name": "x-from", "value": "route"}], "add": [{"name": "x-add", "value": "r"}]}}));
-    }
-    let prefix =
-        out["matches"].as_array().is_some_and(|all| all.len() == 1 && all[0]["path"]["type"] == "PathPrefix");
-    let path = |dice: &mut Dice| {
-        if prefix && dice.chance(60) {
-            json!({"type": "ReplacePrefixMatch", "replacePrefixMatch": dice.one(&["/z", "/", "/z/"])})
-        } else {
-            json!({"type": "ReplaceFullPath", "replaceFullPath": "/full"})
+        if dice.chance(30) {
+            out["corsPolicy"]["unmatchedPreflights"] = json!(dice.one(&["IGNORE", "FORWARD"]));
         }
-    };
-    if dice.chance(15) {
-        let mut redirect = json!({"statusCode": dice.one(&[301, 302])});
-        match dice.below(4) {
-            0 => redirect["hostname"] = json!("new.example.com"),
-            1 => redirect["scheme"] = json!("https"),
-            2 => redirect["port"] = json!(8443),
-            _ => redirect["path"] = path(dice),
-        }
-        filters.push(json!({"type": "RequestRedirect", "requestRedirect": redirect}));
-        out["filters"] = json!(filters);
-        return out;
-    }
-    if dice.chance(20) {
-        let mut rewrite = json!({});
-        if dice.chance(40) {
-            rewrite["hostname"] = json!("rewritten.example.com");
-        }
-        if dice.chance(70) || rewrite.get("hostname").is_none() {
-            rewrite["path"] = path(dice);
-        }
-        filters.push(json!({"type": "URLRewrite", "urlRewrite": rewrite}));
-    }
-    if !filters.is_empty() {
-        out["filters"] = json!(filters);
-    }
-    if dice.chance(15) {
-        out["timeouts"] = json!({"request": "400ms"});
-    }
-    let backend = |dice: &mut Dice| {
-        let service = dice.one(&["api", "api", "api", "pay", "api-v2", "idle", "missing"]);
-        let mut one = json!({"name": service, "port": dice.one(&[80, 80, 80, 80, 7777])});
-        let home = if service == "pay" { &names.b } else { &names.a };
-        if home != namespace {
-            one["namespace"] = json!(home);
-        }
-        one
-    };
-    if !dice.chance(6) {
-        let first = backend(dice);
-        out["backendRefs"] = if dice.chance(25) {
-            let (mut first, mut second) = (first, backend(dice));
-            first["weight"] = json!(dice.one(&[0, 1, 5]));
-            second["weight"] = json!(dice.one(&[1, 3]));
-            json!([first, second])
-        } else {
-            json!([first])
-        };
     }
     out
 }

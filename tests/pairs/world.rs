@@ -2,7 +2,7 @@
 //!
 //! | namespace | pods | Services |
 //! | --- | --- | --- |
-//! | `PREFIX-a` | `web`, `api-v1`, `api-v2`, with sidecars | `web`, `api`, `api-v2`, `many` (headless), `idle` (no pods) |
+//! | `PREFIX-a` | `web`, `api-v1`, `api-v2`, with sidecars | `web`, `api`, `api-v2`, `many` (headless), `idle` (no pods), `named` (another name of `ext`) |
 //! | `PREFIX-b` | `pay`, with a sidecar | `pay` |
 //! | `PREFIX-out` | `bare`, `ext`, without | `ext` |
 //! | `PREFIX-gw` | `gate` (Istio's Gateways), `front` (the Gateway API's) | of both |
@@ -19,8 +19,10 @@ use crate::rest;
 const PACE: Duration = Duration::from_millis(250);
 /// What proxies give to connections of a configuration that is gone, and a little more: then none of them judges.
 pub(crate) const DRAIN: Duration = Duration::from_millis(1_700);
+/// What the times of objects are told in, and a little more.
+const SECOND: Duration = Duration::from_millis(1_050);
 /// The host whose answer tells which configuration a proxy has.
-const MARKER: &str = "marker.pair";
+pub(crate) const MARKER: &str = "marker.pair";
 
 /// A request, as it is asked of the twin and as it is sent.
 #[derive(Debug, Clone)]
@@ -161,8 +163,11 @@ impl<'a> World<'a> {
         });
         let marker_server =
             json!({"port": {"number": 8099, "name": "http-marker", "protocol": "HTTP"}, "hosts": [MARKER]});
-        let mut many = service(&a, "many", &json!({"app": "api"}), &[("http", 8080, 8080)]);
+        let ports = [("http", 8080, 8080), ("tcp-raw", 9090, 9090)];
+        let mut many = service(&a, "many", &json!({"app": "api"}), &ports);
         many["spec"]["clusterIP"] = json!("None");
+        let named = json!({"type": "ExternalName", "externalName": format!("ext.{out}.svc.cluster.local"),
+            "ports": [{"name": "http", "port": 80}]});
         vec![
             space(&a, injected()),
             space(&b, injected()),
@@ -182,6 +187,7 @@ impl<'a> World<'a> {
             service(&a, "api", &json!({"app": "api"}), &app),
             service(&a, "api-v2", &json!({"app": "api", "version": "v2"}), &app[..1]),
             many,
+            object("v1", "Service", &a, "named", &named),
             service(&a, "idle", &json!({"app": "idle"}), &[("http", 80, 8080), ("tcp", 9000, 9090)]),
             service(&b, "pay", &json!({"app": "pay"}), &app),
             service(&out, "ext", &json!({"app": "ext"}), &app),
@@ -238,6 +244,7 @@ impl<'a> World<'a> {
             "networking.istio.io/v1/destinationrules",
             "networking.istio.io/v1/gateways",
             "networking.istio.io/v1/serviceentries",
+            "networking.istio.io/v1/workloadentries",
             "networking.istio.io/v1/sidecars",
             "security.istio.io/v1/authorizationpolicies",
             "security.istio.io/v1/peerauthentications",
@@ -316,8 +323,15 @@ impl<'a> World<'a> {
         for object in self.applied.iter().filter(|object| kept.contains(&name(object))) {
             self.api.delete(object);
         }
-        objects.retain(|object| match self.api.apply(object) {
-            Ok(()) => true,
+        objects.retain_mut(|object| match self.api.apply(object) {
+            Ok(made) => {
+                // Which one is older decides between some of them, and objects of one second have no order.
+                object["metadata"]["creationTimestamp"] = made["metadata"]["creationTimestamp"].clone();
+                if object["kind"] == "ServiceEntry" {
+                    std::thread::sleep(SECOND);
+                }
+                true
+            }
             Err(message) if message.starts_with("4") => {
                 crate::say(&format!("left out, for the API server says {message}: {object}"));
                 false

@@ -1,8 +1,9 @@
 //! What the twin answers: the outcome, and the decisions that led there.
 
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use super::respond::Changes;
 use crate::model::object::ObjectRef;
 
 /// What becomes of a request.
@@ -96,6 +97,7 @@ fn is_zero(port: &u16) -> bool {
 
 /// What the backend receives; parts that are absent are as the client sent them.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Sent {
     /// The Host header.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -106,6 +108,9 @@ pub struct Sent {
     /// All headers of the client after changes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub headers: Option<BTreeMap<String, String>>,
+    /// Headers, in lower case, that it gets besides with a value that configuration does not decide.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub undecided_headers: BTreeSet<String>,
 }
 
 impl Sent {
@@ -178,6 +183,9 @@ pub struct Answer {
     /// The headers that the caller sees, as far as configuration and the backend's answer decide them.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub response_headers: BTreeMap<String, String>,
+    /// Headers, in lower case, that the caller sees besides with a value that configuration does not decide.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub undecided_response_headers: BTreeSet<String>,
     /// The decisions in order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<Step>,
@@ -187,6 +195,9 @@ pub struct Answer {
     /// How often the route sends a request in all that the application answers with a failure; 0 where no route does.
     #[serde(skip)]
     pub tries: u64,
+    /// What the route that took the request does to the headers of answers.
+    #[serde(skip)]
+    pub changes: Changes,
     /// Shares of the requests that fail where the others do not; `steps` tell them.
     #[serde(skip)]
     pub lost: Vec<Lost>,

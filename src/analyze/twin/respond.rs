@@ -1,11 +1,12 @@
 //! What a route does with a request: it answers itself, or sends it on changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::answer::{Answer, Lost, Sent, Step};
-use super::ask::Request;
+use super::ask::{Protocol, Request};
 use super::http::engine::Seen;
-use super::http::headers::{self, HeaderOps};
+use super::http::headers::{self, Carried, HeaderOps};
+use super::http::operators::{self, Asked, Reply};
 use super::http::rewrite;
 use super::http::table::{Action, Cors, Destination, Fault, Forward, Rewrite, Route, Weighted};
 use super::simulate::Onward;
@@ -18,8 +19,10 @@ pub struct Routing {
     pub sent: Sent,
     /// Who gets a copy.
     pub mirrors: Vec<Destination>,
-    /// What is done to the answer's headers.
-    pub response_headers: Vec<HeaderOps>,
+    /// What is done to the answer's headers where the request was sent on.
+    pub changes: Changes,
+    /// The same where it never was: by the request as it came.
+    pub unsent: Changes,
     /// Headers that cross-origin rules add to the answer.
     pub cors_headers: BTreeMap<String, String>,
     /// The time that the request has, in seconds.
@@ -29,31 +32,61 @@ pub struct Routing {
 }
 
 impl Routing {
-    /// The headers of an answer on its way back to the caller.
-    pub fn answered(&self, mut headers: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    /// Writes the headers of a backend's answer, or of one that the proxy gives for it.
+    pub fn answered(&self, reply: Reply, mut headers: BTreeMap<String, String>, answer: &mut Answer) {
         headers.extend(self.cors_headers.clone());
-        self.changed(headers)
+        // Without a cluster a request is not changed before it is answered.
+        let unsent = !reply.upstream && !matches!(answer.flag.as_str(), "UH" | "UF" | "UC" | "UT");
+        let changes = if unsent { &self.unsent } else { &self.changes };
+        changes.make(reply, headers, answer);
     }
+}
 
-    /// The same without cross-origin rules, which an answer from before them does not get.
-    pub fn changed(&self, mut headers: BTreeMap<String, String>) -> BTreeMap<String, String> {
-        self.response_headers.iter().for_each(|change| change.apply(&mut headers));
-        headers
+/// What a route does to the headers of answers, and the request that it took, which operators in them read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    ops: Vec<HeaderOps>,
+    asked: Asked,
+}
+
+impl Changes {
+    /// Writes the headers of an answer, changed.
+    pub fn make(&self, reply: Reply, headers: BTreeMap<String, String>, answer: &mut Answer) {
+        let mut own = Carried::of(headers);
+        for ops in &self.ops {
+            ops.apply(&mut own, &|value, own| operators::put_in(value, &self.asked, Some((reply, own))));
+        }
+        answer.undecided_response_headers = undecided(&own, "that the caller sees", answer);
+        answer.response_headers = own.known;
     }
+}
+
+/// The names of headers whose value is not known; each is told.
+fn undecided(headers: &Carried, whose: &str, answer: &mut Answer) -> BTreeSet<String> {
+    for (name, operator) in &headers.undecided {
+        let told = Step::plain(format!("the value of header {name} {whose} is not modelled: {operator}"));
+        if !answer.steps.contains(&told) {
+            answer.steps.push(told);
+        }
+    }
+    headers.undecided.keys().cloned().collect()
 }
 
 /// Does what a route says; `None` where the request ends here.
 pub(super) fn act(route: &Route, seen: &Seen<'_>, request: &Request, answer: &mut Answer) -> Option<Onward> {
     let mut delay = 0.0;
+    let to = if let Action::Forward(forward) = &route.action { forward.to.as_slice() } else { &[] };
+    let first = to.first().map(|first| &first.response_headers);
+    let ops = in_order(&route.response_headers, first, to.len());
+    let asked = asked(route, seen, request);
+    // A policy at the gateway may still answer in the route's place.
+    answer.changes = Changes { ops, asked };
     if let Some(fault) = &route.fault
         && !faulty(fault, answer, &mut delay)
     {
         // A route changes the headers of this answer, too, and so does the destination that would have got the request.
-        let mut own = BTreeMap::new();
-        let to = if let Action::Forward(forward) = &route.action { forward.to.as_slice() } else { &[] };
-        let first = to.first().map(|first| &first.response_headers);
-        in_order(&route.response_headers, first, to.len()).iter().for_each(|change| change.apply(&mut own));
-        answer.response_headers = own;
+        let reply = Reply::own(answer.status.unwrap_or_default(), &answer.flag);
+        answer.changes.clone().make(reply, BTreeMap::new(), answer);
         return None;
     }
     // Faults come before: an aborted preflight has no answer of these rules.
@@ -67,9 +100,7 @@ pub(super) fn act(route: &Route, seen: &Seen<'_>, request: &Request, answer: &mu
         Action::Respond { status, reason } => {
             let why = if reason.is_empty() { "the route answers itself".to_owned() } else { reason.clone() };
             answer.respond(*status, "", why);
-            let mut own = cors_headers;
-            route.response_headers.apply(&mut own);
-            answer.response_headers = own;
+            answer.changes.clone().make(Reply::direct(*status), cors_headers, answer);
             None
         }
         Action::Redirect(redirect) => {
@@ -81,8 +112,7 @@ pub(super) fn act(route: &Route, seen: &Seen<'_>, request: &Request, answer: &mu
             );
             let mut own: BTreeMap<String, String> = [("location".to_owned(), answer.location.clone())].into();
             own.extend(cors_headers);
-            route.response_headers.apply(&mut own);
-            answer.response_headers = own;
+            answer.changes.clone().make(Reply::direct(redirect.status), own, answer);
             None
         }
         Action::Forward(forward) => {
@@ -92,20 +122,28 @@ pub(super) fn act(route: &Route, seen: &Seen<'_>, request: &Request, answer: &mu
             answer.allowed = forward.longest().map(|seconds| (seconds * 1000.0).round() as u64);
             answer.tries = forward.tries_of_answers();
             // Of several destinations each may change the request in its own way; those that do alike are told as one.
-            let changed = forward.to.first().map(|to| sent(route, forward, to, request)).unwrap_or_default();
-            let alike = forward.to.iter().all(|to| sent(route, forward, to, request) == changed);
+            let unsent = answer.changes.clone();
+            let sent = |to| sent(route, forward, to, request, &unsent.asked);
+            let (changed, carried) = forward.to.first().map(&sent).unwrap_or_default();
+            let alike = forward.to.iter().all(|to| sent(to).0 == changed);
             if !alike {
                 answer.steps.push(Step::by(
                     &route.source,
                     "its destinations change the request differently; what the first one receives is told",
                 ));
             }
-            let first = forward.to.first().map(|first| &first.response_headers);
-            let response_headers = in_order(&route.response_headers, first, forward.to.len());
+            undecided(&carried, "that the destination receives", answer);
+            let after = Asked {
+                path: changed.path.clone().unwrap_or_else(|| unsent.asked.path.clone()),
+                authority: changed.host.clone().unwrap_or_else(|| unsent.asked.authority.clone()),
+                headers: carried,
+                ..unsent.asked.clone()
+            };
             let routing = Routing {
                 sent: changed,
+                changes: Changes { ops: unsent.ops.clone(), asked: after },
+                unsent,
                 mirrors: forward.mirrors.iter().map(|(to, _)| to.clone()).collect(),
-                response_headers,
                 cors_headers,
                 timeout: forward.timeout,
                 overdue: overdue(forward, request, delay).map(|why| Step::by(&route.source, why)),
@@ -132,20 +170,50 @@ fn in_order(route: &HeaderOps, destination: Option<&HeaderOps>, destinations: us
     }]
 }
 
-/// What a destination receives.
-fn sent(route: &Route, forward: &Forward, to: &Weighted, request: &Request) -> Sent {
-    let mut headers = request.headers.clone();
+/// A request as operators see it before anything changes it.
+fn asked(route: &Route, seen: &Seen<'_>, request: &Request) -> Asked {
+    Asked {
+        method: seen.method.to_owned(),
+        path: seen.path.to_owned(),
+        authority: seen.authority.to_owned(),
+        scheme: if seen.scheme == "https" { "https" } else { "http" },
+        protocol: match request.protocol {
+            Protocol::Http => Some("HTTP/1.1"),
+            Protocol::Http2 | Protocol::Grpc => Some("HTTP/2"),
+            _ => None,
+        },
+        route: route.name.clone(),
+        headers: Carried::of(seen.headers.clone()),
+    }
+}
+
+/// What a destination receives, and all headers of it.
+fn sent(
+    route: &Route,
+    forward: &Forward,
+    to: &Weighted,
+    request: &Request,
+    asked: &Asked,
+) -> (Sent, Carried) {
+    let mut headers = asked.headers.clone();
     let changes = in_order(&route.request_headers, Some(&to.request_headers), forward.to.len());
-    changes.iter().for_each(|change| change.apply(&mut headers));
+    for change in changes.iter().filter(|change| !change.is_empty()) {
+        let before = asked.clone();
+        change.apply(&mut headers, &|value, headers| {
+            operators::put_in(value, &Asked { headers: headers.clone(), ..before.clone() }, None)
+        });
+    }
     let host = host_of(&to.rewrite).or_else(|| host_of(&forward.rewrite));
     let path = to.rewrite.path.as_ref().or(forward.rewrite.path.as_ref());
-    Sent {
+    let sent = Sent {
         host: host.filter(|host| *host != request.host),
         path: path
             .map(|change| rewrite::path(change, &route.matching.path, &request.path))
             .filter(|path| *path != request.path),
-        headers: (headers != request.headers).then_some(headers),
-    }
+        headers: (headers.known != request.headers).then(|| headers.known.clone()),
+        undecided_headers: headers.undecided.keys().cloned().collect(),
+    };
+    (sent, headers)
 }
 
 fn host_of(rewrite: &Rewrite) -> Option<String> {
@@ -287,11 +355,11 @@ mod tests {
         let route = ops(&[("a", "route")], &[("b", "route")], &[]);
         let destination = ops(&[("a", "own")], &[("b", "own")], &["a"]);
         let after = |destinations| {
-            let mut headers = BTreeMap::new();
-            in_order(&route, Some(&destination), destinations)
-                .iter()
-                .for_each(|change| change.apply(&mut headers));
-            (headers["a"].clone(), headers["b"].clone())
+            let mut headers = Carried::default();
+            in_order(&route, Some(&destination), destinations).iter().for_each(|change| {
+                change.apply(&mut headers, &|value, _| operators::Value::Is(value.to_owned()))
+            });
+            (headers.known["a"].clone(), headers.known["b"].clone())
         };
         assert_eq!(
             after(1),

@@ -153,6 +153,14 @@ fn route(
     request: &Request,
     answer: &mut Answer,
 ) -> Option<Onward> {
+    if let Some((route, why)) = table.refused() {
+        answer.steps.push(Step::by(route, format!("Envoy refuses route table {}: {why}", table.name)));
+        answer.give_up(format!(
+            "Envoy refuses route table {}, so that its proxies keep the one that they had before: {why}",
+            table.name
+        ));
+        return None;
+    }
     let (host, _) = request.authority();
     let seen = Seen {
         method: &request.method,

@@ -237,7 +237,7 @@ pub(super) fn at_gateway(twin: &Twin<'_>, named: &Named, request: &Request, answ
             proxy: false,
         },
     };
-    if !door::admits(twin, &party, request, onward.as_ref(), answer) {
+    if !door::admits(twin, &party, (request, port), answer) {
         return;
     }
     if let Some(onward) = onward {
@@ -269,7 +269,7 @@ pub(super) fn serving<'a>(twin: &Twin<'a>, gateway: &Declaration) -> Option<Part
 }
 
 /// The port of a gateway's pod to which its Service maps a port; the port itself where no Service has it.
-fn pods_port(twin: &Twin<'_>, party: Option<&Party<'_>>, port: u16) -> u16 {
+pub(super) fn pods_port(twin: &Twin<'_>, party: Option<&Party<'_>>, port: u16) -> u16 {
     let Some(party) = party else { return port };
     let services =
         twin.snapshot.services.iter().filter(|s| s.selects_labels(party.namespace(), party.labels()));

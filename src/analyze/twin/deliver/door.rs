@@ -6,6 +6,7 @@ use super::Leg;
 use crate::analyze::twin::Twin;
 use crate::analyze::twin::answer::{Answer, ProxyError};
 use crate::analyze::twin::ask::Request;
+use crate::analyze::twin::http::operators::Reply;
 use crate::analyze::twin::istio::scope::Scope;
 use crate::analyze::twin::party::{Party, Peer};
 use crate::analyze::twin::policy::{self, Arriving, Ruling};
@@ -16,12 +17,12 @@ use crate::model::snapshot::Snapshot;
 
 /// Whether policies at the gateway admit a request. They look at it before any route answers, and after TLS: where no filter
 /// chain took the connection, nobody asks them. Of the client nothing but the request is known: where its address or identity
-/// decides, the twin cannot say. The route that would have sent it `onward` changes the headers of a denial, too.
+/// decides, the twin cannot say.
+/// `port` is that of the gateway's pod.
 pub fn admits(
     twin: &Twin<'_>,
     gateway: &Party<'_>,
-    request: &Request,
-    onward: Option<&Onward>,
+    (request, port): (&Request, u16),
     answer: &mut Answer,
 ) -> bool {
     let taken = !matches!(
@@ -44,8 +45,9 @@ pub fn admits(
         host: &request.host,
         path: &request.path,
         headers: Some(&request.headers),
+        undecided: None,
     });
-    let verdict = policy::at_the_door(twin, gateway, request, arriving);
+    let verdict = policy::at_the_door(twin, gateway, (request, port), arriving);
     answer.steps.extend(verdict.steps);
     match verdict.ruling {
         Ruling::Allowed => true,
@@ -57,13 +59,9 @@ pub fn admits(
             // What a route would have done is not what the client sees.
             answer.error = None;
             answer.location.clear();
-            match onward.and_then(|onward| onward.http.as_ref()) {
-                Some(routing) => answer.response_headers = routing.changed(BTreeMap::new()),
-                // A route that answers by itself has made its changes already.
-                None => answer
-                    .response_headers
-                    .retain(|name, _| name != "location" && !name.starts_with("access-control-")),
-            }
+            // The route that took the request changes the headers of this answer, too.
+            let reply = Reply::own(status.unwrap_or_default(), flag);
+            answer.changes.clone().make(reply, BTreeMap::new(), answer);
             answer.route.clear();
             answer.lost.clear();
             answer.cluster.clear();

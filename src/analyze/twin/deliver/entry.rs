@@ -51,8 +51,9 @@ impl<'a> Leg<'_, 'a, '_> {
             let body = &other.object().body;
             if let Some(selector) = body.at("spec.workloadSelector") {
                 let wanted = selector.text_map("labels");
-                let carries =
-                    |own: &Labels| wanted.iter().chain(labels).all(|(key, value)| own.get(key) == Some(value));
+                let carries = |own: &Labels| {
+                    wanted.iter().chain(labels).all(|(key, value)| own.get(key) == Some(value))
+                };
                 let pods = snapshot.pods.iter().filter(|pod| {
                     pod.object.namespace() == host.namespace
                         && !pod.ended()
@@ -91,7 +92,8 @@ impl<'a> Leg<'_, 'a, '_> {
         (tls, port): (&ClientTls, u16),
         answer: &mut Answer,
     ) -> Share {
-        if host.resolution == Resolution::Original && host.object().body.at("spec.workloadSelector").is_none() {
+        if host.resolution == Resolution::Original && host.object().body.at("spec.workloadSelector").is_none()
+        {
             return self.original("the original destination", answer);
         }
         let listed = self.listed(host, labels, port);
@@ -101,7 +103,9 @@ impl<'a> Leg<'_, 'a, '_> {
         };
         match (listed.selecting, listed.written) {
             (Some((entry, true)), _) => {
-                answer.steps.push(Step::by(entry, "WorkloadEntries stand behind it; they are taken to answer"));
+                answer
+                    .steps
+                    .push(Step::by(entry, "WorkloadEntries stand behind it; they are taken to answer"));
                 Share::Taken(backend)
             }
             _ if !listed.pods.is_empty() => self.admitted(&listed.pods, (tls, backend), answer),

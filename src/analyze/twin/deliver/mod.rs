@@ -19,6 +19,7 @@ use super::ask::{Request, Tls};
 use super::backend;
 use super::endpoints::{Behind, Endpoint};
 use super::gateway_api::backends;
+use super::http::operators::Reply;
 use super::http::table::{Destination, Weighted};
 use super::istio::destination_rule::Applying;
 use super::istio::scope::{Known, Scope};
@@ -100,8 +101,14 @@ impl Leg<'_, '_, '_> {
             return match (failed.into_iter().next(), &onward.http) {
                 (Some((_, Some(status), flag, why)), Some(routing)) => {
                     answer.respond(status, flag, why);
-                    // A route changes the headers of failures, too.
-                    answer.response_headers = routing.answered(BTreeMap::new());
+                    // A route changes the headers of failures, too. Without a flag, or with an authorizer's, the next proxy has answered.
+                    let broken = onward.to.iter().any(|to| matches!(to.to, Destination::Broken(..)));
+                    let reply = match flag {
+                        "" if broken => Reply::direct(status),
+                        "" | "UAEX" => Reply::upstream(status),
+                        own => Reply::own(status, own),
+                    };
+                    routing.answered(reply, BTreeMap::new(), answer);
                 }
                 (Some((_, _, flag, why)), _) => answer.refuse(flag, why),
                 (None, _) => answer.refuse("", "the rule names no destination"),
@@ -123,7 +130,7 @@ impl Leg<'_, '_, '_> {
         {
             answer.respond(504, "UT", late.decision.clone());
             answer.steps.push(late);
-            answer.response_headers = routing.answered(BTreeMap::new());
+            routing.answered(Reply::own(504, "UT"), BTreeMap::new(), answer);
             return;
         }
         answer.backends = backend::added_up(taken);
@@ -137,7 +144,8 @@ impl Leg<'_, '_, '_> {
                 .iter()
                 .filter_map(|to| backend::of(self.twin, self.scope, to, self.namespace))
                 .collect();
-            answer.response_headers = routing.answered(self.request.backend_response.headers.clone());
+            let told = &self.request.backend_response;
+            routing.answered(Reply::upstream(told.status), told.headers.clone(), answer);
         }
         if self.request.protocol.is_http() {
             answer.status = Some(self.request.backend_response.status);
@@ -401,6 +409,7 @@ impl Leg<'_, '_, '_> {
             host: sent.and_then(|sent| sent.host.as_deref()).unwrap_or(&self.request.host),
             path: sent.and_then(|sent| sent.path.as_deref()).unwrap_or(&self.request.path),
             headers: Some(sent.and_then(|sent| sent.headers.as_ref()).unwrap_or(&self.request.headers)),
+            undecided: sent.map(|sent| &sent.undecided_headers),
         }
     }
 }

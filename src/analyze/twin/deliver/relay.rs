@@ -105,6 +105,13 @@ impl<'a> Leg<'_, 'a, '_> {
                 at.field_path
             )));
         }
+        if let Some(name) = self.arriving().undecided.into_iter().flatten().next() {
+            let why = format!(
+                "what header {name} is on the way to the gateway {} is not modelled",
+                party.reference
+            );
+            return Some(Share::Unknown(why));
+        }
         let request = match tls {
             ClientTls::IstioMutual => Request { tls: Tls::Mtls, sni: Some(sni), ..self.as_sent_on() },
             ClientTls::Originate => Request { tls: Tls::Tls, sni: Some(sni), ..self.as_sent_on() },

@@ -7,6 +7,7 @@ use crate::analyze::twin::ask::Request;
 use crate::analyze::twin::deliver::door;
 use crate::analyze::twin::party::Party;
 use crate::analyze::twin::simulate::Onward;
+use crate::analyze::twin::source::pods_port;
 use crate::model::fields::Fields;
 use crate::model::mesh::gateway_api::Gateway;
 use crate::model::mesh::istio::{full_host, service_of_host};
@@ -43,7 +44,12 @@ pub fn from_gateway(
     let own = gateway.object.namespace();
     let serving = serving(twin.snapshot, gateway);
     if let Serving::By(party) = &serving
-        && !door::admits(twin, party, request, onward.as_ref(), answer)
+        && !door::admits(
+            twin,
+            party,
+            (request, pods_port(twin, Some(party), request.destination_port())),
+            answer,
+        )
     {
         return;
     }

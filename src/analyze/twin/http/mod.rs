@@ -3,6 +3,7 @@
 pub mod domains;
 pub mod engine;
 pub mod headers;
+pub mod operators;
 pub mod rewrite;
 pub mod table;
 pub mod text;

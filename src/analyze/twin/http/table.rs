@@ -2,6 +2,7 @@
 
 use super::domains::Domains;
 use super::headers::HeaderOps;
+use super::operators;
 use super::text::{Pattern, TextMatch};
 use crate::model::object::ObjectRef;
 
@@ -12,6 +13,7 @@ pub struct RouteTable {
     pub name: String,
     hosts: Vec<VirtualHost>,
     domains: Domains,
+    refused: Option<(ObjectRef, String)>,
 }
 
 impl RouteTable {
@@ -27,6 +29,7 @@ impl RouteTable {
         host.domains.retain(|domain| self.domains.insert(domain, at));
         let keeps = !host.domains.is_empty();
         if keeps {
+            self.refused = self.refused.take().or_else(|| host.routes.iter().find_map(Route::refused));
             self.hosts.push(host);
         }
         keeps
@@ -40,6 +43,11 @@ impl RouteTable {
     /// The virtual host of a host without port.
     pub fn host(&self, host: &str) -> Option<&VirtualHost> {
         self.domains.find(host).and_then(|at| self.hosts.get(at))
+    }
+
+    /// The route for which Envoy takes nothing of the table, and why; its proxies keep the table that they had before.
+    pub fn refused(&self) -> Option<&(ObjectRef, String)> {
+        self.refused.as_ref()
     }
 
     /// All virtual hosts, in order.
@@ -95,6 +103,14 @@ impl Route {
             fault: None,
             cors: None,
         }
+    }
+
+    fn refused(&self) -> Option<(ObjectRef, String)> {
+        let own = [&self.request_headers, &self.response_headers];
+        let to = if let Action::Forward(forward) = &self.action { forward.to.as_slice() } else { &[] };
+        let behind = to.iter().flat_map(|to| [&to.request_headers, &to.response_headers]);
+        let mut values = own.into_iter().chain(behind).flat_map(|ops| ops.set.iter().chain(&ops.add));
+        values.find_map(|(_, value)| operators::refused(value)).map(|why| (self.source.clone(), why))
     }
 }
 

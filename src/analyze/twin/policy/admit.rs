@@ -38,7 +38,7 @@ pub fn admit(twin: &Twin<'_>, passage: &Passage<'_, '_>) -> Verdict {
 pub fn at_the_door(
     twin: &Twin<'_>,
     gateway: &Party<'_>,
-    asked: &ask::Request,
+    (asked, port): (&ask::Request, u16),
     request: Option<Arriving<'_>>,
 ) -> Verdict {
     let snapshot = twin.snapshot;
@@ -52,7 +52,7 @@ pub fn at_the_door(
         from: &from,
         to: &to,
         protocol: asked.protocol,
-        port: asked.destination_port(),
+        port,
         tls: ClientTls::AsSent(asked.tls),
         sni: sni.as_deref(),
         request,
@@ -471,6 +471,11 @@ fn tokens(passage: &Passage<'_, '_>, policies: &[&Policy], steps: &mut Vec<Step>
     let Some(request) = passage.request.as_ref().filter(|_| !policies.is_empty()) else { return Ok(()) };
     let headers = request.headers.map(reading::lower).unwrap_or_default();
     let query = request.path.split_once('?').map(|(_, query)| query).unwrap_or_default();
+    let undecided = request.undecided.into_iter().flatten().find(|name| token::reads(policies, name));
+    if let Some(name) = undecided {
+        let why = format!("tokens are looked for in header {name}, whose value on the way is not modelled");
+        return Err(Ruling::NotModelled(why));
+    }
     match token::check(policies, token::Carrier { method: request.method, query, headers: &headers }) {
         Checked::NoToken => {
             if let Some(first) = policies.first() {

@@ -44,6 +44,8 @@ pub struct Arriving<'r> {
     pub path: &'r str,
     /// Headers by name, as they are written.
     pub headers: Option<&'r std::collections::BTreeMap<String, String>>,
+    /// Names, in lower case, of headers that are there besides with a value that nobody can tell.
+    pub undecided: Option<&'r std::collections::BTreeSet<String>>,
 }
 
 /// One connection on its last hop, and the request on it.

@@ -258,6 +258,7 @@ fn read_request(facts: &mut Facts, istio: &Istio, request: &Arriving<'_>) {
         path => Fact::Is(normalization.apply(path)),
     };
     facts.headers = Fact::or_unknown(request.headers.map(lower));
+    facts.undecided = request.undecided.cloned().unwrap_or_default();
 }
 
 /// Headers by name in lower case.

@@ -63,7 +63,13 @@ fn call(snapshot: &Snapshot, call: &Call<'_>) -> Verdict {
     };
     let (from, to) = (find(call.from.0, call.from.1), find("shop", "api"));
     let http = call.port == 8080;
-    let request = Arriving { method: "GET", host: "api", path: call.path, headers: Some(&call.headers) };
+    let request = Arriving {
+        method: "GET",
+        host: "api",
+        path: call.path,
+        headers: Some(&call.headers),
+        undecided: None,
+    };
     admit(
         &Twin::new(snapshot),
         &Passage {

@@ -157,6 +157,7 @@ fn through(
             host: &request.host,
             path: &request.path,
             headers: Some(&request.headers),
+            undecided: None,
         }),
         remote_ip: None,
     };

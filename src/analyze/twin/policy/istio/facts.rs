@@ -1,7 +1,7 @@
 //! What is known of a request when authorization looks at it.
 
 use core::net::IpAddr;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One thing about a request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -65,6 +65,8 @@ pub struct Facts {
     pub host: Fact<String>,
     /// Headers by name in lower case.
     pub headers: Fact<BTreeMap<String, String>>,
+    /// Names, in lower case, of headers that are there besides with a value that nobody can tell.
+    pub undecided: BTreeSet<String>,
     /// A token that request authentication accepted.
     pub token: Fact<()>,
     /// The mesh's trust domain, then its aliases.

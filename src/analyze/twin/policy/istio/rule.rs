@@ -223,6 +223,7 @@ impl Judge<'_> {
                 let fact = match (name.as_str(), &facts.headers) {
                     (":method", _) => facts.method.clone(),
                     (":authority" | "host", _) => facts.host.clone(),
+                    (name, _) if facts.undecided.contains(name) => Fact::Unknown,
                     (_, Fact::Is(headers)) => Fact::or_absent(headers.get(&name).cloned()),
                     (_, Fact::Absent | Fact::Unknown) => Fact::Unknown,
                 };

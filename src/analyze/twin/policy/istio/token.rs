@@ -87,6 +87,15 @@ pub fn check(policies: &[&Policy], carrier: Carrier<'_>) -> Checked {
     }
 }
 
+/// Whether a rule looks for tokens in a header, by its name in lower case.
+pub fn reads(policies: &[&Policy], name: &str) -> bool {
+    let named = |rule: &Value| {
+        rule.list("fromHeaders").iter().any(|own| own.string("name").eq_ignore_ascii_case(name))
+    };
+    matches!(name, "authorization" | "cookie")
+        || policies.iter().any(|policy| policy.object.body.list("spec.jwtRules").iter().any(named))
+}
+
 /// The tokens in the places where a rule looks. Without places of its own it looks in `Authorization` and `access_token`.
 fn tokens(rule: &Value, carrier: Carrier<'_>) -> Vec<String> {
     let (headers, params, cookies) =
