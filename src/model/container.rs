@@ -2,9 +2,9 @@
 
 use jiff::Timestamp;
 use serde_json::Value;
-use std::sync::Arc;
 
 use super::fields::Fields;
+use super::mesh::part::Part;
 
 /// What a container is there for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -95,7 +95,7 @@ pub struct Container {
     /// Its environment.
     pub env: Vec<EnvVar>,
     /// All of it.
-    pub body: Arc<Value>,
+    pub body: Part,
 }
 
 impl Container {
@@ -237,7 +237,8 @@ pub fn is_proxy_container(name: &str) -> bool {
     matches!(name, "istio-proxy" | "linkerd-proxy" | "consul-dataplane" | "envoy-sidecar")
 }
 
-pub(super) fn read_container(entry: &Value, role: ContainerRole, index: usize) -> Container {
+pub(super) fn read_container(body: Part, role: ContainerRole, index: usize) -> Container {
+    let entry: &Value = &body;
     let ports = entry.list("ports").iter().filter_map(|port| {
         Some(ContainerPort {
             name: port.string("name"),
@@ -272,7 +273,7 @@ pub(super) fn read_container(entry: &Value, role: ContainerRole, index: usize) -
         image: entry.string("image"),
         ports: ports.collect(),
         env: env.collect(),
-        body: Arc::new(entry.clone()),
+        body,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::sync::Arc;
 
 use super::fields::Fields;
 use super::object::{Object, ObjectRef};
@@ -142,7 +143,7 @@ impl ServicePort {
 #[derive(Debug, Clone)]
 pub struct Service {
     /// What names it, who edited it, when it was made.
-    pub object: Object,
+    pub object: Arc<Object>,
     /// `spec.type`; `ClusterIP` where absent.
     pub kind: String,
     /// `spec.clusterIP`; `None` for a headless one.
@@ -159,7 +160,8 @@ pub struct Service {
 
 impl Service {
     /// Reads a Service.
-    pub fn read(object: Object) -> Self {
+    pub fn read(object: impl Into<Arc<Object>>) -> Self {
+        let object = object.into();
         let body = &object.body;
         let ports = body.list("spec.ports").iter().filter_map(|port| {
             let number = port.int("port")?;
@@ -249,7 +251,7 @@ pub struct Endpoint {
 #[derive(Debug, Clone)]
 pub struct EndpointSlice {
     /// What names it.
-    pub object: Object,
+    pub object: Arc<Object>,
     /// The Service it belongs to.
     pub service: String,
     /// Port names and numbers.
@@ -260,7 +262,8 @@ pub struct EndpointSlice {
 
 impl EndpointSlice {
     /// Reads an EndpointSlice.
-    pub fn read(object: Object) -> Self {
+    pub fn read(object: impl Into<Arc<Object>>) -> Self {
+        let object = object.into();
         let body = &object.body;
         let ports =
             body.list("ports").iter().filter_map(|p| Some((p.string("name"), p.int("port")?))).collect();
@@ -287,7 +290,7 @@ impl EndpointSlice {
 #[derive(Debug, Clone)]
 pub struct NetworkPolicy {
     /// What names it.
-    pub object: Object,
+    pub object: Arc<Object>,
     /// The pods it isolates; empty means all of its namespace.
     pub selector: Selector,
     /// Whether it isolates for incoming connections.
@@ -298,7 +301,8 @@ pub struct NetworkPolicy {
 
 impl NetworkPolicy {
     /// Reads a NetworkPolicy. Without `policyTypes` it isolates for ingress, and for egress where it has egress rules.
-    pub fn read(object: Object) -> Self {
+    pub fn read(object: impl Into<Arc<Object>>) -> Self {
+        let object = object.into();
         let body = &object.body;
         let types = body.texts("spec.policyTypes");
         let egress_rules = !body.list("spec.egress").is_empty();

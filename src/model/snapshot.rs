@@ -7,6 +7,7 @@ mod emitters;
 
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::change::{self, Change};
 use super::event::Event;
@@ -52,7 +53,7 @@ pub struct Snapshot {
     /// What was asked about; `None` means every Service of every namespace.
     pub target: Option<Target>,
     /// Every object, by kind, namespace and name.
-    pub objects: BTreeMap<(String, String, String), Object>,
+    pub objects: BTreeMap<(String, String, String), Arc<Object>>,
     /// Pods.
     pub pods: Vec<Pod>,
     /// Whatever makes pods.
@@ -118,7 +119,7 @@ impl Snapshot {
     /// An object by kind, namespace and name, whatever its version. Kinds that two APIs share (`Gateway`) are told apart by
     /// their typed lists.
     pub fn object(&self, kind: &str, namespace: &str, name: &str) -> Option<&Object> {
-        self.objects.get(&(kind.to_owned(), namespace.to_owned(), name.to_owned()))
+        self.objects.get(&(kind.to_owned(), namespace.to_owned(), name.to_owned())).map(|object| &**object)
     }
 
     /// Where each object's field stands in the YAML file that the object was read from.
@@ -138,7 +139,7 @@ impl Snapshot {
     /// All objects of a kind, in order of namespace and name.
     pub fn objects_of<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Object> {
         let from = (kind.to_owned(), String::new(), String::new());
-        self.objects.range(from..).take_while(move |((k, _, _), _)| k == kind).map(|(_, object)| object)
+        self.objects.range(from..).take_while(move |((k, _, _), _)| k == kind).map(|(_, object)| &**object)
     }
 
     /// Whether this kind was seen at all: only then does the absence of one object mean anything.

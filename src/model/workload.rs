@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::fields::Fields;
+use super::mesh::part::Part;
 use super::object::{Object, ObjectRef};
 use super::selector::{Labels, Selector};
 
@@ -57,31 +58,68 @@ pub struct PodTemplate {
     /// `spec.hostNetwork`.
     pub host_network: bool,
     /// The pod's spec.
-    pub spec: Arc<Value>,
+    pub spec: Part,
 }
 
+/// Where a body has what pods are made of.
+struct Place {
+    metadata: &'static str,
+    spec: &'static str,
+    init_containers: &'static str,
+    containers: &'static str,
+}
+
+/// In a pod.
+const POD: Place = Place {
+    metadata: "metadata",
+    spec: "spec",
+    init_containers: "spec.initContainers",
+    containers: "spec.containers",
+};
+
+/// In what makes pods.
+const TEMPLATE: Place = Place {
+    metadata: "spec.template.metadata",
+    spec: "spec.template.spec",
+    init_containers: "spec.template.spec.initContainers",
+    containers: "spec.template.spec.containers",
+};
+
+/// In what makes jobs.
+const JOB_TEMPLATE: Place = Place {
+    metadata: "spec.jobTemplate.spec.template.metadata",
+    spec: "spec.jobTemplate.spec.template.spec",
+    init_containers: "spec.jobTemplate.spec.template.spec.initContainers",
+    containers: "spec.jobTemplate.spec.template.spec.containers",
+};
+
 impl PodTemplate {
-    /// Reads `metadata` and `spec` of a pod or of a template.
-    pub fn read(template: &Value) -> Self {
-        let spec = template.at("spec").cloned().unwrap_or(Value::Null);
+    /// Reads `metadata` and `spec` of a pod.
+    pub fn read(pod: &Arc<Value>) -> Self {
+        PodTemplate::read_at(pod, &POD)
+    }
+
+    fn read_at(body: &Arc<Value>, place: &Place) -> Self {
+        let spec = Part::field(body, place.spec);
+        let metadata = Part::field(body, place.metadata);
         let mut containers = vec![];
-        for (list, main) in [("initContainers", false), ("containers", true)] {
-            for (index, entry) in spec.list(list).iter().enumerate() {
+        for (list, main) in [(place.init_containers, false), (place.containers, true)] {
+            for (index, entry) in body.list(list).iter().enumerate() {
                 let role = match (main, entry.text("restartPolicy")) {
                     (true, _) => ContainerRole::Main,
                     (false, Some("Always")) => ContainerRole::NativeSidecar,
                     (false, _) => ContainerRole::Init,
                 };
-                containers.push(read_container(entry, role, index));
+                containers.push(read_container(Part::of(body, list, index), role, index));
             }
         }
         PodTemplate {
-            labels: template.text_map("metadata.labels"),
-            annotations: template.text_map("metadata.annotations"),
+            labels: metadata.text_map("labels"),
+            annotations: metadata.text_map("annotations"),
             containers,
             service_account: spec.text("serviceAccountName").unwrap_or("default").to_owned(),
             host_network: spec.flag("hostNetwork"),
-            spec: Arc::new(spec),
+            spec,
         }
     }
 
@@ -157,7 +195,7 @@ impl PodTemplate {
 #[derive(Debug, Clone)]
 pub struct Pod {
     /// What names it, who edited it, when it was made.
-    pub object: Object,
+    pub object: Arc<Object>,
     /// What it is made of.
     pub template: PodTemplate,
     /// `status.phase`; empty where there is no status.
@@ -178,7 +216,8 @@ pub struct Pod {
 
 impl Pod {
     /// Reads a pod.
-    pub fn read(object: Object) -> Self {
+    pub fn read(object: impl Into<Arc<Object>>) -> Self {
+        let object = object.into();
         let body = Arc::clone(&object.body);
         let mut ips = body.list("status.podIPs").iter().map(|ip| ip.string("ip")).collect::<Vec<_>>();
         if let Some(ip) = body.text("status.podIP")
@@ -242,7 +281,7 @@ impl Pod {
 #[derive(Debug, Clone)]
 pub struct Workload {
     /// What names it, who edited it, when it was made.
-    pub object: Object,
+    pub object: Arc<Object>,
     /// What its pods are made of.
     pub template: PodTemplate,
     /// Which pods it counts as its own.
@@ -267,14 +306,11 @@ impl Workload {
     ];
 
     /// Reads one of [`Workload::KINDS`].
-    pub fn read(object: Object) -> Self {
+    pub fn read(object: impl Into<Arc<Object>>) -> Self {
+        let object = object.into();
         let body = Arc::clone(&object.body);
-        let template = if object.reference.kind == "CronJob" {
-            "spec.jobTemplate.spec.template"
-        } else {
-            "spec.template"
-        };
-        let template = PodTemplate::read(body.at(template).unwrap_or(&Value::Null));
+        let place = if object.reference.kind == "CronJob" { &JOB_TEMPLATE } else { &TEMPLATE };
+        let template = PodTemplate::read_at(&body, place);
         let selector = match body.at("spec.selector") {
             Some(selector) if object.reference.kind == "ReplicationController" => Selector::labels(
                 selector

@@ -50,6 +50,7 @@ pub(super) fn namespaces(
     let named: Vec<&Object> = snapshot
         .objects
         .values()
+        .map(|object| &**object)
         .filter(|object| is_of_a_mesh(object) && !out.contains(object.namespace()))
         .filter(|object| object.body.get("spec").is_some_and(|spec| names(spec, &out, &hosts)))
         .collect();

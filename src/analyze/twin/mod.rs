@@ -90,7 +90,7 @@ impl<'a> Twin<'a> {
             virtual_services: VirtualServices::new(snapshot, ingress_routes),
             destination_rules: DestinationRules::new(snapshot),
             gateways: istio::gateway::declarations(snapshot, ingress_gateways),
-            blank: PodTemplate::read(&serde_json::Value::Null),
+            blank: PodTemplate::read(&Arc::default()),
             proxies: Mutex::default(),
             endpoints: Mutex::default(),
             serving: Mutex::default(),

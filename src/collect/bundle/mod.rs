@@ -6,6 +6,7 @@
 mod entries;
 mod objects;
 mod place;
+mod plain;
 mod read;
 mod write;
 

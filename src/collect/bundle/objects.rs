@@ -4,7 +4,7 @@ use serde::de::Error as _;
 use serde_json::{Map, Value};
 use serde_saphyr::options::{DuplicateKeyPolicy, NonFiniteFloatPolicy};
 
-use super::{MAX_ENTRY_BYTES, MAX_NESTING, MAX_OBJECTS};
+use super::{MAX_ENTRY_BYTES, MAX_NESTING, MAX_OBJECTS, plain};
 
 /// One document that could not be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,6 +96,14 @@ const MAX_ALIAS_EVENTS: usize = 100_000;
 /// One YAML document as the API server would understand it: unquoted `yes`, `no`, `on` and `off` are truth values, `0644`
 /// is octal, and of two equal keys the later one counts.
 pub(super) fn parse_document(text: &str) -> Result<Value, serde_saphyr::Error> {
+    match plain::read(text) {
+        Some(value) => Ok(value),
+        None => parse_fully(text),
+    }
+}
+
+/// The same with all of the language.
+pub(super) fn parse_fully(text: &str) -> Result<Value, serde_saphyr::Error> {
     let budget = serde_saphyr::budget! {
         max_depth: MAX_NESTING,
         flow_nesting_limit: MAX_NESTING,

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use regex::Regex;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use super::{Change, ChangeKind, Difference, diff, path};
 use crate::model::event::Event;
@@ -12,7 +12,7 @@ use crate::model::fields::Fields;
 use crate::model::object::{Edit, Object, ObjectRef};
 use crate::model::workload::Workload;
 
-type Objects = BTreeMap<(String, String, String), Object>;
+type Objects = BTreeMap<(String, String, String), Arc<Object>>;
 
 /// Managers that write on behalf of a control loop: their edits follow from other changes.
 fn is_control_loop(manager: &str) -> bool {
@@ -199,7 +199,7 @@ mod tests {
     use serde_json::json;
 
     fn objects(all: Vec<Value>) -> Objects {
-        let read = all.into_iter().filter_map(Object::read);
+        let read = all.into_iter().filter_map(Object::read).map(Arc::new);
         read.map(|o| ((o.reference.kind.clone(), o.namespace().to_owned(), o.name().to_owned()), o)).collect()
     }
 

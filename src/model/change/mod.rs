@@ -9,6 +9,7 @@ mod rollout;
 
 use jiff::Timestamp;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::event::Event;
 use super::object::{Object, ObjectRef};
@@ -93,7 +94,7 @@ pub struct Difference {
 
 /// The changes that objects carry in themselves, in order of time.
 pub fn changes(
-    objects: &BTreeMap<(String, String, String), Object>,
+    objects: &BTreeMap<(String, String, String), Arc<Object>>,
     workloads: &[Workload],
     events: &[Event],
 ) -> Vec<Change> {
@@ -105,7 +106,8 @@ pub fn changes(
     for change in &mut out {
         let r = &change.subject;
         let object = objects.get(&(r.kind.clone(), r.namespace.clone(), r.name.clone()));
-        change.release = object.filter(|_| change.kind != ChangeKind::Released).and_then(Release::of);
+        let object = object.filter(|_| change.kind != ChangeKind::Released);
+        change.release = object.and_then(|object| Release::of(object));
     }
     out.sort_by(|a, b| (a.time, &a.subject, a.kind).cmp(&(b.time, &b.subject, b.kind)));
     out.dedup_by(|a, b| a == b);

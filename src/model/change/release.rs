@@ -4,6 +4,7 @@
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use super::{Change, ChangeKind, Difference};
 use crate::model::fields::Fields;
@@ -97,7 +98,7 @@ impl fmt::Display for Release {
 }
 
 /// The versions that Argo CD's Applications and Flux' releases brought in, as far as their status remembers.
-pub(super) fn releases(objects: &BTreeMap<(String, String, String), Object>) -> Vec<Change> {
+pub(super) fn releases(objects: &BTreeMap<(String, String, String), Arc<Object>>) -> Vec<Change> {
     let mut out = vec![];
     for object in objects.values() {
         match (object.reference.kind.as_str(), object.reference.group()) {

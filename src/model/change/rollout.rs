@@ -4,6 +4,7 @@
 use jiff::Timestamp;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::{Change, ChangeKind, Difference, diff};
 use crate::model::event::Event;
@@ -21,7 +22,7 @@ struct Revision<'a> {
 
 /// Each revision against the one before.
 pub(super) fn rollouts(
-    objects: &BTreeMap<(String, String, String), Object>,
+    objects: &BTreeMap<(String, String, String), Arc<Object>>,
     workloads: &[Workload],
     events: &[Event],
 ) -> Vec<Change> {
@@ -93,7 +94,11 @@ fn rolled_out(
 const NEAR: i64 = 5;
 
 /// Who wrote the template at that time.
-fn author(objects: &BTreeMap<(String, String, String), Object>, owner: &ObjectRef, at: Timestamp) -> String {
+fn author(
+    objects: &BTreeMap<(String, String, String), Arc<Object>>,
+    owner: &ObjectRef,
+    at: Timestamp,
+) -> String {
     let key = (owner.kind.clone(), owner.namespace.clone(), owner.name.clone());
     let edits = objects.get(&key).map(|object| object.edits.as_slice()).unwrap_or_default();
     let wrote = edits.iter().filter(|edit| {
@@ -128,7 +133,7 @@ mod tests {
         ];
         let objects = all
             .into_iter()
-            .map(|o| ((o.reference.kind.clone(), "n".to_owned(), o.name().to_owned()), o))
+            .map(|o| ((o.reference.kind.clone(), "n".to_owned(), o.name().to_owned()), Arc::new(o)))
             .collect();
         let found = rollouts(&objects, &[], &[]);
         assert_eq!(found.len(), 1);

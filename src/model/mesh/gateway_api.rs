@@ -1,6 +1,7 @@
 //! The Gateway API: gateways, routes and grants, whatever implements them.
 
 use serde_json::Value;
+use std::sync::Arc;
 
 use crate::model::fields::Fields;
 use crate::model::mesh::part::Part;
@@ -47,7 +48,7 @@ impl Reference {
 #[derive(Debug, Clone)]
 pub struct Route {
     /// What names it, who edited it, when it was made.
-    pub object: Object,
+    pub object: Arc<Object>,
     /// Its hostnames; empty takes those of the listener.
     pub hostnames: Vec<String>,
     /// What it attaches to.
@@ -61,7 +62,8 @@ impl Route {
     pub const KINDS: &[&str] = &["HTTPRoute", "GRPCRoute", "TLSRoute", "TCPRoute", "UDPRoute"];
 
     /// Reads one of [`Route::KINDS`].
-    pub fn read(object: Object) -> Self {
+    pub fn read(object: impl Into<Arc<Object>>) -> Self {
+        let object = object.into();
         let (body, namespace) = (&object.body, object.namespace());
         let parents = body.list("spec.parentRefs").iter().enumerate().map(|(index, entry)| {
             Reference::read(
@@ -109,7 +111,7 @@ pub struct Listener {
 #[derive(Debug, Clone)]
 pub struct Gateway {
     /// What names it, who edited it, when it was made.
-    pub object: Object,
+    pub object: Arc<Object>,
     /// Its class.
     pub class: String,
     /// Its listeners.
@@ -118,7 +120,8 @@ pub struct Gateway {
 
 impl Gateway {
     /// Reads a Gateway.
-    pub fn read(object: Object) -> Self {
+    pub fn read(object: impl Into<Arc<Object>>) -> Self {
+        let object = object.into();
         let listeners =
             object.body.list("spec.listeners").iter().enumerate().map(|(index, entry)| Listener {
                 name: entry.string("name"),
@@ -140,5 +143,5 @@ pub struct GatewayApi {
     /// Routes of every kind.
     pub routes: Vec<Route>,
     /// ReferenceGrants.
-    pub grants: Vec<Object>,
+    pub grants: Vec<Arc<Object>>,
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use crate::model::fields::Fields;
 use crate::model::mesh::part::Part;
@@ -91,7 +91,7 @@ impl Route {
 #[derive(Debug, Clone)]
 pub struct VirtualService {
     /// What names it, who edited it, when it was made.
-    pub object: Object,
+    pub object: Arc<Object>,
     /// The hosts it speaks for, as they are written.
     pub hosts: Vec<String>,
     /// The gateways it is bound to; `mesh` alone where it names none.
@@ -104,7 +104,8 @@ pub struct VirtualService {
 
 impl VirtualService {
     /// Reads a VirtualService.
-    pub fn read(object: Object) -> Self {
+    pub fn read(object: impl Into<Arc<Object>>) -> Self {
+        let object = object.into();
         let body = &object.body;
         let mut routes = vec![];
         for (protocol, list) in [("http", "spec.http"), ("tls", "spec.tls"), ("tcp", "spec.tcp")] {
@@ -175,7 +176,7 @@ pub struct Subset {
 #[derive(Debug, Clone)]
 pub struct DestinationRule {
     /// What names it, who edited it, when it was made.
-    pub object: Object,
+    pub object: Arc<Object>,
     /// The host as it is written.
     pub host: String,
     /// Its subsets.
@@ -186,7 +187,8 @@ pub struct DestinationRule {
 
 impl DestinationRule {
     /// Reads a DestinationRule.
-    pub fn read(object: Object) -> Self {
+    pub fn read(object: impl Into<Arc<Object>>) -> Self {
+        let object = object.into();
         let subsets = object.body.list("spec.subsets").iter().enumerate().map(|(index, entry)| Subset {
             name: entry.string("name"),
             labels: entry.text_map("labels"),
@@ -247,7 +249,7 @@ pub struct GatewayServer {
 #[derive(Debug, Clone)]
 pub struct Gateway {
     /// What names it, who edited it, when it was made.
-    pub object: Object,
+    pub object: Arc<Object>,
     /// Labels of the pods that serve it, in any namespace.
     pub selector: Labels,
     /// Its servers.
@@ -256,7 +258,8 @@ pub struct Gateway {
 
 impl Gateway {
     /// Reads an Istio Gateway.
-    pub fn read(object: Object) -> Self {
+    pub fn read(object: impl Into<Arc<Object>>) -> Self {
+        let object = object.into();
         let servers =
             object.body.list("spec.servers").iter().enumerate().map(|(index, entry)| GatewayServer {
                 port: entry.int("port.number").unwrap_or(0),
@@ -273,7 +276,7 @@ impl Gateway {
 #[derive(Debug, Clone)]
 pub struct ServiceEntry {
     /// What names it, who edited it, when it was made.
-    pub object: Object,
+    pub object: Arc<Object>,
     /// Its hosts.
     pub hosts: Vec<String>,
     /// Port numbers and protocols.
@@ -284,7 +287,8 @@ pub struct ServiceEntry {
 
 impl ServiceEntry {
     /// Reads a ServiceEntry.
-    pub fn read(object: Object) -> Self {
+    pub fn read(object: impl Into<Arc<Object>>) -> Self {
+        let object = object.into();
         let ports = object
             .body
             .list("spec.ports")
@@ -304,7 +308,7 @@ impl ServiceEntry {
 #[derive(Debug, Clone)]
 pub struct Policy {
     /// What names it, who edited it, when it was made.
-    pub object: Object,
+    pub object: Arc<Object>,
     /// The workloads it applies to: empty means all of its namespace, and all of the mesh in the root namespace.
     pub selector: Selector,
     /// `spec.targetRefs` or `spec.targetRef`: what it is attached to instead.
@@ -313,7 +317,8 @@ pub struct Policy {
 
 impl Policy {
     /// Reads any of them. Sidecar and EnvoyFilter call their selector `workloadSelector`.
-    pub fn read(object: Object) -> Self {
+    pub fn read(object: impl Into<Arc<Object>>) -> Self {
+        let object = object.into();
         let body = &object.body;
         let labels = [
             "spec.selector.matchLabels",
@@ -553,9 +558,9 @@ mod tests {
         assert_eq!(istio.peer_mode("other", &labels, None).1.unwrap().name, "mesh");
         // The oldest of a level alone counts; a selector in the root namespace reaches nobody.
         let mut made = peer("n", "old", json!({"mtls": {"mode": "UNSET"}}));
-        made.object.created = Some(jiff::Timestamp::UNIX_EPOCH);
+        Arc::make_mut(&mut made.object).created = Some(jiff::Timestamp::UNIX_EPOCH);
         let mut later = peer("n", "new", json!({"mtls": {"mode": "DISABLE"}}));
-        later.object.created = Some(jiff::Timestamp::MAX);
+        Arc::make_mut(&mut later.object).created = Some(jiff::Timestamp::MAX);
         let by_label = json!({"selector": {"matchLabels": {"app": "a"}}, "mtls": {"mode": "STRICT"}});
         let istio = Istio {
             root_namespace: "root".into(),

@@ -10,26 +10,31 @@ use crate::model::fields::Fields;
 /// What a part is where its body does not have it.
 static NOTHING: Value = Value::Null;
 
-/// An entry of a list in an object's body, or of a list in such an entry. It shares the body: of thousands of routes none is
-/// held twice.
+/// A field of an object's body, an entry of a list in it, or of a list in such an entry. It shares the body: of thousands of
+/// routes none is held twice.
 #[derive(Debug, Clone)]
 pub struct Part {
     whole: Arc<Value>,
-    /// Lists by their paths, and the places in them.
-    at: [Option<(&'static str, usize)>; 2],
+    /// Fields by their paths, and the places in those that are lists.
+    at: [Option<(&'static str, Option<usize>)>; 2],
 }
 
 impl Part {
+    /// A field: `spec.template.spec`.
+    pub fn field(whole: &Arc<Value>, path: &'static str) -> Self {
+        Part { whole: Arc::clone(whole), at: [Some((path, None)), None] }
+    }
+
     /// An entry of a list: `spec.http` and 0 is `spec.http[0]`.
     pub fn of(whole: &Arc<Value>, list: &'static str, index: usize) -> Self {
-        Part { whole: Arc::clone(whole), at: [Some((list, index)), None] }
+        Part { whole: Arc::clone(whole), at: [Some((list, Some(index))), None] }
     }
 
     /// An entry of a list in this part, which must be an entry of the body itself.
     pub fn inner(&self, list: &'static str, index: usize) -> Self {
         let [own, _] = self.at;
         match own {
-            Some(_) => Part { whole: Arc::clone(&self.whole), at: [own, Some((list, index))] },
+            Some(_) => Part { whole: Arc::clone(&self.whole), at: [own, Some((list, Some(index)))] },
             None => Part::of(&self.whole, list, index),
         }
     }
@@ -45,8 +50,13 @@ impl Deref for Part {
 
     fn deref(&self) -> &Value {
         let mut value: &Value = &self.whole;
-        for (list, index) in self.at.iter().flatten() {
-            value = value.list(list).get(*index).unwrap_or(&NOTHING);
+        for (path, index) in self.at.iter().flatten() {
+            let field = value.at(path);
+            value = match index {
+                Some(index) => field.and_then(|list| list.get(*index)),
+                None => field,
+            }
+            .unwrap_or(&NOTHING);
         }
         value
     }
@@ -64,6 +74,8 @@ mod tests {
         assert_eq!(route.list("match").len(), 2);
         assert_eq!(route.inner("match", 1).int("port"), Some(2));
         assert_eq!(*Part::of(&whole, "spec.http", 7), Value::Null);
+        assert_eq!(Part::field(&whole, "spec").list("http").len(), 1);
+        assert_eq!(*Part::field(&whole, "status"), Value::Null);
         let own = Part::own(json!({"match": [{"port": 3}]}));
         assert_eq!((own.list("match").len(), own.inner("match", 0).int("port")), (1, Some(3)));
     }

@@ -15,8 +15,9 @@ impl Snapshot {
     /// routes, gateways and mesh objects is its word about them as they were, and is left out with the rest of the past.
     #[must_use]
     pub fn altered(&self, put: &[Object], gone: &[ObjectRef]) -> Snapshot {
-        let stays = |object: &&Object| !gone.iter().any(|r| r.same_object(&object.reference));
-        let mut altered = self.rebuilt(self.objects.values().filter(stays).chain(put));
+        let stays = |object: &&Arc<Object>| !gone.iter().any(|r| r.same_object(&object.reference));
+        let put = put.iter().cloned().map(Arc::new);
+        let mut altered = self.rebuilt(self.objects.values().filter(stays).cloned().chain(put));
         altered.changes.clone_from(&self.changes);
         altered.graph.edges.clone_from(&self.graph.edges);
         altered
@@ -27,7 +28,8 @@ impl Snapshot {
     #[must_use]
     pub fn within(&self, namespaces: &BTreeSet<String>) -> Snapshot {
         let inside = |namespace: &str| namespace.is_empty() || namespaces.contains(namespace);
-        let mut part = self.rebuilt(self.objects.values().filter(|object| inside(object.namespace())));
+        let own = self.objects.values().filter(|object| inside(object.namespace()));
+        let mut part = self.rebuilt(own.cloned());
         let known = |(caller, callee): &(ObjectRef, ServiceName)| {
             inside(&caller.namespace) && inside(&callee.namespace)
         };
@@ -39,7 +41,7 @@ impl Snapshot {
     }
 
     /// A snapshot of these objects, asked the same and without a past.
-    fn rebuilt<'a>(&self, objects: impl Iterator<Item = &'a Object>) -> Snapshot {
+    fn rebuilt(&self, objects: impl Iterator<Item = Arc<Object>>) -> Snapshot {
         let mut builder = Builder::new();
         builder.captured_at(Some(self.now));
         builder.window(self.window);
@@ -47,7 +49,7 @@ impl Snapshot {
         builder.target(self.target.clone());
         builder.istio(&self.istio.root_namespace, self.istio.mesh_config.clone());
         for object in objects {
-            builder.read_object(without_judgement(object.clone()));
+            builder.read_object(without_judgement(object));
         }
         let mut rebuilt = builder.finish();
         rebuilt.window = self.window;
@@ -66,7 +68,7 @@ impl Snapshot {
 }
 
 /// The object without the status that a controller of the mesh or of the Gateway API wrote.
-fn without_judgement(mut object: Object) -> Object {
+fn without_judgement(object: Arc<Object>) -> Arc<Object> {
     let group = object.reference.group();
     let judged = group == "gateway.networking.k8s.io" || group.ends_with("istio.io");
     if judged && object.body.get("status").is_some() {
@@ -74,7 +76,7 @@ fn without_judgement(mut object: Object) -> Object {
         if let Some(top) = body.as_object_mut() {
             top.remove("status");
         }
-        object.body = Arc::new(body);
+        return Arc::new(Object { body: Arc::new(body), ..Object::clone(&object) });
     }
     object
 }

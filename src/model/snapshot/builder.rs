@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::{Snapshot, Target, edges, emitters};
 use crate::model::change;
@@ -71,12 +72,12 @@ impl Builder {
     /// An object of any kind; what has no kind or no name is left out. Of two with the same name the later one counts.
     pub fn object(&mut self, body: Value) {
         if let Some(object) = Object::read(body) {
-            self.read_object(object);
+            self.read_object(Arc::new(object));
         }
     }
 
     /// The same for an object that was read already.
-    pub(super) fn read_object(&mut self, object: Object) {
+    pub(super) fn read_object(&mut self, object: Arc<Object>) {
         if object.reference.kind == "Event" {
             self.snapshot.events.push(Event::read(&object));
             return;
@@ -184,7 +185,7 @@ impl Builder {
             istio.root_namespace = "istio-system".to_owned();
         }
         for ((kind, _, _), object) in &snapshot.objects {
-            let (object, group) = (object.clone(), object.reference.group().to_owned());
+            let (object, group) = (Arc::clone(object), object.reference.group());
             let istio_kind = group.ends_with("istio.io");
             istio.present |= istio_kind;
             match kind.as_str() {

@@ -83,7 +83,7 @@ pub fn gateway<'a>(snapshot: &'a Snapshot, namespace: &str, name: &str) -> Optio
 /// The Gateway or ListenerSet that a reference names.
 pub fn parent_object<'a>(snapshot: &'a Snapshot, parent: &Reference) -> Option<&'a Object> {
     match parent.kind.as_str() {
-        "Gateway" => gateway(snapshot, &parent.namespace, &parent.name).map(|g| &g.object),
+        "Gateway" => gateway(snapshot, &parent.namespace, &parent.name).map(|g| &*g.object),
         "ListenerSet" | "XListenerSet" => snapshot.object(&parent.kind, &parent.namespace, &parent.name),
         _ => None,
     }

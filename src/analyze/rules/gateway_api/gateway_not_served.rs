@@ -142,7 +142,7 @@ impl Check for GatewayNotServed {
                         let path = format!("{}.port", listener.path);
                         out.push(Fact { gateway, object: part, path: path.clone(), wrong: wrong() });
                         // A port of a ListenerSet leaves its Gateway partly without an address as well.
-                        if !std::ptr::eq(*part, &gateway.object) {
+                        if !std::ptr::eq(*part, &*gateway.object) {
                             out.push(Fact {
                                 gateway,
                                 object: &gateway.object,
@@ -247,7 +247,7 @@ fn nowhere(snapshot: &Snapshot, host: &str) -> bool {
 
 /// The Gateway itself and the ListenerSets that it takes.
 fn parts<'a>(snapshot: &'a Snapshot, gateway: &'a Gateway) -> Vec<&'a Object> {
-    let mut out = vec![&gateway.object];
+    let mut out: Vec<&Object> = vec![&gateway.object];
     out.extend(
         listener_sets::of(snapshot, gateway)
             .into_iter()

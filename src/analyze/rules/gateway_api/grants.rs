@@ -6,7 +6,8 @@ use crate::model::snapshot::Snapshot;
 
 /// The grants of a namespace.
 pub fn of_namespace<'a>(snapshot: &'a Snapshot, namespace: &str) -> Vec<&'a Object> {
-    snapshot.gateway_api.grants.iter().filter(|grant| grant.namespace() == namespace).collect()
+    let grants = snapshot.gateway_api.grants.iter().map(|grant| &**grant);
+    grants.filter(|grant| grant.namespace() == namespace).collect()
 }
 
 /// Whether the grants could not be read: then nothing follows from the absence of one.

@@ -55,7 +55,7 @@ impl Check for ListenerInvalid {
         let mut out = vec![];
         let all = snapshot.gateway_api.gateways.iter();
         for gateway in all.filter(|g| seen::configured(g.object.namespace())) {
-            let mut parts = vec![&gateway.object];
+            let mut parts = vec![&*gateway.object];
             for set in listener_sets::of(snapshot, gateway) {
                 match listener_sets::refused(snapshot, gateway, set) {
                     Some(why) => out.push(refused(set, why, "NotAllowed", Some(&gateway.object))),

@@ -47,7 +47,7 @@ impl Check for ListenersOverlap {
         let mut out = vec![];
         for gateway in snapshot.gateway_api.gateways.iter().filter(|g| seen::configured(g.object.namespace()))
         {
-            let mut parts = vec![&gateway.object];
+            let mut parts = vec![&*gateway.object];
             let sets = listener_sets::of(snapshot, gateway).into_iter();
             parts.extend(sets.filter(|set| listener_sets::refused(snapshot, gateway, set).is_none()));
             let mut ports: BTreeMap<i64, Vec<Listener<'a>>> = BTreeMap::new();

@@ -86,7 +86,7 @@ impl Check for ReferenceNotGranted {
                 });
             }
         }
-        let gateways = snapshot.gateway_api.gateways.iter().map(|gateway| &gateway.object);
+        let gateways = snapshot.gateway_api.gateways.iter().map(|gateway| &*gateway.object);
         let sets = listener_sets::KINDS.iter().flat_map(|kind| snapshot.objects_of(kind));
         for object in gateways.chain(sets).filter(|_| !unread) {
             out.extend(certificates(snapshot, object));

@@ -56,7 +56,7 @@ impl Check for WaypointMissing {
     type Fact<'a> = Fact<'a>;
 
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
-        let services = snapshot.services.iter().map(|s| &s.object);
+        let services = snapshot.services.iter().map(|s| &*s.object);
         let mut out = vec![];
         for object in snapshot.objects_of("Namespace").chain(services) {
             let own = if object.namespace().is_empty() { object.name() } else { object.namespace() };

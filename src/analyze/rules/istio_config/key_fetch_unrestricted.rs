@@ -48,7 +48,7 @@ impl Check for KeyFetchUnrestricted {
     type Fact<'a> = Fact<'a>;
 
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
-        let policies = snapshot.istio.request_authentications.iter().map(|policy| &policy.object);
+        let policies = snapshot.istio.request_authentications.iter().map(|policy| &*policy.object);
         let fetched = |policy: &&Object| {
             policy.body.list("spec.jwtRules").iter().any(|rule| rule.at("jwksUri").is_some())
         };

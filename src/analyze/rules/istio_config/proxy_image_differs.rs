@@ -75,7 +75,7 @@ impl Check for ProxyImageDiffers {
                 .iter()
                 .filter(|pod| pod.object.namespace() == namespace.name() && !pod.ended())
                 .filter(|pod| !pod.object.annotations.contains_key("sidecar.istio.io/proxyImage"))
-                .filter_map(|pod| Some((&pod.object, pod.template.container("istio-proxy")?.image.as_str())))
+                .filter_map(|pod| Some((&*pod.object, pod.template.container("istio-proxy")?.image.as_str())))
                 .filter(|(_, own)| {
                     !own.is_empty()
                         && own

@@ -163,6 +163,6 @@ fn suspects(snapshot: &Snapshot, fact: &Fact) -> Vec<ObjectRef> {
     let filters =
         snapshot.istio.envoy_filters.iter().filter(applies).map(|policy| policy.object.reference.clone());
     let plugins = snapshot.objects_of("WasmPlugin").cloned().map(crate::model::mesh::istio::Policy::read);
-    let plugins = plugins.filter(|policy| applies(&policy)).map(|policy| policy.object.reference);
+    let plugins = plugins.filter(|policy| applies(&policy)).map(|policy| policy.object.reference.clone());
     filters.chain(plugins).take(MAX_PROXIES).collect()
 }

@@ -34,7 +34,7 @@ impl Served<'_> {
 
 /// The listeners of a Gateway and of the ListenerSets that it takes.
 pub fn of<'a>(snapshot: &'a Snapshot, gateway: &'a Gateway) -> Vec<Served<'a>> {
-    let mut parts = vec![&gateway.object];
+    let mut parts = vec![&*gateway.object];
     let sets = listener_sets::of(snapshot, gateway).into_iter();
     parts.extend(sets.filter(|set| listener_sets::refused(snapshot, gateway, set).is_none()));
     let mut refused: BTreeMap<(ObjectRef, String), String> = BTreeMap::new();

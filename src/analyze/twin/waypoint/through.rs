@@ -107,7 +107,7 @@ fn template(gateway: &Gateway) -> PodTemplate {
         .collect();
     let account =
         object.annotations.get("gateway.istio.io/service-account").map_or(object.name(), String::as_str);
-    PodTemplate { labels, service_account: account.to_owned(), ..PodTemplate::read(&serde_json::Value::Null) }
+    PodTemplate { labels, service_account: account.to_owned(), ..PodTemplate::read(&Arc::default()) }
 }
 
 /// A pod of a waypoint, a ready one rather than another; none where none was seen.

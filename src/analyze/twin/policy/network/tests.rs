@@ -11,9 +11,11 @@ fn labels(pairs: &[(&str, &str)]) -> Labels {
 }
 
 fn template(host_network: bool) -> PodTemplate {
-    PodTemplate::read(&json!({"spec": {"hostNetwork": host_network, "containers": [{"name": "c", "ports": [
+    PodTemplate::read(&std::sync::Arc::new(
+        json!({"spec": {"hostNetwork": host_network, "containers": [{"name": "c", "ports": [
         {"name": "web", "containerPort": 8080}, {"name": "dns", "containerPort": 5353, "protocol": "UDP"}]}],
-        "initContainers": [{"name": "i", "ports": [{"name": "setup", "containerPort": 7000}]}]}}))
+        "initContainers": [{"name": "i", "ports": [{"name": "setup", "containerPort": 7000}]}]}}),
+    ))
 }
 
 fn snapshot(objects: Vec<Value>) -> Snapshot {
