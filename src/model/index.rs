@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::event::Event;
 use super::network::{EndpointSlice, Service};
-use super::object::ObjectRef;
+use super::object::{Object, ObjectRef};
 use super::selector::Labels;
 use super::workload::{Pod, Workload};
 
@@ -20,7 +21,6 @@ fn key(reference: &ObjectRef) -> Key {
 #[derive(Debug, Clone, Default)]
 pub struct Index {
     pods: BTreeMap<String, Range<usize>>,
-    services: BTreeMap<String, Range<usize>>,
     workloads: BTreeMap<String, Vec<usize>>,
     workload: BTreeMap<Key, Vec<usize>>,
     pods_of: BTreeMap<Key, Vec<usize>>,
@@ -28,15 +28,19 @@ pub struct Index {
     events: BTreeMap<Key, Vec<usize>>,
     templates: Labelled,
     pod_labels: Labelled,
+    /// Services, each under the first label of its selector alone.
+    selectors: Labelled,
+    /// Namespaces by name.
+    namespaces: BTreeMap<String, Arc<Object>>,
 }
 
 /// Positions by namespace, label and value.
 type Labelled = HashMap<String, HashMap<String, HashMap<String, Vec<usize>>>>;
 
-fn labelled<'a>(all: impl Iterator<Item = (&'a str, &'a Labels)>) -> Labelled {
+fn labelled<'a>(all: impl Iterator<Item = (&'a str, &'a Labels)>, first: bool) -> Labelled {
     let mut out = Labelled::new();
     for (at, (namespace, labels)) in all.enumerate() {
-        for (key, value) in labels {
+        for (key, value) in labels.iter().take(if first { 1 } else { usize::MAX }) {
             if !out.contains_key(namespace) {
                 out.insert(namespace.to_owned(), HashMap::new());
             }
@@ -71,8 +75,9 @@ fn runs<'a>(namespaces: impl Iterator<Item = &'a str>) -> BTreeMap<String, Range
 }
 
 impl Index {
-    /// Indexes the lists. Pods and Services are sorted by namespace; `owner` says what a pod belongs to.
-    pub fn new(
+    /// Indexes the lists. Pods are sorted by namespace; `owner` says what a pod belongs to.
+    pub fn new<'o>(
+        namespaces: impl Iterator<Item = &'o Arc<Object>>,
         (pods, services): (&[Pod], &[Service]),
         workloads: &[Workload],
         slices: &[EndpointSlice],
@@ -81,9 +86,13 @@ impl Index {
     ) -> Self {
         let mut index = Index {
             pods: runs(pods.iter().map(|pod| pod.object.namespace())),
-            services: runs(services.iter().map(|service| service.object.namespace())),
-            templates: labelled(workloads.iter().map(|w| (w.object.namespace(), &w.template.labels))),
-            pod_labels: labelled(pods.iter().map(|pod| (pod.object.namespace(), &pod.template.labels))),
+            templates: labelled(workloads.iter().map(|w| (w.object.namespace(), &w.template.labels)), false),
+            pod_labels: labelled(
+                pods.iter().map(|pod| (pod.object.namespace(), &pod.template.labels)),
+                false,
+            ),
+            selectors: labelled(services.iter().map(|s| (s.object.namespace(), &s.selector)), true),
+            namespaces: namespaces.map(|space| (space.name().to_owned(), Arc::clone(space))).collect(),
             ..Index::default()
         };
         for (at, workload) in workloads.iter().enumerate() {
@@ -108,9 +117,18 @@ impl Index {
         self.pods.get(namespace).and_then(|range| pods.get(range.clone())).unwrap_or_default()
     }
 
-    /// The Services of a namespace.
-    pub fn services_in<'a>(&self, services: &'a [Service], namespace: &str) -> &'a [Service] {
-        self.services.get(namespace).and_then(|range| services.get(range.clone())).unwrap_or_default()
+    /// A namespace by its name.
+    pub fn namespace(&self, name: &str) -> Option<&Object> {
+        self.namespaces.get(name).map(|object| &**object)
+    }
+
+    /// Positions of the Services that can select these labels; in order.
+    pub fn services_with(&self, namespace: &str, labels: &Labels) -> Vec<usize> {
+        let Some(own) = self.selectors.get(namespace) else { return vec![] };
+        let named = labels.iter().filter_map(|(key, value)| own.get(key)?.get(value));
+        let mut out: Vec<usize> = named.flatten().copied().collect();
+        out.sort_unstable();
+        out
     }
 
     /// Positions of the workloads that a selector, one that is not empty, can select; in order.

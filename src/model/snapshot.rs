@@ -22,6 +22,7 @@ use super::network::{EndpointSlice, NetworkPolicy, Service, ServiceName};
 use super::object::{Object, ObjectRef};
 use super::proxy::Proxy;
 use super::proxy::sync::ProxySync;
+use super::selector::Labels;
 use super::series::Series;
 use super::source::{Location, Sources};
 use super::span::Spans;
@@ -110,6 +111,11 @@ pub fn is_system_namespace(namespace: &str) -> bool {
     )
 }
 
+/// Whether labels hold all of these.
+fn carries(labels: &Labels, wanted: &Labels) -> bool {
+    wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
 impl Snapshot {
     /// Something that follows from all of it, computed at the first call and kept.
     pub fn derived<T: Derived>(&self) -> std::sync::Arc<T> {
@@ -119,6 +125,10 @@ impl Snapshot {
     /// An object by kind, namespace and name, whatever its version. Kinds that two APIs share (`Gateway`) are told apart by
     /// their typed lists.
     pub fn object(&self, kind: &str, namespace: &str, name: &str) -> Option<&Object> {
+        // Asked for each workload and Service by many rules.
+        if kind == "Namespace" && namespace.is_empty() {
+            return self.index.namespace(name);
+        }
         self.objects.get(&(kind.to_owned(), namespace.to_owned(), name.to_owned())).map(|object| &**object)
     }
 
@@ -207,6 +217,27 @@ impl Snapshot {
         some.filter(move |pod| service.selects(pod) && !pod.ended())
     }
 
+    /// The pods of a namespace that carry all of these labels and have not ended; none where there are no labels.
+    pub fn pods_with<'a, 'l>(
+        &'a self,
+        namespace: &str,
+        labels: &'l Labels,
+    ) -> impl Iterator<Item = &'a Pod> + use<'a, 'l> {
+        let some = self.index.pods_with(namespace, labels).iter().filter_map(|at| self.pods.get(*at));
+        some.filter(move |pod| !pod.ended() && carries(&pod.template.labels, labels))
+    }
+
+    /// The workloads at the top of a namespace whose template carries all of these labels; none where there are no labels.
+    pub fn workloads_with<'a, 'l>(
+        &'a self,
+        namespace: &str,
+        labels: &'l Labels,
+    ) -> impl Iterator<Item = &'a Workload> + use<'a, 'l> {
+        let some = self.index.workloads_with(namespace, labels);
+        let some = some.iter().filter_map(|at| self.workloads.get(*at));
+        some.filter(move |w| w.object.owners.is_empty() && carries(&w.template.labels, labels))
+    }
+
     /// The workloads at the top whose template a Service selects: ReplicaSets of a Deployment stand for nothing here.
     pub fn workloads_behind<'a>(&'a self, service: &'a Service) -> impl Iterator<Item = &'a Workload> {
         let some = self.index.workloads_with(service.object.namespace(), &service.selector);
@@ -218,16 +249,16 @@ impl Snapshot {
 
     /// The Services in front of a workload, by its template's labels.
     pub fn services_before<'a>(&'a self, workload: &'a Workload) -> impl Iterator<Item = &'a Service> {
-        let beside = self.index.services_in(&self.services, workload.object.namespace());
-        beside
-            .iter()
-            .filter(move |s| s.selects_labels(workload.object.namespace(), &workload.template.labels))
+        let (namespace, labels) = (workload.object.namespace(), &workload.template.labels);
+        let some = self.index.services_with(namespace, labels);
+        let some = some.into_iter().filter_map(|at| self.services.get(at));
+        some.filter(move |s| s.selects_labels(namespace, labels))
     }
 
     /// The Services in front of a pod.
     pub fn services_before_pod<'a>(&'a self, pod: &'a Pod) -> impl Iterator<Item = &'a Service> {
-        let beside = self.index.services_in(&self.services, pod.object.namespace());
-        beside.iter().filter(move |s| s.selects(pod))
+        let some = self.index.services_with(pod.object.namespace(), &pod.template.labels);
+        some.into_iter().filter_map(|at| self.services.get(at)).filter(move |s| s.selects(pod))
     }
 
     /// Ready addresses and all addresses behind a Service; `None` where nothing says (plain manifests). EndpointSlices

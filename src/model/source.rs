@@ -73,7 +73,11 @@ impl Sources {
 
     /// Adds those of another source of material.
     pub fn extend(&mut self, other: Sources) {
-        self.0.extend(other.0);
+        if self.0.is_empty() {
+            self.0 = other.0;
+        } else {
+            self.0.extend(other.0);
+        }
     }
 
     /// Whether nothing is known.

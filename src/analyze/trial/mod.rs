@@ -54,10 +54,16 @@ impl<'s> Ground<'s> {
 
     /// The part that the fixes of a finding can matter to.
     fn near(snapshot: &Snapshot, near: &BTreeSet<String>, options: &'s Options) -> Self {
-        let all: BTreeSet<&str> =
-            snapshot.objects.keys().map(|(_, namespace, _)| namespace.as_str()).collect();
-        let others =
-            all.iter().filter(|namespace| !namespace.is_empty() && !near.contains(**namespace)).count();
+        // Objects stand in order of kind and namespace.
+        let mut all: BTreeSet<&str> = BTreeSet::new();
+        let mut last = "";
+        for (_, namespace, _) in snapshot.objects.keys().filter(|(_, namespace, _)| !namespace.is_empty()) {
+            if namespace != last {
+                all.insert(namespace);
+                last = namespace;
+            }
+        }
+        let others = all.iter().filter(|namespace| !near.contains(**namespace)).count();
         let beyond = (others > 0).then(|| {
             format!("it changes nothing in the {others} namespaces that name neither it nor its own")
         });
@@ -75,25 +81,19 @@ pub fn try_fixes(snapshot: &Snapshot, diagnosis: &mut Diagnosis, options: &Optio
     let small = snapshot.objects.len() <= MAX_WHOLE;
     let whole = small.then(|| Ground::new(snapshot.altered(&[], &[]), None, options));
     let mut left = MAX_OBJECTS;
-    for index in chosen {
-        let Some(finding) = diagnosis.findings.get(index) else { continue };
-        let cause = diagnosis.root_causes.iter().position(|cause| cause.finding == index);
-        let explains =
-            cause.and_then(|at| diagnosis.root_causes.get(at)).map(|cause| cause.explains.as_slice());
-        let explains = explains.unwrap_or_default();
-        let questions = asks::questions(snapshot, diagnosis, finding, explains);
-        let first = if cause.is_some() { MAX_REMEDIES } else { 1 };
-        let remedies = finding.remedies.get(..first).unwrap_or(&finding.remedies);
+    let questions: Vec<Vec<Question>> = chosen.iter().map(|at| questions(snapshot, diagnosis, *at)).collect();
+    let near = if small { vec![] } else { near(snapshot, diagnosis, &chosen, &questions) };
+    for (place, (index, questions)) in chosen.into_iter().zip(questions).enumerate() {
+        let cause = cause_of(diagnosis, index);
+        let remedies = tried(diagnosis, index);
         let own;
-        let ground = match &whole {
-            Some(whole) => whole,
-            None => {
-                let healed = diagnosis.findings.iter().filter(|f| explains.contains(&f.id));
-                let findings: Vec<&Finding> = std::iter::once(finding).chain(healed).collect();
-                let near = near::namespaces(snapshot, &findings, remedies, &questions);
-                own = Ground::near(snapshot, &near, options);
+        let ground = match (&whole, near.get(place)) {
+            (Some(whole), _) => whole,
+            (None, Some(near)) => {
+                own = Ground::near(snapshot, near, options);
                 &own
             }
+            (None, None) => continue,
         };
         let twin = Twin::new(&ground.snapshot);
         let answers: Vec<Option<Answer>> = questions.iter().map(|q| answered(&twin, q)).collect();
@@ -121,6 +121,47 @@ pub fn try_fixes(snapshot: &Snapshot, diagnosis: &mut Diagnosis, options: &Optio
             cause.take_back = moved;
         }
     }
+}
+
+/// The cause that rests on a finding, by its place.
+fn cause_of(diagnosis: &Diagnosis, finding: usize) -> Option<usize> {
+    diagnosis.root_causes.iter().position(|cause| cause.finding == finding)
+}
+
+/// What a finding explains, where it is a cause.
+fn explained(diagnosis: &Diagnosis, finding: usize) -> &[String] {
+    let cause = cause_of(diagnosis, finding).and_then(|at| diagnosis.root_causes.get(at));
+    cause.map(|cause| cause.explains.as_slice()).unwrap_or_default()
+}
+
+/// The remedies of a finding that are tried.
+fn tried(diagnosis: &Diagnosis, finding: usize) -> &[Remedy] {
+    let first = if cause_of(diagnosis, finding).is_some() { MAX_REMEDIES } else { 1 };
+    let all = diagnosis.findings.get(finding).map(|finding| finding.remedies.as_slice()).unwrap_or_default();
+    all.get(..first).unwrap_or(all)
+}
+
+/// The requests at stake with a finding.
+fn questions(snapshot: &Snapshot, diagnosis: &Diagnosis, at: usize) -> Vec<Question> {
+    let finding = diagnosis.findings.get(at);
+    let ask = |finding| asks::questions(snapshot, diagnosis, finding, explained(diagnosis, at));
+    finding.map(ask).unwrap_or_default()
+}
+
+/// The namespaces that the trials of each finding read.
+fn near(
+    snapshot: &Snapshot,
+    diagnosis: &Diagnosis,
+    chosen: &[usize],
+    questions: &[Vec<Question>],
+) -> Vec<BTreeSet<String>> {
+    let stakes = chosen.iter().zip(questions).map(|(at, questions)| {
+        let explains = explained(diagnosis, *at);
+        let healed = diagnosis.findings.iter().filter(|f| explains.contains(&f.id));
+        let findings = diagnosis.findings.get(*at).into_iter().chain(healed).collect();
+        near::Stake { findings, remedies: tried(diagnosis, *at), questions }
+    });
+    near::namespaces(snapshot, &stakes.collect::<Vec<_>>())
 }
 
 /// The findings whose remedies are tried, by their places: those of the likeliest causes first.

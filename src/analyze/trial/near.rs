@@ -13,14 +13,41 @@ use crate::model::mesh::istio::service_of_host;
 use crate::model::object::{Object, ObjectRef};
 use crate::model::snapshot::Snapshot;
 
-/// The namespaces that trials of a finding's remedies read, and its explained findings' with it; what stands in no namespace
-/// belongs to all.
-pub(super) fn namespaces(
-    snapshot: &Snapshot,
-    findings: &[&Finding],
-    remedies: &[Remedy],
-    questions: &[Question],
-) -> BTreeSet<String> {
+/// What is at stake in the trials of one finding's remedies.
+pub(super) struct Stake<'s> {
+    /// The finding, and those that it explains.
+    pub(super) findings: Vec<&'s Finding>,
+    pub(super) remedies: &'s [Remedy],
+    pub(super) questions: &'s [Question],
+}
+
+/// Namespaces that matter, and hosts that make others matter.
+struct Near {
+    namespaces: BTreeSet<String>,
+    hosts: BTreeSet<String>,
+    /// Namespaces whose mesh configuration names one of them.
+    named: BTreeSet<String>,
+}
+
+/// For each stake the namespaces that its trials read; what stands in no namespace belongs to all. The configuration of a large
+/// mesh is searched once for all of them.
+pub(super) fn namespaces(snapshot: &Snapshot, stakes: &[Stake<'_>]) -> Vec<BTreeSet<String>> {
+    let mut all: Vec<Near> = stakes.iter().map(|stake| at_stake(snapshot, stake)).collect();
+    for object in snapshot.objects.values().filter(|object| is_of_a_mesh(object)) {
+        let own = object.namespace();
+        let Some(spec) = object.body.get("spec") else { continue };
+        for near in &mut all {
+            let known = near.namespaces.contains(own) || near.named.contains(own);
+            if !known && names(spec, &near.namespaces, &near.hosts) {
+                near.named.insert(own.to_owned());
+            }
+        }
+    }
+    all.into_iter().map(|near| with_servers(snapshot, near)).collect()
+}
+
+/// The namespaces that the stake itself names.
+fn at_stake(snapshot: &Snapshot, Stake { findings, remedies, questions }: &Stake<'_>) -> Near {
     let mut out: BTreeSet<String> = [snapshot.istio.root_namespace.clone()].into();
     let mut changed: Vec<Object> = vec![];
     let mut add = |reference: &ObjectRef| {
@@ -31,7 +58,7 @@ pub(super) fn namespaces(
         add(&finding.subject);
         finding.related.iter().for_each(&mut add);
     }
-    for remedy in remedies {
+    for remedy in *remedies {
         remedy.patch.iter().for_each(|patch| add(&patch.target));
         match &remedy.whole {
             Some(Whole::Delete(reference) | Whole::Scale(reference, _)) => add(reference),
@@ -39,23 +66,21 @@ pub(super) fn namespaces(
             None => {}
         }
     }
-    for question in questions {
+    for question in *questions {
         if let Origin::Workload(named) | Origin::Gateway(named) = &question.ask.from {
             out.insert(named.namespace.clone());
         }
         out.extend(service_of_host(&question.ask.request.host).map(|(namespace, _)| namespace));
     }
     out.remove("");
-    let hosts: BTreeSet<String> = changed.iter().flat_map(hosts).collect();
-    let named: Vec<&Object> = snapshot
-        .objects
-        .values()
-        .map(|object| &**object)
-        .filter(|object| is_of_a_mesh(object) && !out.contains(object.namespace()))
-        .filter(|object| object.body.get("spec").is_some_and(|spec| names(spec, &out, &hosts)))
-        .collect();
-    let named: Vec<String> = named.into_iter().map(|object| object.namespace().to_owned()).collect();
-    out.extend(named);
+    let hosts = changed.iter().flat_map(hosts).collect();
+    Near { namespaces: out, hosts, named: BTreeSet::new() }
+}
+
+/// All of them, and the namespaces whose pods serve the Gateways in them.
+fn with_servers(snapshot: &Snapshot, near: Near) -> BTreeSet<String> {
+    let mut out = near.namespaces;
+    out.extend(near.named);
     // Pods that serve a Gateway stand where their owner likes.
     let gateways = snapshot.istio.gateways.iter().filter(|gateway| out.contains(gateway.object.namespace()));
     let selectors: BTreeSet<_> =
@@ -156,8 +181,9 @@ mod tests {
             Origin::Workload(Named { namespace: "caller".into(), kind: String::new(), name: "a".into() });
         let request = Request { host: "pay.other.svc".into(), ..Request::default() };
         let question = Question { ask: Ask { name: String::new(), from, request }, felt: false };
-        let near = namespaces(&snapshot, &[], &[remedy], &[question]);
-        let near: Vec<&str> = near.iter().map(String::as_str).collect();
+        let stake = Stake { findings: vec![], remedies: &[remedy], questions: &[question] };
+        let near = namespaces(&snapshot, &[stake]);
+        let near: Vec<&str> = near[0].iter().map(String::as_str).collect();
         assert_eq!(
             near,
             ["by-host", "by-name", "by-policy", "caller", "edge", "istio-system", "other", "shop"]

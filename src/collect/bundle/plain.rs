@@ -30,7 +30,7 @@ pub(super) fn read(text: &str) -> Option<Value> {
     reader.advance();
     let first = reader.line?;
     let value = reader.node(first, 0)?;
-    (reader.line.is_none() && !matches!(value, Value::String(_))).then_some(value)
+    (reader.line.is_none() && matches!(value, Value::Object(_) | Value::Array(_))).then_some(value)
 }
 
 /// A line, or what is left of it behind a dash.
@@ -300,11 +300,11 @@ mod tests {
     #[test]
     fn a_manifest_is_read() {
         let text = "---\n# of a shop\nkind: A\nmetadata:\n  name: a\n  labels: {}\n  annotations:\n    x.y/z: \"on\"\n    'it''s': \"a\\n\\\"b\\\"\"\n\
-            spec:\n  replicas: 2\n  paused: false\n  limits:\n    cpu: 500m\n  args:\n  - --port=80\n  -\n    - x\n  - - y\n    - z\n  - name: web\n    port: 80\n\n    \
+            spec:\n  replicas: 2\n  paused: false\n  limits:\n    cpu: 500m\n  args:\n  - --port=80\n  -\n    - x\n  - - w\n    - z\n  - name: web\n    port: 80\n\n    \
             env: []\n  - script: |\n      a: 1\n\n        b\n    empty:\n  url: http://a:80/x\n  text: |-\n    last\n\n";
         let expected = json!({"kind": "A", "metadata": {"name": "a", "labels": {}, "annotations": {"x.y/z": "on", "it's": "a\n\"b\""}},
             "spec": {"replicas": 2, "paused": false, "limits": {"cpu": "500m"}, "url": "http://a:80/x", "text": "last",
-                "args": ["--port=80", ["x"], ["y", "z"], {"name": "web", "port": 80, "env": []}, {"script": "a: 1\n\n  b\n", "empty": null}]}});
+                "args": ["--port=80", ["x"], ["w", "z"], {"name": "web", "port": 80, "env": []}, {"script": "a: 1\n\n  b\n", "empty": null}]}});
         assert_eq!(read(text), Some(expected.clone()));
         assert_eq!(parse_fully(text).unwrap(), expected);
     }

@@ -7,7 +7,9 @@ use super::{Counts, redact_text};
 
 /// Fields whose text is free: messages of events and conditions, values of environment variables, arguments, annotations,
 /// the content of ConfigMaps. All else is configuration that a schema checks and an analysis needs literally.
-const FREE_TEXT: &[&str] = &["message", "note", "args", "command", "annotations", "data"];
+fn is_free_text(field: &str) -> bool {
+    matches!(field, "message" | "note" | "args" | "command" | "annotations" | "data")
+}
 
 /// Redacts the free text of an object, in place. Values of environment variables whose name says that they are secret
 /// are masked whole.
@@ -39,8 +41,9 @@ fn walk(value: &mut Value, free: bool, counts: &mut Counts, depth: usize) {
             }
         }
         Value::Object(map) => {
-            if let (Some(Value::String(name)), Some(Value::String(text))) =
-                (map.get("name"), map.get("value"))
+            // Few objects have a value, and many a name.
+            if let Some(Value::String(text)) = map.get("value")
+                && let Some(Value::String(name)) = map.get("name")
             {
                 let masked = environment(name, text, counts);
                 if let Some(masked) = masked {
@@ -48,7 +51,7 @@ fn walk(value: &mut Value, free: bool, counts: &mut Counts, depth: usize) {
                 }
             }
             for (key, item) in map {
-                walk(item, free || FREE_TEXT.contains(&key.as_str()), counts, depth + 1);
+                walk(item, free || is_free_text(key), counts, depth + 1);
             }
         }
         _ => {}

@@ -381,11 +381,19 @@ struct ByHost {
     /// Of whatever namespace, under the empty one.
     virtual_services: Hosts,
     destination_rules: Hosts,
+    /// Of whatever namespace, under the empty one.
+    service_entries: Hosts,
 }
 
 impl ByHost {
-    fn new(virtual_services: &[VirtualService], destination_rules: &[DestinationRule]) -> Self {
+    fn new(istio: &Istio) -> Self {
+        let Istio { virtual_services, destination_rules, service_entries, .. } = istio;
         let mut out = ByHost::default();
+        for (at, entry) in service_entries.iter().enumerate() {
+            for host in &entry.hosts {
+                out.service_entries.add("", host, at);
+            }
+        }
         for (at, vs) in virtual_services.iter().enumerate() {
             for host in &vs.hosts {
                 out.virtual_services.add("", &full_host(host, vs.object.namespace()), at);
@@ -411,7 +419,7 @@ pub struct Istio {
     pub virtual_services: Vec<VirtualService>,
     /// DestinationRules.
     pub destination_rules: Vec<DestinationRule>,
-    /// Gateways.
+    /// Gateways, in order of namespace and name.
     pub gateways: Vec<Gateway>,
     /// ServiceEntries.
     pub service_entries: Vec<ServiceEntry>,
@@ -431,7 +439,25 @@ pub struct Istio {
 
 impl Istio {
     fn by_host(&self) -> &ByHost {
-        self.by_host.get_or_init(|| ByHost::new(&self.virtual_services, &self.destination_rules))
+        self.by_host.get_or_init(|| ByHost::new(self))
+    }
+
+    /// The Gateway with this name.
+    pub fn gateway(&self, namespace: &str, name: &str) -> Option<&Gateway> {
+        let place = |g: &Gateway| (g.object.namespace(), g.object.name()).cmp(&(namespace, name));
+        self.gateways.binary_search_by(place).ok().and_then(|at| self.gateways.get(at))
+    }
+
+    /// The ServiceEntries that may speak for a host, given in full and as it is written, in their order.
+    pub fn service_entries_for(&self, full: &str, written: &str) -> impl Iterator<Item = &ServiceEntry> {
+        let entries = &self.by_host().service_entries;
+        let mut found = entries.candidates("", full);
+        if written != full {
+            found.extend(entries.candidates("", written));
+            found.sort_unstable();
+            found.dedup();
+        }
+        found.into_iter().filter_map(|at| self.service_entries.get(at))
     }
 
     /// The VirtualServices that speak for a full host, inside the mesh or at a gateway, in their order.

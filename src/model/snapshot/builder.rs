@@ -23,6 +23,9 @@ use crate::model::span::{Span, Spans};
 use crate::model::time::{self, Window};
 use crate::model::workload::{Pod, Workload};
 
+/// The kind of namespaces.
+const NAMESPACE: &str = "Namespace";
+
 /// Fills a snapshot, piece by piece, from whatever a source gives.
 #[derive(Debug, Default)]
 pub struct Builder {
@@ -160,7 +163,10 @@ impl Builder {
         snapshot.gaps.sort();
         snapshot.gaps.dedup();
         index_pods(&mut snapshot);
+        let spaces = snapshot.objects.range((NAMESPACE.to_owned(), String::new(), String::new())..);
+        let spaces = spaces.take_while(|((kind, namespace, _), _)| kind == NAMESPACE && namespace.is_empty());
         snapshot.index = Index::new(
+            spaces.map(|(_, object)| object),
             (&snapshot.pods, &snapshot.services),
             &snapshot.workloads,
             &snapshot.slices,

@@ -1,6 +1,7 @@
 //! ISTIO107.
 
-use std::collections::BTreeSet;
+use std::cell::LazyCell;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy, pointer, pointer_segment};
@@ -9,7 +10,7 @@ use crate::analyze::rules::istio::hosts;
 use crate::analyze::rules::near::applied;
 use crate::analyze::rules::seen;
 use crate::model::fields::Fields;
-use crate::model::mesh::istio::Gateway;
+use crate::model::mesh::istio::{Gateway, VirtualService};
 use crate::model::network::{ServiceName, TargetPort};
 use crate::model::selector::Labels;
 use crate::model::snapshot::Snapshot;
@@ -68,6 +69,10 @@ impl Check for GatewaySelectsNothing {
         let workloads = snapshot.workloads.iter().map(|w| (w.object.namespace(), &w.template));
         let templates: Vec<(&str, &PodTemplate)> = pods.chain(workloads).collect();
         let places: BTreeSet<&str> = templates.iter().map(|(namespace, _)| *namespace).collect();
+        let near = LazyCell::new(|| templates.iter().find(|(_, t)| is_gateway(t)).map(|(_, t)| &t.labels));
+        let routed = LazyCell::new(|| Routed::new(snapshot));
+        // Most gateways select the same few pods.
+        let mut carried: BTreeMap<&Labels, bool> = BTreeMap::new();
         for gateway in &snapshot.istio.gateways {
             let namespace = gateway.object.namespace();
             // Gateways that a controller makes belong to the object that it made them from.
@@ -78,13 +83,13 @@ impl Check for GatewaySelectsNothing {
                 continue;
             }
             let carries = |labels: &Labels| gateway.selector.iter().all(|(k, v)| labels.get(k) == Some(v));
-            if !templates.iter().any(|(_, t)| carries(&t.labels)) {
+            let selects = || templates.iter().any(|(_, t)| carries(&t.labels));
+            if !*carried.entry(&gateway.selector).or_insert_with(selects) {
                 let read =
                     places.contains(namespace) || places.contains(snapshot.istio.root_namespace.as_str());
                 let known = read && !hosts::unread(snapshot, "list pods");
                 if known {
-                    let near = templates.iter().find(|(_, t)| is_gateway(t)).map(|(_, t)| &t.labels);
-                    out.push(Fact { gateway, wrong: Wrong::Nobody(near), routed: routed(snapshot, gateway) });
+                    out.push(Fact { gateway, wrong: Wrong::Nobody(*near), routed: routed.at(gateway) });
                 }
                 continue;
             }
@@ -103,7 +108,7 @@ impl Check for GatewaySelectsNothing {
             }
             for server in gateway.servers.iter().filter(|s| s.port != 0 && !offered.contains(&s.port)) {
                 let wrong = Wrong::Port(format!("{}.port.number", server.path), server.port, offered.clone());
-                out.push(Fact { gateway, wrong, routed: routed(snapshot, gateway) });
+                out.push(Fact { gateway, wrong, routed: routed.at(gateway) });
             }
         }
         out
@@ -171,15 +176,28 @@ fn is_gateway(template: &PodTemplate) -> bool {
         .any(|c| c.name == "istio-proxy" && c.body.texts("args").iter().any(|a| a == "router"))
 }
 
-/// Services that VirtualServices at this Gateway send requests to.
-fn routed(snapshot: &Snapshot, gateway: &Gateway) -> BTreeSet<ServiceName> {
-    let bound = snapshot.istio.virtual_services.iter().filter(|vs| {
-        vs.gateways.iter().any(|name| {
-            hosts::gateway_name(name, vs.object.namespace())
-                == (gateway.object.namespace(), gateway.object.name())
-        })
-    });
-    bound.filter_map(|vs| hosts::service_of(snapshot, vs)).collect()
+/// VirtualServices by namespace and name of the gateways that they are bound to.
+struct Routed<'a> {
+    snapshot: &'a Snapshot,
+    bound: BTreeMap<(&'a str, &'a str), Vec<&'a VirtualService>>,
+}
+
+impl<'a> Routed<'a> {
+    fn new(snapshot: &'a Snapshot) -> Self {
+        let mut bound: BTreeMap<(&str, &str), Vec<&VirtualService>> = BTreeMap::new();
+        for vs in &snapshot.istio.virtual_services {
+            for name in &vs.gateways {
+                bound.entry(hosts::gateway_name(name, vs.object.namespace())).or_default().push(vs);
+            }
+        }
+        Routed { snapshot, bound }
+    }
+
+    /// Services that VirtualServices at this Gateway send requests to.
+    fn at(&self, gateway: &Gateway) -> BTreeSet<ServiceName> {
+        let bound = self.bound.get(&(gateway.object.namespace(), gateway.object.name()));
+        bound.into_iter().flatten().filter_map(|vs| hosts::service_of(self.snapshot, vs)).collect()
+    }
 }
 
 /// Select what the gateway's pods carry, by the same keys.

@@ -51,7 +51,7 @@ impl<'a> Hosts<'a> {
     /// the object, a name with one is complete.
     pub fn look_up(&self, host: &str, namespace: &str) -> Known<'a> {
         let full = full_host(host, namespace);
-        let entry = self.snapshot.istio.service_entries.iter().find(|entry| {
+        let entry = self.snapshot.istio.service_entries_for(&full, host).find(|entry| {
             visible(&entry.export_to, entry.object.namespace(), namespace)
                 && entry
                     .hosts
@@ -189,7 +189,7 @@ pub fn unrouted_at(snapshot: &Snapshot, virtual_service: &VirtualService) -> BTr
 /// An Istio Gateway by the name that a VirtualService gives it: `name` beside it, or `namespace/name`.
 pub fn gateway<'a>(snapshot: &'a Snapshot, reference: &str, namespace: &str) -> Option<&'a Gateway> {
     let (namespace, name) = gateway_name(reference, namespace);
-    snapshot.istio.gateways.iter().find(|g| g.object.namespace() == namespace && g.object.name() == name)
+    snapshot.istio.gateway(namespace, name)
 }
 
 /// Namespace and name of a gateway reference.
@@ -246,8 +246,9 @@ pub fn mirrors(route: &Route) -> Vec<(String, String, Option<i64>, String)> {
     let one = |value: &serde_json::Value, path: String| {
         (value.string("host"), value.string("subset"), value.int("port.number"), path)
     };
-    let single = route.body.at("mirror").map(|mirror| one(mirror, format!("{}.mirror", route.path)));
-    let several = route.body.list("mirrors").iter().enumerate().filter_map(|(index, entry)| {
+    let body: &serde_json::Value = &route.body;
+    let single = body.at("mirror").map(|mirror| one(mirror, format!("{}.mirror", route.path)));
+    let several = body.list("mirrors").iter().enumerate().filter_map(|(index, entry)| {
         Some(one(entry.at("destination")?, format!("{}.mirrors[{index}].destination", route.path)))
     });
     single.into_iter().chain(several).collect()

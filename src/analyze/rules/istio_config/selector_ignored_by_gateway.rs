@@ -64,9 +64,11 @@ impl Check for SelectorIgnoredByGateway {
                 continue;
             }
             let gateway_of = |carrier: &Object| {
-                let template = carrier.body.text_map("spec.template.metadata.labels");
-                let makes_pods = Workload::KINDS.contains(&carrier.reference.kind.as_str());
-                (if makes_pods { &template } else { &carrier.labels }).get(GATEWAY_NAME).cloned()
+                if Workload::KINDS.contains(&carrier.reference.kind.as_str()) {
+                    let labels = carrier.body.at("spec.template.metadata.labels")?;
+                    return Some(labels.child(GATEWAY_NAME)?.as_str()?.to_owned());
+                }
+                carrier.labels.get(GATEWAY_NAME).cloned()
             };
             let all: Vec<Option<String>> =
                 carriers.selected(object.namespace(), &selector).map(gateway_of).collect();

@@ -8,7 +8,10 @@ use crate::model::snapshot::Snapshot;
 
 /// Whose labels a selector is held against: pods that have not ended, and the templates of what makes pods.
 #[derive(Debug)]
-pub struct Carriers<'a>(BTreeMap<&'a str, Vec<(&'a Object, &'a Labels)>>);
+pub struct Carriers<'a> {
+    snapshot: &'a Snapshot,
+    beside: BTreeMap<&'a str, Vec<(&'a Object, &'a Labels)>>,
+}
 
 impl<'a> Carriers<'a> {
     /// All of a snapshot, by namespace.
@@ -21,12 +24,12 @@ impl<'a> Carriers<'a> {
             let template = &workload.template.labels;
             all.entry(workload.object.namespace()).or_default().push((&workload.object, template));
         }
-        Carriers(all)
+        Carriers { snapshot, beside: all }
     }
 
     /// Those of a namespace.
     pub fn beside(&self, namespace: &str) -> &[(&'a Object, &'a Labels)] {
-        self.0.get(namespace).map_or(&[], Vec::as_slice)
+        self.beside.get(namespace).map_or(&[], Vec::as_slice)
     }
 
     /// Those of a namespace that carry all of a selector's labels.
@@ -35,8 +38,10 @@ impl<'a> Carriers<'a> {
         namespace: &str,
         selector: &'s Labels,
     ) -> impl Iterator<Item = &'a Object> + 's {
-        let carries = |labels: &Labels| selector.iter().all(|(key, value)| labels.get(key) == Some(value));
-        self.beside(namespace).iter().filter(move |(_, labels)| carries(labels)).map(|(object, _)| *object)
+        let all = if selector.is_empty() { self.beside(namespace) } else { &[] };
+        let pods = self.snapshot.pods_with(namespace, selector).map(|pod| &*pod.object);
+        let workloads = self.snapshot.workloads_with(namespace, selector).map(|workload| &*workload.object);
+        all.iter().map(|(object, _)| *object).chain(pods).chain(workloads)
     }
 }
 

@@ -77,7 +77,7 @@ impl Check for SelectorMatchesNothing {
                 continue;
             }
             let beside = workloads.get(namespace).map(Vec::as_slice).unwrap_or_default();
-            let matched = beside.iter().any(|w| service.selects_labels(namespace, &w.template.labels))
+            let matched = snapshot.workloads_behind(service).next().is_some()
                 || pods.get(namespace).into_iter().flatten().any(|l| service.selects_labels(namespace, l));
             if matched {
                 continue;
