@@ -359,6 +359,12 @@ impl Anomaly {
         }
     }
 
+    /// Whether something that used to come does not.
+    pub fn is_absence(&self) -> bool {
+        self.direction == Direction::Gone
+            || matches!(self.kind, Kind::VanishedTemplate | Kind::MissingCall | Kind::Missing)
+    }
+
     /// The service that it speaks about: the one that it blames, else the one at which it was seen.
     pub fn about(&self) -> Option<&ServiceName> {
         self.blames.as_ref().or_else(|| self.place.service())

@@ -28,16 +28,18 @@ impl Derived for Suspects {
         }
         // What somebody said may be late, and logs and spans look around it themselves.
         let named = snapshot.onset.map(|at| told(snapshot, Some(at)));
-        let mut best: Option<(f64, Suspects)> = None;
-        for Candidate { onset, prior } in instants {
-            let told = named.clone().unwrap_or_else(|| told(snapshot, Some(onset.at)));
-            let (found, evidence) = since(snapshot, Some(onset), told);
-            if best.as_ref().is_none_or(|(most, _)| prior + evidence > *most) {
-                best = Some((prior + evidence, found));
-            }
-        }
-        let mut found = match best {
-            Some((_, found)) => found,
+        let mut all: Vec<(f64, Suspects)> = instants
+            .into_iter()
+            .map(|Candidate { onset, prior }| {
+                let told = named.clone().unwrap_or_else(|| told(snapshot, Some(onset.at)));
+                let (found, evidence) = since(snapshot, Some(onset), told);
+                (prior + evidence, found)
+            })
+            .collect();
+        // The likeliest, and of several that are as likely the one that came first: they come in order.
+        all.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let mut found = match all.split_first() {
+            Some(((weight, best), others)) => mixed(*weight, best, others),
             None => since(snapshot, None, named.unwrap_or_else(|| told(snapshot, None))).0,
         };
         if !answers {
@@ -45,6 +47,23 @@ impl Derived for Suspects {
         }
         found
     }
+}
+
+/// The suspects by the likeliest onset, each as likely as all onsets together say: who is at fault whenever it began is so more surely.
+fn mixed(weight: f64, best: &Suspects, others: &[(f64, Suspects)]) -> Suspects {
+    let share = |other: f64| (other - weight).exp();
+    let total = 1.0 + others.iter().map(|(other, _)| share(*other)).sum::<f64>();
+    let mut out = best.clone();
+    for suspect in &mut out.all {
+        let elsewhere = |found: &Suspects| {
+            let same = found.all.iter().find(|other| other.service == suspect.service);
+            same.map_or(0.0, |other| other.probability)
+        };
+        let by_others: f64 = others.iter().map(|(other, found)| share(*other) * elsewhere(found)).sum();
+        suspect.probability = (suspect.probability + by_others) / total;
+    }
+    out.all.sort_by(|a, b| b.probability.total_cmp(&a.probability));
+    out
 }
 
 /// What deviates since an onset, and how much speaks for it.

@@ -36,10 +36,13 @@ const GROWTH: f64 = 2.0;
 const GOOD_DIRECTION: f64 = 0.2;
 /// Ratios below this are not worth a line (natural logarithm; e^0.4 ≈ 1.5).
 const WORTH_TELLING: f64 = 0.4;
-/// What a shift still says that was over this many seconds before the end, or [`SILENT_STEPS`].
+/// What a shift still says that was over long before the end: whoever names no onset asks about what is wrong now, and an earlier
+/// incident that passed is another one.
 const OVER: f64 = 0.3;
-/// See [`OVER`]: whoever looks for a cause looks within ten minutes.
-const LATELY: f64 = 600.0;
+/// Half of the rest of it is gone after so many seconds, or steps: whoever looks for a cause looks within some minutes.
+const FORGOTTEN: (f64, f64) = (200.0, 5.0 / 3.0);
+/// What was seen within so many seconds, or steps, before the end of the window may still last.
+const STILL: (f64, f64) = (120.0, 2.0);
 /// A series that has no point for this many of its steps at the end of the window has ceased.
 const SILENT_STEPS: f64 = 5.0;
 /// The same for a place with [`SEVERAL`] series or more.
@@ -82,8 +85,7 @@ pub fn anomalies(snapshot: &Snapshot, onset: Option<Onset>) -> Vec<Anomaly> {
         let towards = if good { GOOD_DIRECTION } else { 1.0 };
         // Who names no onset asks about what is wrong now.
         let quiet = reading.times.get(shift.until).map_or(0.0, |until| end - until);
-        let is_over = snapshot.onset.is_none() && quiet > (SILENT_STEPS * reading.step).max(LATELY);
-        let lasting = if is_over { OVER } else { 1.0 };
+        let lasting = if snapshot.onset.is_none() { lasting(quiet, reading.step) } else { 1.0 };
         let odds = log_lr(shift.z, count).min(shift.at_most)
             * own_share(meaning.kind, meaning.side)
             * towards
@@ -99,6 +101,12 @@ pub fn anomalies(snapshot: &Snapshot, onset: Option<Onset>) -> Vec<Anomaly> {
         moved.map(|(odds, shift, reading)| moved_away(odds, &shift, reading)).collect();
     out.extend(ceased(&readings.0, onset));
     bounded(out)
+}
+
+/// What is left of a shift that was last seen so many seconds before the end, in a series with so many between points.
+fn lasting(quiet: f64, step: f64) -> f64 {
+    let over = (quiet - STILL.0.max(STILL.1 * step)).max(0.0);
+    OVER + (1.0 - OVER) * 0.5f64.powf(over / FORGOTTEN.0.max(FORGOTTEN.1 * step))
 }
 
 /// The direction that is bad for a reading's values: failures that were turned over from successes are bad when they rise.

@@ -90,15 +90,17 @@ fn all(snapshot: &Snapshot) -> Vec<Reading> {
     same_case(&mut out);
     point_at_callees(&mut out);
     errors_of_all(&mut out);
-    let mut levels: BTreeMap<(&str, &str), Vec<f64>> = BTreeMap::new();
+    // Of one name can be requests and, by another label, those of them that fail: their sizes have nothing to do with each other.
+    let same = |reading: &Reading| (reading.name.clone(), reading.variant.clone(), reading.meaning.kind);
+    let mut levels: BTreeMap<(String, String, Kind), Vec<f64>> = BTreeMap::new();
     for reading in &out {
         let sizes: Vec<f64> = reading.values.iter().map(|value| value.abs()).collect();
-        levels.entry((&reading.name, &reading.variant)).or_default().extend(median(&sizes));
+        levels.entry(same(reading)).or_default().extend(median(&sizes));
     }
     let usual: Vec<f64> = out
         .iter()
         .map(|reading| {
-            let all = levels.get(&(reading.name.as_str(), reading.variant.as_str()));
+            let all = levels.get(&same(reading));
             all.filter(|all| all.len() >= FEWEST_PEERS && reading.ceiling.is_none())
                 .and_then(|all| median(all))
                 .unwrap_or(0.0)
@@ -342,6 +344,24 @@ mod tests {
         let all = readings(&[well, counted("503", &[0.0, 0.0, 0.0, 300.0])]);
         let errors = all.iter().find(|reading| reading.meaning.kind == Kind::Errors).unwrap();
         assert_eq!((errors.values.as_slice(), errors.share), ([0.0, 0.0, 0.5].as_slice(), true));
+    }
+
+    #[test]
+    fn few_failures_are_not_measured_against_many_requests() {
+        let of = |service: &str, code: &str, each: f64| {
+            let values: Vec<f64> = (0..10).map(|n| f64::from(n) * each).collect();
+            (json!({"__name__": "requests_total", "service": service, "code": code}), values)
+        };
+        let all: Vec<(Value, Vec<f64>)> = ["a", "b", "c"]
+            .iter()
+            .flat_map(|service| [of(service, "200", 6000.0), of(service, "503", 0.0)])
+            .collect();
+        let all: Vec<(Value, &[f64])> =
+            all.iter().map(|(metric, values)| (metric.clone(), values.as_slice())).collect();
+        for reading in readings(&all) {
+            let usual = if reading.meaning.kind == Kind::Errors { 0.0 } else { 100.0 };
+            assert_eq!(reading.peers, usual);
+        }
     }
 
     #[test]

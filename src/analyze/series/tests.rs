@@ -5,7 +5,7 @@ use crate::analyze::anomaly::Kind;
 use crate::analyze::causal::suspects::Suspects;
 use crate::analyze::onset::{Onset, candidates};
 use crate::model::series::Series;
-use crate::model::snapshot::{Builder, Snapshot};
+use crate::model::snapshot::{Builder, Snapshot, Target};
 use crate::model::time::from_unix;
 
 /// How a snapshot is to differ from the plain one.
@@ -145,4 +145,52 @@ fn what_takes_half_a_minute_to_show_is_seen_in_points_of_seconds() {
     assert!(first.is_some_and(|one| one.service.name == "a" && one.probability > 0.5), "{first:?}");
     let onset = found.anomalies.first().and_then(|anomaly| anomaly.onset);
     assert!(onset.is_some_and(|at| (920..980).contains(&at.as_second())), "{onset:?}");
+}
+
+#[test]
+fn without_an_onset_what_lasts_comes_before_what_passed() {
+    let errors = |service: &str, from: usize, to: usize| {
+        let value = |n: usize| if (from..to).contains(&n) { 0.6 } else { 0.0 };
+        series("error_ratio", service, (0..60).map(|n| (n as f64 * 60.0, value(n))).collect())
+    };
+    let mut builder = Builder::new();
+    builder.series(vec![errors("earlier", 40, 45), errors("now", 54, 60)]);
+    let found = builder.finish().derived::<Suspects>();
+    assert_eq!(found.all.first().map(|one| one.service.name.as_str()), Some("now"), "{:?}", found.all);
+}
+
+#[test]
+fn who_accounts_for_what_others_show_is_suspected_more() {
+    let fails = |service: &str, after: f64| {
+        let value = |n: usize| if n >= 24 { after } else { wobble(n) / 10_000.0 };
+        series("error_ratio", service, (0..30).map(|n| (n as f64 * 60.0, value(n))).collect())
+    };
+    let found = |called: bool| {
+        let mut builder = Builder::new();
+        builder.series(vec![fails("a", 0.2), fails("b", 0.25), fails("c", 0.2)]);
+        if called {
+            builder.target(Some(Target { namespace: "n".to_owned(), services: vec![] }));
+            builder.edge("a", "b");
+            builder.edge("c", "b");
+        }
+        builder.onset(from_unix(24.0 * 60.0));
+        let suspects = builder.finish().derived::<Suspects>();
+        suspects.all.iter().find(|one| one.service.name == "b").map_or(0.0, |one| one.probability)
+    };
+    assert!(found(true) > 0.9 && found(false) < 0.7, "{} {}", found(true), found(false));
+}
+
+#[test]
+fn a_running_cluster_without_an_onset_is_not_judged_by_its_series() {
+    let judged = |running: bool| {
+        let mut plain = Builder::new();
+        if running {
+            plain.object(serde_json::json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a-0", "namespace": "n"},
+                "status": {"phase": "Running"}}));
+        }
+        let risen = |n: usize| if n >= 24 { 0.5 } else { 0.0 };
+        plain.series(vec![series("error_ratio", "a", (0..30).map(|n| (n as f64 * 60.0, risen(n))).collect())]);
+        plain.finish().derived::<Suspects>().all.len()
+    };
+    assert_eq!((judged(false), judged(true)), (1, 0));
 }
