@@ -146,9 +146,7 @@ pub(super) fn rank(
     let accused = accusations(anomalies);
     let parts: Vec<(&ServiceName, Vec<Part>)> = shown
         .iter()
-        .map(|(service, own)| {
-            (*service, explained((service, own), anomalies, &shown, &accused, &topology))
-        })
+        .map(|(service, own)| (*service, explained((service, own), anomalies, &shown, &accused, &topology)))
         .collect();
     let accounts = accounts(&parts);
     let mut suspects: Vec<Suspect> = shown
@@ -288,7 +286,11 @@ fn accusations(anomalies: &[Anomaly]) -> BTreeSet<(&ServiceName, &ServiceName)> 
     let of_calls = |anomaly: &&Anomaly| {
         anomaly.signal == Signal::Log && anomaly.kind == Kind::Errors && anomaly.log_lr >= SUFFERS
     };
-    anomalies.iter().filter(of_calls).filter_map(|anomaly| Some((caller(anomaly)?, anomaly.about()?))).collect()
+    anomalies
+        .iter()
+        .filter(of_calls)
+        .filter_map(|anomaly| Some((caller(anomaly)?, anomaly.about()?)))
+        .collect()
 }
 
 /// Who saw an anomaly: of a call the one that calls.
@@ -302,7 +304,8 @@ fn caller(anomaly: &Anomaly) -> Option<&ServiceName> {
 /// The share of a rise in time that a dependency's rise amounts to: times add up on the way to the caller. Nothing where the
 /// two are not the same metric, and so perhaps not the same unit.
 fn added(anomalies: &[Anomaly], at: usize, theirs: &Aspects) -> f64 {
-    let Some(own) = anomalies.get(at).filter(|own| own.kind == Kind::Latency && own.after > own.before) else {
+    let Some(own) = anomalies.get(at).filter(|own| own.kind == Kind::Latency && own.after > own.before)
+    else {
         return 0.0;
     };
     let metric = |anomaly: &Anomaly| anomaly.what.split(' ').next().map(str::to_owned);

@@ -189,7 +189,11 @@ fn a_running_cluster_without_an_onset_is_not_judged_by_its_series() {
                 "status": {"phase": "Running"}}));
         }
         let risen = |n: usize| if n >= 24 { 0.5 } else { 0.0 };
-        plain.series(vec![series("error_ratio", "a", (0..30).map(|n| (n as f64 * 60.0, risen(n))).collect())]);
+        plain.series(vec![series(
+            "error_ratio",
+            "a",
+            (0..30).map(|n| (n as f64 * 60.0, risen(n))).collect(),
+        )]);
         plain.finish().derived::<Suspects>().all.len()
     };
     assert_eq!((judged(false), judged(true)), (1, 0));
