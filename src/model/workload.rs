@@ -142,7 +142,8 @@ impl PodTemplate {
     pub fn config_references(&self) -> Vec<ConfigReference> {
         let mut out = vec![];
         for container in &self.containers {
-            for (index, entry) in container.body.list("env").iter().enumerate() {
+            let body: &Value = &container.body;
+            for (index, entry) in body.list("env").iter().enumerate() {
                 for (kind, field) in
                     [("ConfigMap", "valueFrom.configMapKeyRef"), ("Secret", "valueFrom.secretKeyRef")]
                 {
@@ -157,7 +158,7 @@ impl PodTemplate {
                     }
                 }
             }
-            for (index, entry) in container.body.list("envFrom").iter().enumerate() {
+            for (index, entry) in body.list("envFrom").iter().enumerate() {
                 for (kind, field) in [("ConfigMap", "configMapRef"), ("Secret", "secretRef")] {
                     if let Some(source) = entry.at(field) {
                         out.push(ConfigReference {

@@ -28,8 +28,8 @@ impl Snapshot {
     #[must_use]
     pub fn within(&self, namespaces: &BTreeSet<String>) -> Snapshot {
         let inside = |namespace: &str| namespace.is_empty() || namespaces.contains(namespace);
-        let own = self.objects.values().filter(|object| inside(object.namespace()));
-        let mut part = self.rebuilt(own.cloned());
+        let own = self.objects.iter().filter(|((_, namespace, _), _)| inside(namespace));
+        let mut part = self.rebuilt(own.map(|(_, object)| Arc::clone(object)));
         let known = |(caller, callee): &(ObjectRef, ServiceName)| {
             inside(&caller.namespace) && inside(&callee.namespace)
         };

@@ -1,7 +1,8 @@
 //! ISTIO103.
 
 use serde_json::json;
-use std::collections::BTreeSet;
+use std::cell::LazyCell;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy, pointer};
@@ -64,6 +65,13 @@ impl Check for SubsetUndefined {
         if hosts::unread(snapshot, "destinationrules") {
             return out;
         }
+        let rules_of = LazyCell::new(|| {
+            let mut all: BTreeMap<String, Vec<&'a DestinationRule>> = BTreeMap::new();
+            for rule in &snapshot.istio.destination_rules {
+                all.entry(rule.full_host()).or_default().push(rule);
+            }
+            all
+        });
         for virtual_service in &snapshot.istio.virtual_services {
             let namespace = virtual_service.object.namespace();
             if !seen::configured(namespace) {
@@ -104,12 +112,8 @@ impl Check for SubsetUndefined {
                         (!rules.iter().any(&defines)).then_some((*client, rules))
                     });
                     let Some((client, rules)) = lacking else { continue };
-                    let hidden = snapshot
-                        .istio
-                        .destination_rules
-                        .iter()
-                        .find(|rule| rule.full_host() == full && defines(rule))
-                        .map(|rule| (rule, client.to_owned()));
+                    let mut same = rules_of.get(&full).into_iter().flatten().copied();
+                    let hidden = same.find(&defines).map(|rule| (rule, client.to_owned()));
                     let seen = hosts::no_cluster(snapshot, virtual_service, route);
                     out.push(Fact {
                         virtual_service,
