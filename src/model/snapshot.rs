@@ -247,18 +247,25 @@ impl Snapshot {
         })
     }
 
-    /// The Services in front of a workload, by its template's labels.
-    pub fn services_before<'a>(&'a self, workload: &'a Workload) -> impl Iterator<Item = &'a Service> {
-        let (namespace, labels) = (workload.object.namespace(), &workload.template.labels);
+    /// The Services that select pods with these labels, in order.
+    pub fn services_selecting<'a>(
+        &'a self,
+        namespace: &'a str,
+        labels: &'a Labels,
+    ) -> impl Iterator<Item = &'a Service> {
         let some = self.index.services_with(namespace, labels);
         let some = some.into_iter().filter_map(|at| self.services.get(at));
         some.filter(move |s| s.selects_labels(namespace, labels))
     }
 
+    /// The Services in front of a workload, by its template's labels.
+    pub fn services_before<'a>(&'a self, workload: &'a Workload) -> impl Iterator<Item = &'a Service> {
+        self.services_selecting(workload.object.namespace(), &workload.template.labels)
+    }
+
     /// The Services in front of a pod.
     pub fn services_before_pod<'a>(&'a self, pod: &'a Pod) -> impl Iterator<Item = &'a Service> {
-        let some = self.index.services_with(pod.object.namespace(), &pod.template.labels);
-        some.into_iter().filter_map(|at| self.services.get(at)).filter(move |s| s.selects(pod))
+        self.services_selecting(pod.object.namespace(), &pod.template.labels)
     }
 
     /// Ready addresses and all addresses behind a Service; `None` where nothing says (plain manifests). EndpointSlices

@@ -18,24 +18,63 @@ use crate::model::object::ObjectRef;
 use crate::model::selector::Labels;
 use crate::model::snapshot::Snapshot;
 
+/// Where the policies of one namespace stand in the list of their kind.
+#[derive(Debug, Default)]
+struct Places {
+    all: Vec<usize>,
+    /// Those without a selector, or with targets.
+    whole: Vec<usize>,
+    /// The others by the first label of their selector.
+    selecting: BTreeMap<String, BTreeMap<String, Vec<usize>>>,
+}
+
+impl Places {
+    /// Those that can select these labels, in order.
+    fn with(&self, labels: &Labels) -> Vec<usize> {
+        let selecting = labels.iter().filter_map(|(key, value)| self.selecting.get(key)?.get(value));
+        let mut out: Vec<usize> = selecting.flatten().chain(&self.whole).copied().collect();
+        out.sort_unstable();
+        out
+    }
+}
+
 /// Where policies of a kind stand in their list, by namespace.
 #[derive(Debug, Default)]
-struct ByNamespace(BTreeMap<String, Vec<usize>>);
+struct ByNamespace(BTreeMap<String, Places>);
 
 impl ByNamespace {
     fn new(policies: &[Policy]) -> Self {
         let mut out = ByNamespace::default();
         for (at, policy) in policies.iter().enumerate() {
-            out.0.entry(policy.object.namespace().to_owned()).or_default().push(at);
+            let own = out.0.entry(policy.object.namespace().to_owned()).or_default();
+            own.all.push(at);
+            // What is attached to a gateway as well reaches its pods whatever they carry.
+            let selects =
+                policy.selector.match_labels.first_key_value().filter(|_| policy.targets.is_empty());
+            let places = match selects {
+                Some((key, value)) => {
+                    let values = own.selecting.entry(key.clone()).or_default();
+                    values.entry(value.clone()).or_default()
+                }
+                None => &mut own.whole,
+            };
+            places.push(at);
         }
         out
+    }
+
+    /// Of the policies of the root namespace, then of another, those that can select these labels.
+    fn with<'a>(&self, all: &'a [Policy], root: &str, namespace: &str, labels: &Labels) -> Vec<&'a Policy> {
+        let own = Some(namespace).filter(|own| *own != root);
+        let places = [Some(root), own].into_iter().flatten().filter_map(|name| self.0.get(name));
+        places.flat_map(|places| places.with(labels)).filter_map(|at| all.get(at)).collect()
     }
 
     /// The policies of the root namespace, then those of another.
     fn of<'a>(&self, all: &'a [Policy], root: &str, namespace: &str) -> Vec<&'a Policy> {
         let own = Some(namespace).filter(|own| *own != root);
         let places = [Some(root), own].into_iter().flatten().filter_map(|name| self.0.get(name));
-        places.flatten().filter_map(|at| all.get(*at)).collect()
+        places.flat_map(|places| &places.all).filter_map(|at| all.get(*at)).collect()
     }
 
     /// The policies of some namespaces with a target that is meant.
@@ -46,7 +85,7 @@ impl ByNamespace {
         names: &dyn Fn(&str, &Value) -> bool,
     ) -> Vec<&'a Policy> {
         let once: BTreeSet<&str> = namespaces.iter().copied().collect();
-        let beside = once.iter().filter_map(|namespace| self.0.get(*namespace)).flatten();
+        let beside = once.iter().filter_map(|namespace| self.0.get(*namespace)).flat_map(|own| &own.all);
         let own = beside.filter_map(|at| all.get(*at));
         own.filter(|policy| policy.targets.iter().any(|target| names(policy.object.namespace(), target)))
             .collect()
@@ -89,14 +128,16 @@ pub(super) fn namespace_mode(snapshot: &Snapshot, namespace: &str) -> String {
 pub(super) fn authorization<'a>(snapshot: &'a Snapshot, party: &Party<'_>) -> Vec<&'a Policy> {
     let (istio, root) = (&snapshot.istio, snapshot.istio.root_namespace.as_str());
     let index = snapshot.derived::<Index>();
-    applying(root, index.authorization.of(&istio.authorization_policies, root, party.namespace()), party)
+    let (namespace, labels) = (party.namespace(), party.labels());
+    applying(root, index.authorization.with(&istio.authorization_policies, root, namespace, labels), party)
 }
 
 /// The RequestAuthentications that apply to a pod.
 pub(super) fn tokens<'a>(snapshot: &'a Snapshot, party: &Party<'_>) -> Vec<&'a Policy> {
     let (istio, root) = (&snapshot.istio, snapshot.istio.root_namespace.as_str());
     let index = snapshot.derived::<Index>();
-    applying(root, index.tokens.of(&istio.request_authentications, root, party.namespace()), party)
+    let (namespace, labels) = (party.namespace(), party.labels());
+    applying(root, index.tokens.with(&istio.request_authentications, root, namespace, labels), party)
 }
 
 /// The AuthorizationPolicies of some namespaces one of whose targets is meant; `names` gets the policy's namespace and the target.
@@ -119,14 +160,12 @@ pub fn tokens_naming<'a>(
     index.tokens.naming(&snapshot.istio.request_authentications, namespaces, names)
 }
 
-/// Services that select a pod. They are sorted by namespace.
+/// Services that select a pod.
 pub(super) fn services<'a>(
     snapshot: &'a Snapshot,
     party: &'a Party<'_>,
 ) -> impl Iterator<Item = &'a Service> {
-    let from = snapshot.services.partition_point(|s| s.object.namespace() < party.namespace());
-    let own = snapshot.services.iter().skip(from).take_while(|s| s.object.namespace() == party.namespace());
-    own.filter(|s| s.selects_labels(party.namespace(), party.labels()))
+    snapshot.services_selecting(party.namespace(), party.labels())
 }
 
 /// Ports of the proxy itself, which it does not intercept: metrics, health, merged metrics.
