@@ -144,8 +144,8 @@ struct Table {
 }
 
 impl Table {
-    /// One case, seen with the onset given, left out, and late.
-    fn add(&mut self, set: &str, truth: &str, candidates: f64, seen: [Snapshot; 3]) {
+    /// One case, seen with the onset given, left out, and late; tells whom the first of these named wrongly.
+    fn add(&mut self, set: &str, title: &str, truth: &str, candidates: f64, seen: [Snapshot; 3]) {
         let row = self.rows.entry(set.to_owned()).or_default();
         let right = |name: Option<String>| {
             // A pod is its service's.
@@ -164,6 +164,9 @@ impl Table {
             let name = first.and_then(|cause| cause.service.as_ref()).map(|service| service.name.as_str());
             let is_right = name == Some(truth);
             row.ours[at] += one(is_right);
+            if at == 0 && !is_right {
+                println!("{set}, {title}: {} and not {truth}", name.unwrap_or("nobody"));
+            }
             if let (0, Some(cause)) = (at, first) {
                 self.said.push((cause.probability, is_right));
             }
@@ -222,15 +225,16 @@ fn answers(_: &mut Criterion) {
                 let begun: Option<Timestamp> = truth["onset"].as_str().and_then(|at| at.parse().ok());
                 let late = begun.map(|at| at + SignedDuration::from_secs(60));
                 let all = [seen(&|said| said), seen(&|_| None), seen(&|said| late.or(said))];
-                let name = set.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                table.add(&name, service, truth["candidates"].as_f64().unwrap_or(1.0).max(1.0), all);
+                let name = |of: &Path| of.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                let candidates = truth["candidates"].as_f64().unwrap_or(1.0).max(1.0);
+                table.add(&name(set), &name(&case), service, candidates, all);
             }
         }
         None => {
             for seed in 1..=MADE_UP {
                 let made = incident::incident(seed, true);
                 let seen = [Said::Given, Said::Absent, Said::Late].map(|said| made.snapshot(said));
-                table.add(&made.sources, &made.culprit, made.services as f64, seen);
+                table.add(&made.sources, &made.title, &made.culprit, made.services as f64, seen);
             }
         }
     }

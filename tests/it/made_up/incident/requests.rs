@@ -93,9 +93,7 @@ impl Recorder<'_> {
         name: &str,
         to: Option<usize>,
         of: (u64, Option<u64>),
-        at: f64,
-        took: f64,
-        fails: bool,
+        (at, took, fails): (f64, f64, bool),
     ) {
         if self.kept.spans {
             let tags = if fails { json!({"error": "true"}) } else { json!({}) };
@@ -160,9 +158,7 @@ impl Recorder<'_> {
                         &name,
                         Some(callee),
                         (call, Some(id)),
-                        now,
-                        took + 2.0 * network,
-                        fails,
+                        (now, took + 2.0 * network, fails),
                     );
                 }
                 now += took + 2.0 * network;
@@ -196,7 +192,7 @@ impl Recorder<'_> {
             self.write(service, now, "WARN", "cache entry expired while it was read");
         }
         self.write(service, at + took, "INFO", "request answered");
-        self.span(service, "SERVER", "handle", None, (id, parent), at, took, failed);
+        self.span(service, "SERVER", "handle", None, (id, parent), (at, took, failed));
         (took, failed)
     }
 }

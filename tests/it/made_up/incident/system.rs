@@ -147,9 +147,9 @@ impl System {
                 services[caller].callees.push(call);
             }
         }
-        for caller in 0..count {
+        for (caller, service) in services.iter_mut().enumerate() {
             let Some(hub) = hub.filter(|hub| caller < *hub && dice.chance(0.4)) else { continue };
-            services[caller].callees.push((hub, 1.0, 1.0));
+            service.callees.push((hub, 1.0, 1.0));
         }
         for service in &mut services {
             service.callees.sort_by_key(|(callee, ..)| *callee);
