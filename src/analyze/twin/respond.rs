@@ -89,9 +89,9 @@ pub(super) fn act(route: &Route, seen: &Seen<'_>, request: &Request, answer: &mu
         answer.changes.clone().make(reply, BTreeMap::new(), answer);
         return None;
     }
-    // Faults come before: an aborted preflight has no answer of these rules.
+    // Faults come before: an aborted preflight has no answer of these rules. Istio writes them into routes that send requests on alone.
     let mut cors_headers = BTreeMap::new();
-    if let Some(cors) = &route.cors
+    if let (Some(cors), Action::Forward(_)) = (&route.cors, &route.action)
         && !cross_origin(cors, seen, answer, &mut cors_headers)
     {
         return None;
@@ -100,7 +100,7 @@ pub(super) fn act(route: &Route, seen: &Seen<'_>, request: &Request, answer: &mu
         Action::Respond { status, reason } => {
             let why = if reason.is_empty() { "the route answers itself".to_owned() } else { reason.clone() };
             answer.respond(*status, "", why);
-            answer.changes.clone().make(Reply::direct(*status), cors_headers, answer);
+            answer.changes.clone().make(Reply::direct(*status), BTreeMap::new(), answer);
             None
         }
         Action::Redirect(redirect) => {
@@ -110,8 +110,7 @@ pub(super) fn act(route: &Route, seen: &Seen<'_>, request: &Request, answer: &mu
                 "",
                 format!("the route redirects to {}", answer.location.clone()),
             );
-            let mut own: BTreeMap<String, String> = [("location".to_owned(), answer.location.clone())].into();
-            own.extend(cors_headers);
+            let own: BTreeMap<String, String> = [("location".to_owned(), answer.location.clone())].into();
             answer.changes.clone().make(Reply::direct(redirect.status), own, answer);
             None
         }

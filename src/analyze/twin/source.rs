@@ -57,6 +57,7 @@ pub(super) fn from_peer(twin: &Twin<'_>, from: &Peer<'_>, request: &Request, ans
         routing: None,
         scope: None,
         door: false,
+        h2: false,
     };
     let carried = party.filter(|party| proxied.is_none() && stream && policy::captured(twin.snapshot, party));
     if carried.is_some() && through_waypoint(&leg, answer) {

@@ -103,6 +103,7 @@ pub fn send_on<'a>(
         routing: None,
         scope,
         door: true,
+        h2: false,
     };
     leg.deliver(onward, answer);
 }

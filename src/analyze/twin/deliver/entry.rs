@@ -4,7 +4,7 @@ use core::net::IpAddr;
 
 use serde_json::Value;
 
-use super::{Leg, Share};
+use super::{Leg, Share, speaks_h2};
 use crate::analyze::twin::answer::{Answer, Backend, Step};
 use crate::analyze::twin::endpoints::Endpoint;
 use crate::analyze::twin::party::Party;
@@ -94,6 +94,9 @@ impl<'a> Leg<'_, 'a, '_> {
     ) -> Share {
         if host.resolution == Resolution::Original && host.object().body.at("spec.workloadSelector").is_none()
         {
+            if self.h2 {
+                return Share::Unknown(speaks_h2(&host.name));
+            }
             return self.original("the original destination", answer);
         }
         let listed = self.listed(host, labels, port);
@@ -102,6 +105,7 @@ impl<'a> Leg<'_, 'a, '_> {
             Share::Failed { status: Some(503), flag: "UH", why }
         };
         match (listed.selecting, listed.written) {
+            (Some((entry, true)), _) if self.h2 => Share::Unknown(speaks_h2(&entry.to_string())),
             (Some((entry, true)), _) => {
                 answer
                     .steps
@@ -118,6 +122,7 @@ impl<'a> Leg<'_, 'a, '_> {
             (None, (1.., 0)) if host.resolution == Resolution::Dns => {
                 nobody(answer, format!("no endpoint of {} is in the subset", host.reference()))
             }
+            _ if self.h2 => Share::Unknown(speaks_h2(&host.name)),
             _ => self.leave(host, answer, backend),
         }
     }

@@ -60,6 +60,8 @@ pub struct Leg<'l, 'a, 'p> {
     pub scope: Option<&'l Scope<'a>>,
     /// Whether a gateway sends it.
     pub door: bool,
+    /// Whether the proxy speaks HTTP/2 to the destination, whatever it was spoken to in.
+    pub h2: bool,
 }
 
 /// What becomes of one destination's share.
@@ -226,14 +228,43 @@ impl Leg<'_, '_, '_> {
             Some(Err(share)) => return share,
             None => client_tls(rules.as_ref(), subset, port, answer),
         };
+        let leg = Leg {
+            h2: self.routing.is_some() && self.upgraded(host, rules.as_ref(), (subset, port), answer),
+            ..*self
+        };
         match host.origin {
             Origin::Service(service) => {
                 let near = Some((rules.as_ref(), subset));
-                let taken = self.service_share(service, (port, &labels, near), (&tls, backend), answer);
+                let taken = leg.service_share(service, (port, &labels, near), (&tls, backend), answer);
                 let sni = server_name(rules.as_ref(), (name, subset, port));
                 self.past_gateway(taken, (service, port, &labels), (&tls, sni), answer)
             }
-            Origin::Entry(_) => self.entry_share(host, (&labels, backend), (&tls, port), answer),
+            Origin::Entry(_) => leg.entry_share(host, (&labels, backend), (&tls, port), answer),
+        }
+    }
+
+    /// Whether the proxy speaks HTTP/2 to a port of HTTP: as a DestinationRule says, else the mesh.
+    fn upgraded(
+        &self,
+        host: &Host<'_>,
+        rules: Option<&Applying<'_>>,
+        (subset, port): (&str, u16),
+        answer: &mut Answer,
+    ) -> bool {
+        const FIELD: &str = "http.h2UpgradePolicy";
+        let pool = rules.and_then(|rules| rules.policy(subset, port, "connectionPool"));
+        let own = pool.and_then(|(at, pool)| Some((at, pool.text(FIELD)?)));
+        match own {
+            Some((at, "UPGRADE")) => {
+                let at = at.field(format!("{}.{FIELD}", at.field_path));
+                answer.steps.push(Step::by(&at, "the proxy speaks HTTP/2 to it"));
+                true
+            }
+            Some((_, "DO_NOT_UPGRADE")) => false,
+            _ => {
+                let mesh = self.twin.snapshot.istio.mesh_config.text("h2UpgradePolicy") == Some("UPGRADE");
+                mesh && host.port(port).is_some_and(|own| own.protocol.is_http())
+            }
         }
     }
 
@@ -351,6 +382,10 @@ impl Leg<'_, '_, '_> {
             && (self.routing.is_some() || matches!(tls, ClientTls::AsSent(_)));
         let mut first: Option<Ruling> = None;
         let (mut told, mut refused) = (false, 0_usize);
+        // A sidecar takes either version.
+        if let Some(bare) = pods.iter().find(|endpoint| self.h2 && !endpoint.party.proxy) {
+            return Share::Unknown(speaks_h2(&bare.party.reference.to_string()));
+        }
         for endpoint in pods {
             let to = Peer::Pod(endpoint.party.clone());
             let passage = Passage {
@@ -412,6 +447,11 @@ impl Leg<'_, '_, '_> {
             undecided: sent.map(|sent| &sent.undecided_headers),
         }
     }
+}
+
+/// Why nobody can say what an application answers to HTTP/2 that its client never spoke.
+fn speaks_h2(whom: &str) -> String {
+    format!("the proxy speaks HTTP/2 to {whom}, and whether that understands it is not known")
 }
 
 /// The server name that a proxy's own TLS carries: what the DestinationRule says, else what stands for the cluster.

@@ -46,6 +46,7 @@ impl<'a> Leg<'_, 'a, '_> {
             routing: None,
             scope: None,
             door: false,
+            h2: false,
             ..*self
         };
         let mut inner = Answer::default();
@@ -141,6 +142,7 @@ impl<'a> Leg<'_, 'a, '_> {
                 routing: None,
                 scope: Some(&proxy.scope),
                 door: true,
+                h2: false,
             };
             leg.deliver(&onward, &mut inner);
         }

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use super::hostnames::{closeness, common};
 use super::listeners::{self, Served};
 use super::rules::{self, Made, Place};
-use crate::analyze::twin::http::table::{RouteTable, VirtualHost};
+use crate::analyze::twin::http::table::{self, RouteTable, VirtualHost};
+use crate::analyze::twin::istio::route::takes_everything;
 use crate::model::mesh::gateway_api::Route;
 use crate::model::snapshot::Snapshot;
 
@@ -34,7 +35,10 @@ pub fn of(snapshot: &Snapshot, name: String, together: &[&Served<'_>], port: u16
     for (host, groups) in hosts {
         let mut groups: Vec<Group> = groups.into_values().collect();
         groups.sort_by_key(|group| group.oldest);
-        let routes = groups.into_iter().flat_map(|group| rules::in_order(group.made)).collect();
+        let mut routes: Vec<_> =
+            groups.into_iter().flat_map(|group| reachable(rules::in_order(group.made))).collect();
+        // What takes every request stands behind the other groups' conditions, too.
+        routes.sort_by_key(|route| takes_everything(&route.matching));
         table.push(VirtualHost {
             name: format!("{host}:{port}"),
             domains: vec![host],
@@ -52,6 +56,15 @@ pub fn of(snapshot: &Snapshot, name: String, together: &[&Served<'_>], port: u16
 struct Group {
     oldest: Option<Timestamp>,
     made: Vec<Made>,
+}
+
+/// The routes up to the first one that takes every request: what stands behind it in its group is left out, even where it would
+/// stand before that one in the end.
+fn reachable(mut routes: Vec<table::Route>) -> Vec<table::Route> {
+    if let Some(last) = routes.iter().position(|route| takes_everything(&route.matching)) {
+        routes.truncate(last + 1);
+    }
+    routes
 }
 
 /// The hostnames of a route, as they are written, that a listener's makes this host of.
@@ -116,5 +129,24 @@ mod tests {
         assert_eq!(find("y.b.c", "/any"), "no route of *.b.c:80");
         assert_eq!(find("z.x.b.c", "/narrow"), "no route of *.b.c:80");
         assert_eq!(find("a.b.c", "/wide"), "n.of-wide.0");
+    }
+
+    #[test]
+    fn what_takes_every_request_stands_behind_the_conditions_of_all_names() {
+        let mut builder = Builder::new();
+        builder.object(json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": {"name": "g", "namespace": "n"},
+            "spec": {"gatewayClassName": "istio", "listeners": [{"name": "exact", "port": 80, "protocol": "HTTP", "hostname": "a.b.c"}]}}));
+        let mut older = http("older", json!({"name": "g"}), json!([]), "/");
+        older["metadata"]["creationTimestamp"] = json!("2026-01-01T00:00:00Z");
+        builder.object(older);
+        let mut younger = http("younger", json!({"name": "g"}), json!(["a.b.c"]), "/x");
+        younger["metadata"]["creationTimestamp"] = json!("2026-01-02T00:00:00Z");
+        builder.object(younger);
+        let snapshot = builder.finish();
+        let served = listeners::of(&snapshot, &snapshot.gateway_api.gateways[0]);
+        let together: Vec<&Served<'_>> = served.iter().collect();
+        let table = of(&snapshot, "http.80".into(), &together, 80);
+        let names: Vec<&str> = table.hosts()[0].routes.iter().map(|route| route.name.as_str()).collect();
+        assert_eq!(names, ["n.younger.0", "n.older.0"]);
     }
 }

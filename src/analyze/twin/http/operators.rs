@@ -210,7 +210,8 @@ pub fn put_in(value: &str, asked: &Asked, reply: Option<(Reply, &Carried)>) -> V
             }
         }
     }
-    Value::Is(out)
+    // Blanks around a value are none of it to whoever receives it.
+    Value::Is(out.trim_matches([' ', '\t']).to_owned())
 }
 
 /// What one operator comes to; none where that is not known.
@@ -315,6 +316,7 @@ mod tests {
         for (value, said) in [
             ("plain", "plain"),
             ("100%%", "100%"),
+            ("%PROTOCOL% %REQ(x-none)%", "HTTP/1.1"),
             ("a%%b[%REQ(x-user)%][%REQ(x-none)%]", "a%b[alice][]"),
             ("%REQ(X-NONE?X-USER)%", "alice"),
             ("%REQ(x-user):3%", "ali"),
@@ -337,9 +339,9 @@ mod tests {
     fn a_proxys_own_answer_has_no_code_yet_and_the_backends_has() {
         let value = "%RESPONSE_CODE% %RESP(:status)% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %RESP(x-from)%";
         assert_eq!(is(value, Some(Reply::upstream(200))), "200 200 - via_upstream backend");
-        assert_eq!(is(value, Some(Reply::own(503, "UH"))), "0 503 UH no_healthy_upstream ");
-        assert_eq!(is(value, Some(Reply::own(503, "NC"))), "0 503 NC cluster_not_found ");
-        assert_eq!(is(value, Some(Reply::direct(418))), "0 418 - direct_response ");
+        assert_eq!(is(value, Some(Reply::own(503, "UH"))), "0 503 UH no_healthy_upstream");
+        assert_eq!(is(value, Some(Reply::own(503, "NC"))), "0 503 NC cluster_not_found");
+        assert_eq!(is(value, Some(Reply::direct(418))), "0 418 - direct_response");
         assert_eq!(is("%RESPONSE_FLAGS%", Some(Reply::own(503, "UC"))), "? %RESPONSE_FLAGS%");
         assert_eq!(is("%RESP(x-other)%", Some(Reply::upstream(200))), "? %RESP(x-other)%");
     }

@@ -13,6 +13,7 @@ use crate::model::fields::Fields;
 use crate::model::mesh::istio::{Policy, hosts_overlap};
 use crate::model::network::Protocol;
 use crate::model::object::ObjectRef;
+use crate::model::selector::Labels;
 use crate::model::snapshot::Snapshot;
 
 /// What becomes of connections to nothing that the mesh knows.
@@ -91,7 +92,7 @@ impl<'a> Scope<'a> {
     pub fn new(twin: &Twin<'a>, node: &ProxyNode) -> Self {
         let snapshot = twin.snapshot;
         let of_sidecar = node.kind == ProxyType::Sidecar;
-        let sidecar = if of_sidecar { applying(snapshot, node) } else { None };
+        let sidecar = if of_sidecar { applying(snapshot, &node.namespace, &node.labels) } else { None };
         let mut egress: Vec<Egress> = sidecar.map(read).unwrap_or_default();
         if egress.is_empty() {
             let all = Import { namespace: "*".to_owned(), host: "*".to_owned(), not: false };
@@ -321,14 +322,14 @@ fn append<'t, 'a>(out: &mut Vec<Part<'t, 'a>>, (host, only): Part<'t, 'a>) {
 
 /// The Sidecar that applies to a pod: one of its namespace whose selector picks it, one of its namespace without selector,
 /// then the root namespace's without selector; of several the oldest.
-fn applying<'a>(snapshot: &'a Snapshot, node: &ProxyNode) -> Option<&'a Policy> {
+pub fn applying<'a>(snapshot: &'a Snapshot, namespace: &str, labels: &Labels) -> Option<&'a Policy> {
     let mut all: Vec<&Policy> = snapshot.istio.sidecars.iter().collect();
     all.sort_by_key(|policy| (policy.object.created, policy.object.name(), policy.object.namespace()));
-    let beside = |policy: &&&Policy| policy.object.namespace() == node.namespace;
+    let beside = |policy: &&&Policy| policy.object.namespace() == namespace;
     let chosen = all
         .iter()
         .filter(beside)
-        .find(|policy| !policy.selector.is_empty() && policy.selector.matches(&node.labels));
+        .find(|policy| !policy.selector.is_empty() && policy.selector.matches(labels));
     let whole = || all.iter().filter(beside).find(|policy| policy.selector.is_empty());
     let root = || {
         let own = |policy: &&&Policy| policy.object.namespace() == snapshot.istio.root_namespace;

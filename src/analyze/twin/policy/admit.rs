@@ -285,8 +285,11 @@ fn proxies(twin: &Twin<'_>, passage: &Passage<'_, '_>, steps: &mut Vec<Step>) ->
     let declared = reading::port_protocol(snapshot, party, passage.port);
     let readable = !ambient && handshake != Handshake::Opaque;
     // Bytes that are not HTTP, on a port that is read as HTTP.
-    let garbled = readable && passage.request.is_none() && declared.is_http();
-    let http = readable && passage.request.is_some() && reading::reads_http(declared);
+    let garbled = readable && passage.request.is_none() && declared.is_some_and(|own| own.is_http());
+    // What comes in mutual TLS to a port that the proxy does not know by name it passes on as bytes, whatever they are.
+    let http = readable
+        && passage.request.is_some()
+        && declared.map_or(handshake != Handshake::Mutual, reading::reads_http);
     let guards =
         if ambient { Guards::of_ztunnel(snapshot, party, steps) } else { Guards::of_pod(snapshot, party) };
     authenticated(twin, passage, &guards, &handshake, (http, garbled), steps)
@@ -354,7 +357,7 @@ fn greet(
     let serves_tls = || {
         let party = passage.to.party();
         party.is_some_and(|party| {
-            reading::port_protocol(snapshot, party, passage.port) == crate::model::network::Protocol::Tls
+            reading::port_protocol(snapshot, party, passage.port) == Some(crate::model::network::Protocol::Tls)
         })
     };
     // What the client has wrapped itself, and its proxy once more, the application unwraps once.

@@ -9,7 +9,9 @@ use super::istio::handshake::Handshake;
 use super::istio::path::Normalization;
 use super::{Arriving, ClientTls, Passage};
 use crate::analyze::twin::ask::Tls;
+use crate::analyze::twin::istio::scope;
 use crate::analyze::twin::party::{Party, Peer};
+use crate::analyze::twin::registry::declared;
 use crate::model::fields::Fields;
 use crate::model::memo::Derived;
 use crate::model::mesh::istio::{self, Istio, Policy};
@@ -98,6 +100,8 @@ pub(super) struct Index {
     peers: ByNamespace,
     tokens: ByNamespace,
     authorization: ByNamespace,
+    /// Whether any Sidecar has ingress listeners.
+    ingress: bool,
 }
 
 impl Derived for Index {
@@ -106,6 +110,7 @@ impl Derived for Index {
             peers: ByNamespace::new(&snapshot.istio.peer_authentications),
             tokens: ByNamespace::new(&snapshot.istio.request_authentications),
             authorization: ByNamespace::new(&snapshot.istio.authorization_policies),
+            ingress: snapshot.istio.sidecars.iter().any(|own| !own.object.body.list("spec.ingress").is_empty()),
         }
     }
 }
@@ -186,11 +191,22 @@ pub(super) fn is_router(party: &Party<'_>) -> bool {
     crate::analyze::twin::probe::runs_router(party.template)
 }
 
-/// How a sidecar reads a port of its pod: as the Services in front of it say, else by the first bytes.
-pub(super) fn port_protocol(snapshot: &Snapshot, party: &Party<'_>, port: u16) -> Protocol {
+/// How a sidecar reads a port of its pod: as the ingress listeners of its Sidecar say, where that has any, else as the Services in
+/// front of it do, else by the first bytes. None where such listeners leave the port out.
+pub(super) fn port_protocol(snapshot: &Snapshot, party: &Party<'_>, port: u16) -> Option<Protocol> {
+    let sidecar = snapshot.derived::<Index>().ingress.then(|| applying_sidecar(snapshot, party)).flatten();
+    let ingress = sidecar.map_or(&[][..], |sidecar| sidecar.object.body.list("spec.ingress"));
+    if !ingress.is_empty() {
+        let own = ingress.iter().find(|entry| entry.int("port.number") == Some(i64::from(port)));
+        return own.map(|own| declared(&own.string("port.protocol")));
+    }
     let ports = services(snapshot, party).flat_map(|service| &service.ports);
     let mut own = ports.filter(|known| known.on(party.template) == Some(i64::from(port)));
-    own.next().map_or(Protocol::Unknown, |port| port.protocol())
+    Some(own.next().map_or(Protocol::Unknown, |port| port.protocol()))
+}
+
+fn applying_sidecar<'a>(snapshot: &'a Snapshot, party: &Party<'_>) -> Option<&'a Policy> {
+    scope::applying(snapshot, party.namespace(), party.labels())
 }
 
 /// Whether a sidecar reads HTTP on a port that is declared so, or whose first bytes decide.

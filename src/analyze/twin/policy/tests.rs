@@ -249,6 +249,22 @@ fn on_a_bare_connection_fields_of_http_allow_nothing_and_restrict_no_denial() {
 }
 
 #[test]
+fn a_port_that_a_sidecar_leaves_out_is_read_as_bytes_where_mutual_tls_comes_in() {
+    let rules = json!([{"to": [{"operation": {"paths": ["/*"]}}]}]);
+    let of = |port: u16, protocol: &str| {
+        let ingress = json!([{"port": {"number": port, "name": "p", "protocol": protocol}, "defaultEndpoint": "127.0.0.1:8080"}]);
+        let sidecar = json!({"apiVersion": "networking.istio.io/v1", "kind": "Sidecar", "metadata": {"name": "s", "namespace": "shop"},
+            "spec": {"workloadSelector": {"labels": {"app": "api"}}, "ingress": ingress}});
+        vec![authorization("p", json!({"rules": rules})), sidecar]
+    };
+    let plain = Call { tls: ClientTls::Disable, ..Call::default() };
+    assert_eq!((said(of(8080, "HTTP"), &Call::default()), said(of(8080, "HTTP"), &plain)), ("200".into(), "200".into()));
+    // Rules about paths allow nothing on a bare connection; the caller's proxy sees it closed.
+    assert_eq!((said(of(8081, "HTTP"), &Call::default()), said(of(8081, "HTTP"), &plain)), ("503".into(), "200".into()));
+    assert_eq!(said(of(8080, "TCP"), &plain), "503");
+}
+
+#[test]
 fn paths_are_compared_normalised() {
     let deny = || {
         vec![authorization(

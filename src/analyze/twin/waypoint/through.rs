@@ -188,6 +188,7 @@ fn through(
         routing: None,
         scope: None,
         door: false,
+        h2: false,
     };
     match target {
         Target::Pod(pod) => {
