@@ -14,8 +14,7 @@ pub(crate) fn entries(dice: &mut Dice, names: &Names, world: &World<'_>) -> Vec<
     let home = dice.one(&[&names.a, &names.b, &names.out, &names.out]);
     for at in 0..1 + dice.below(3) {
         // Of entries of one host in several namespaces a Sidecar may import one: docs/twin.md says what is known of that.
-        let namespace =
-            if scoped { home } else { dice.one(&[&names.a, &names.b, &names.out, &names.out]) };
+        let namespace = if scoped { home } else { dice.one(&[&names.a, &names.b, &names.out, &names.out]) };
         out.push(object("ServiceEntry", namespace, &format!("e{at}"), &entry(dice, names, world)));
     }
     let machine = json!({"address": world.ips["ext"], "labels": {"app": "machine", "version": dice.one(&["v1", "v2"])}, "ports": {"http": 8080, "http-two": 8080, "tcp": 9090}});

@@ -248,10 +248,8 @@ impl Merged {
             if group.is_some() && (!merges || server.table.is_empty()) {
                 return drop(self, format!("an earlier server has port {port} with another protocol"));
             }
-        } else if !plaintext {
-            if server.is_https() && self.tables.contains_key(&server.table) {
-                return drop(self, format!("an earlier server has a port named {:?}", declared.port_name));
-            }
+        } else if !plaintext && server.is_https() && self.tables.contains_key(&server.table) {
+            return drop(self, format!("an earlier server has a port named {:?}", declared.port_name));
         }
         if !server.table.is_empty() {
             self.tables.entry(server.table.clone()).or_default().push(server.clone());

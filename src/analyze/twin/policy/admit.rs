@@ -357,7 +357,8 @@ fn greet(
     let serves_tls = || {
         let party = passage.to.party();
         party.is_some_and(|party| {
-            reading::port_protocol(snapshot, party, passage.port) == Some(crate::model::network::Protocol::Tls)
+            reading::port_protocol(snapshot, party, passage.port)
+                == Some(crate::model::network::Protocol::Tls)
         })
     };
     // What the client has wrapped itself, and its proxy once more, the application unwraps once.

@@ -110,7 +110,11 @@ impl Derived for Index {
             peers: ByNamespace::new(&snapshot.istio.peer_authentications),
             tokens: ByNamespace::new(&snapshot.istio.request_authentications),
             authorization: ByNamespace::new(&snapshot.istio.authorization_policies),
-            ingress: snapshot.istio.sidecars.iter().any(|own| !own.object.body.list("spec.ingress").is_empty()),
+            ingress: snapshot
+                .istio
+                .sidecars
+                .iter()
+                .any(|own| !own.object.body.list("spec.ingress").is_empty()),
         }
     }
 }

@@ -258,9 +258,15 @@ fn a_port_that_a_sidecar_leaves_out_is_read_as_bytes_where_mutual_tls_comes_in()
         vec![authorization("p", json!({"rules": rules})), sidecar]
     };
     let plain = Call { tls: ClientTls::Disable, ..Call::default() };
-    assert_eq!((said(of(8080, "HTTP"), &Call::default()), said(of(8080, "HTTP"), &plain)), ("200".into(), "200".into()));
+    assert_eq!(
+        (said(of(8080, "HTTP"), &Call::default()), said(of(8080, "HTTP"), &plain)),
+        ("200".into(), "200".into())
+    );
     // Rules about paths allow nothing on a bare connection; the caller's proxy sees it closed.
-    assert_eq!((said(of(8081, "HTTP"), &Call::default()), said(of(8081, "HTTP"), &plain)), ("503".into(), "200".into()));
+    assert_eq!(
+        (said(of(8081, "HTTP"), &Call::default()), said(of(8081, "HTTP"), &plain)),
+        ("503".into(), "200".into())
+    );
     assert_eq!(said(of(8080, "TCP"), &plain), "503");
 }
 
