@@ -131,6 +131,8 @@ pub const RULES: &[&dyn Rule] = &[
     &gateway_api::clients_not_verified::ClientsNotVerified,
     &gateway_api::address_shared::AddressShared,
     &gateway_api::requests_match_no_rule::RequestsMatchNoRule,
+    &gateway_api::backend_tls_fails::BackendTlsFails,
+    &gateway_api::gateway_silent::GatewaySilent,
 
     // Istio.
     &istio::host_not_found::HostNotFound,
@@ -198,6 +200,8 @@ pub const RULES: &[&dyn Rule] = &[
     &istio::sidecar_hands_to_nobody::SidecarHandsToNobody,
     &istio::rewrite_unknown::RewriteUnknown,
     &istio::answered_by_filter::AnsweredByFilter,
+    &istio::route_not_exported::RouteNotExported,
+    &istio::calls_past_the_proxy::CallsPastTheProxy,
 
     // Istio's configuration as it is written.
     &istio_config::annotation_without_effect::AnnotationWithoutEffect,
@@ -295,6 +299,7 @@ pub const RULES: &[&dyn Rule] = &[
     &pods::one_place::OnePlace,
     &pods::readiness_flaps::ReadinessFlaps,
     &pods::volume_full::VolumeFull,
+    &pods::held_back::HeldBack,
 
     // What proxies say of themselves.
     &proxy::configuration_refused::ConfigurationRefused,

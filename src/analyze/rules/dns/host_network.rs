@@ -17,11 +17,12 @@ use crate::model::snapshot::Snapshot;
 use crate::model::workload::Workload;
 
 crate::rule! {
-    /// A pod asks another name server than the cluster's, and cluster names fail in it.
+    /// A pod asks another name server than the cluster's, or without search domains, and cluster names fail in it.
     ///
     /// ## What it detects
     /// Workloads on their node's network with the policy `ClusterFirst` (which there means the node's own resolver), with the policy
-    /// `Default`, or with `None` and other name servers, that call Services of the cluster by name.
+    /// `Default`, or with `None` and other name servers or without the namespace's search domain, that call Services of the cluster by
+    /// name.
     /// ## Why it matters
     /// The names of Services exist only on the cluster's name server: every such call fails in these pods alone, while the same name
     /// resolves everywhere else.
@@ -51,6 +52,7 @@ enum Why {
     HostNetwork,
     Default,
     Other,
+    NoSearch,
 }
 
 impl Why {
@@ -63,7 +65,14 @@ impl Why {
                 let servers = template.spec.texts("dnsConfig.nameservers");
                 // A node-local cache has an address of its own, beginning so by convention.
                 let known = |server: &String| addresses.contains(server) || server.starts_with("169.254.");
-                (!addresses.is_empty() && !servers.iter().any(known)).then_some(Why::Other)
+                if !addresses.is_empty() && !servers.iter().any(known) {
+                    return Some(Why::Other);
+                }
+                // Short names are looked up below the search domains alone.
+                let namespace = workload.object.namespace();
+                let domains = template.spec.texts("dnsConfig.searches");
+                let own = |domain: &&String| domain.starts_with(&format!("{namespace}.svc."));
+                (!addresses.is_empty() && !domains.iter().any(|domain| own(&domain))).then_some(Why::NoSearch)
             }
             _ => None,
         }
@@ -76,6 +85,9 @@ impl Why {
             }
             Why::Default => "its dnsPolicy Default means the node's resolver",
             Why::Other => "its dnsPolicy None names other servers than the cluster's",
+            Why::NoSearch => {
+                "its dnsPolicy None leaves it without the namespace's search domain, below which short names are looked up"
+            }
         }
     }
 
@@ -85,8 +97,8 @@ impl Why {
                 "An admission policy: hostNetwork pods that are no system pods carry dnsPolicy ClusterFirstWithHostNet"
             }
             Why::Default => "An admission policy: dnsPolicy Default is for system pods alone",
-            Why::Other => {
-                "An admission policy: pods with dnsPolicy None name the cluster's name server among their own"
+            Why::Other | Why::NoSearch => {
+                "An admission policy: pods with dnsPolicy None name the cluster's name server and search domains among their own"
             }
         }
     }
@@ -98,6 +110,9 @@ impl Why {
                 "DNS policy: Default asks the node's name server, which does not know the cluster's names"
             }
             Why::Other => "DNS policy: None with a name server (nameserver) that is not the cluster's",
+            Why::NoSearch => {
+                "DNS policy: None without search domains (dnsConfig.searches), so that short names do not exist"
+            }
         }
     }
 
@@ -128,7 +143,7 @@ fn ask_the_cluster(fact: &Fact<'_>) -> Option<Remedy> {
         vec![json!({"op": if has { "replace" } else { "add" }, "path": path, "value": policy})];
     let mut summary = format!("Set dnsPolicy of {} to {policy}", workload.reference());
     let servers = pointer(&workload.template_path("spec.dnsConfig.nameservers"));
-    if fact.why == Why::Other && workload.object.body.pointer(&servers).is_some() {
+    if matches!(fact.why, Why::Other | Why::NoSearch) && workload.object.body.pointer(&servers).is_some() {
         operations.push(json!({"op": "remove", "path": servers}));
         summary.push_str(", and take the nameservers of dnsConfig away");
     }
@@ -168,7 +183,8 @@ impl Check for HostNetwork {
                 .first()
                 .and_then(|c| c.service().cloned())
                 .or_else(|| told.map(|((_, to), _)| to.clone()));
-            if callee.is_some() {
+            // Nothing is wrong with names in full.
+            if callee.is_some() && !(why == Why::NoSearch && calls.is_empty()) {
                 out.push(Fact { workload, why, calls, silent, callee });
             }
         }
@@ -198,8 +214,13 @@ impl Check for HostNetwork {
         let mut finding = Finding::new(Self::META, workload.field(&field), &[policy])
             .title(match observed {
                 true => format!(
-                    "{}: calls of {callee} by name fail{amount}; it asks another name server",
-                    workload.name
+                    "{}: calls of {callee} by name fail{amount}; {}",
+                    workload.name,
+                    if fact.why == Why::NoSearch {
+                        "it has no search domain"
+                    } else {
+                        "it asks another name server"
+                    }
                 ),
                 false => {
                     format!("{workload} does not ask the cluster's name server and calls {callee} by name")

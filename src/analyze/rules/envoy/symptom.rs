@@ -5,6 +5,7 @@ use crate::analyze::remedy::{Prevention, Remedy, quote, scope};
 use crate::analyze::rule::Meta;
 use crate::analyze::traffic::way::Way;
 use crate::analyze::traffic::{Failures, Part, text};
+use crate::analyze::twin::probe::GATEWAY_NAME;
 use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
 use crate::model::traffic::Reporter;
@@ -186,12 +187,14 @@ pub fn kubectl(group: &Failures, rest: &str) -> String {
 
 /// The newest lines of the proxy of one workload.
 pub fn proxy_log(workload: &ObjectRef) -> String {
-    format!(
-        "kubectl {}logs {}/{} -c istio-proxy --tail=200",
-        scope(workload),
-        workload.kind.to_ascii_lowercase(),
-        quote(&workload.name)
-    )
+    let name = quote(&workload.name);
+    // The pods of a Gateway belong to it, and it has no log: they carry its name.
+    let whose = if workload.kind == "Gateway" {
+        format!("-l {GATEWAY_NAME}={name}")
+    } else {
+        format!("{}/{name}", workload.kind.to_ascii_lowercase())
+    };
+    format!("kubectl {}logs {whose} -c istio-proxy --tail=200", scope(workload))
 }
 
 /// The log of the proxy of the busiest reporter.

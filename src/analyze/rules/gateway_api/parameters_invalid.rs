@@ -61,8 +61,7 @@ fn class_unknown<'a>(snapshot: &Snapshot, gateway: &'a Gateway) -> Option<Fault<
     if classes::ISTIO_CLASSES.contains(&class)
         || !snapshot.knows_kind("GatewayClass")
         || snapshot.object("GatewayClass", "", class).is_some()
-        // A controller that answers knows the class.
-        || !gateway.object.body.list("status.listeners").is_empty()
+        || answered(snapshot, gateway)
     {
         return None;
     }
@@ -77,11 +76,25 @@ fn class_unknown<'a>(snapshot: &Snapshot, gateway: &'a Gateway) -> Option<Fault<
         super::fault::set(&gateway.object, path, json!(name), format!("Set gatewayClassName to {name}"))
     });
     let why = format!("GatewayClass {class} does not exist{hint}");
-    Some(
-        Fault::new(&gateway.object, path, "Pending", why)
-            .means("No controller feels addressed: the Gateway waits for ever.", "gateway class not found")
-            .fix(fix),
-    )
+    let mut fault = Fault::new(&gateway.object, path, "Pending", why)
+        .means("No controller feels addressed: the Gateway waits for ever.", "gateway class not found")
+        .fix(fix);
+    // It was served before, and is not any more.
+    if !gateway.object.body.list("status.conditions").is_empty() {
+        fault.severity = Severity::Error;
+    }
+    Some(fault)
+}
+
+/// Whether a controller has answered to a Gateway as it is now: it knows the class. An answer to what the Gateway was before says
+/// nothing of it, and stays for ever where the class is nobody's.
+fn answered(snapshot: &Snapshot, gateway: &Gateway) -> bool {
+    let body = &gateway.object.body;
+    let seen = body.list("status.conditions").iter().filter_map(|c| c.int("observedGeneration")).max();
+    match (body.int("metadata.generation"), seen) {
+        (Some(now), Some(seen)) => seen >= now,
+        _ => !snapshot.runs() && !body.list("status.listeners").is_empty(),
+    }
 }
 
 fn parameters<'a>(snapshot: &Snapshot, object: &'a Object, path: &str, istios: bool) -> Option<Fault<'a>> {

@@ -139,7 +139,7 @@ fn unrouted(outcome: &Outcome) -> bool {
 }
 
 /// What the proxies of a Gateway say.
-fn at<'a>(snapshot: &'a Snapshot, gateway: &'a Gateway) -> impl Iterator<Item = &'a EdgeTraffic> {
+pub(super) fn at<'a>(snapshot: &'a Snapshot, gateway: &'a Gateway) -> impl Iterator<Item = &'a EdgeTraffic> {
     let (namespace, name) = (gateway.object.namespace(), gateway.object.name());
     snapshot.traffic.iter().filter(move |edge| {
         edge.workload.namespace == namespace

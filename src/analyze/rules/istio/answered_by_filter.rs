@@ -16,8 +16,9 @@ crate::rule! {
     /// A filter that an EnvoyFilter puts into the proxy answers requests with an error.
     ///
     /// ## What it detects
-    /// Requests that a proxy answers itself with `lua_response` and a status of 400 or above, together with the EnvoyFilter whose Lua
-    /// script covers that proxy.
+    /// Requests that a proxy answers itself with the words of one of Envoy's filters and a status of 400 or above: `lua_response`,
+    /// `fault_filter_abort`, `request_payload_too_large`, `csrf_origin_mismatch`, `denied_by_admission_control`. Together with the
+    /// EnvoyFilter that puts such a filter into that proxy.
     /// ## Why it matters
     /// The application never sees these requests, and nothing in the mesh's own configuration says why.
     /// ## Evidence
@@ -25,16 +26,37 @@ crate::rule! {
     /// ## How to confirm
     /// `istioctl proxy-config listener POD -o json` shows the filter; the EnvoyFilter holds its script.
     /// ## How to fix
-    /// Correct the script, or take the filter out.
+    /// Correct the filter, or take it out.
     /// ## False positives
-    /// A script that refuses what it is there to refuse: the share of the requests tells.
+    /// A filter that refuses what it is there to refuse: the share of the requests tells.
     /// ## References
-    /// <https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/lua_filter>
+    /// <https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/http_filters>
+    /// <https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_conn_man/response_code_details>
     AnsweredByFilter {
         code: "ISTIO165", name: "answered-by-a-filter", family: Mesh, severity: Error,
         needs: [Istio, AccessLogs], aliases: [],
     }
 }
+
+/// A filter of Envoy's that answers.
+#[derive(Debug)]
+struct Kind {
+    /// What it says in the details of a response.
+    details: &'static str,
+    /// Its name there, `envoy.filters.http.NAME`.
+    name: &'static str,
+    /// What it is, and what it does to requests.
+    what: &'static str,
+}
+
+/// The filters that answer, and that only an EnvoyFilter brings in: Envoy's documentation of response code details.
+const KINDS: [Kind; 5] = [
+    Kind { details: "lua_response", name: "lua", what: "a Lua script" },
+    Kind { details: "fault_filter_abort", name: "fault", what: "a fault filter" },
+    Kind { details: "request_payload_too_large", name: "buffer", what: "a limit of request bodies" },
+    Kind { details: "csrf_origin_mismatch", name: "csrf", what: "a CSRF filter" },
+    Kind { details: "denied_by_admission_control", name: "admission_control", what: "admission control" },
+];
 
 /// Fewer answers than this say nothing.
 const ENOUGH: u64 = 5;
@@ -43,7 +65,8 @@ const ENOUGH: u64 = 5;
 #[derive(Debug)]
 pub struct Fact<'a> {
     filter: &'a Policy,
-    /// The patch that puts the script in.
+    kind: &'static Kind,
+    /// The patch that puts it in.
     index: usize,
     service: Option<ServiceName>,
     code: u16,
@@ -57,12 +80,15 @@ impl Check for AnsweredByFilter {
         let mut out: Vec<Fact<'a>> = vec![];
         for (at, edge) in snapshot.traffic.iter().enumerate() {
             for outcome in &edge.outcomes {
-                if outcome.details != "lua_response" || outcome.code < 400 || outcome.count < ENOUGH {
+                let Some(kind) = KINDS.iter().find(|kind| outcome.details.contains(kind.details)) else {
+                    continue;
+                };
+                if outcome.code < 400 || outcome.count < ENOUGH {
                     continue;
                 }
                 let Some(workload) = snapshot.workload(&edge.workload) else { continue };
                 let covers = |filter: &&Policy| {
-                    script(filter).is_some()
+                    patch_of(filter, kind).is_some()
                         && filter.applies_to(
                             &edge.workload.namespace,
                             &workload.template.labels,
@@ -73,18 +99,20 @@ impl Check for AnsweredByFilter {
                 let objects: Vec<_> = covering.iter().map(|filter| &filter.object.reference).collect();
                 let last = blame::changed_last(snapshot, &objects, outcome.first).unwrap_or(0);
                 let Some((filter, index)) =
-                    covering.get(last).and_then(|filter| Some((*filter, script(filter)?)))
+                    covering.get(last).and_then(|filter| Some((*filter, patch_of(filter, kind)?)))
                 else {
                     continue;
                 };
                 let value = format!("{} of {} requests: {}", outcome.count, edge.requests, outcome.label());
                 let evidence = Evidence::new("AccessLog", format!("{} proxy", edge.workload), value);
                 let same = |fact: &Fact<'_>| {
-                    fact.filter.object.reference == filter.object.reference && fact.service == edge.service
+                    fact.filter.object.reference == filter.object.reference
+                        && fact.index == index
+                        && fact.service == edge.service
                 };
                 let known = out.iter().position(same).unwrap_or_else(|| {
                     let (service, code, tally) = (edge.service.clone(), outcome.code, Tally::default());
-                    out.push(Fact { filter, index, service, code, tally });
+                    out.push(Fact { filter, kind, index, service, code, tally });
                     out.len() - 1
                 });
                 if let Some(fact) = out.get_mut(known) {
@@ -113,21 +141,22 @@ impl Check for AnsweredByFilter {
             })
             .flatten();
         Finding::new(Self::META, subject.clone(), &[&name])
-            .title(format!("{} answers requests to {name} with {} by a Lua script", object.reference, fact.code))
+            .title(format!("{} answers requests to {name} with {} by {}", object.reference, fact.code, fact.kind.what))
             .message(format!(
-                "The script in {field} of {} answered {figures} to {name} with {}{}: they end in the proxy, and the application does not see them.",
+                "The filter in {field} of {} ({}) answered {figures} to {name} with {}{}: they end in the proxy, and the application does not see them.",
                 object.reference,
+                fact.kind.what,
                 fact.code,
                 since(fact.tally.onset)
             ))
-            .mechanism("EnvoyFilter: a Lua filter answers requests (lua_response)")
+            .mechanism(format!("EnvoyFilter: {} answers requests in the proxy ({} filter, {})", fact.kind.what, fact.kind.name, fact.kind.details))
             .severity(fact.tally.severity())
             .role(Role::Cause, Confidence::Observed)
             .service(fact.service.clone())
             .onset(fact.tally.onset)
-            .evidence(Evidence::object(&subject, "a filter with a Lua script"))
+            .evidence(Evidence::object(&subject, fact.kind.what))
             .evidences(fact.tally.evidence.clone())
-            .effects(fact.service.iter().map(|s| Effect::requests(s, &[class, &fact.code.to_string(), "via_upstream", "direct_response"])))
+            .effects(fact.service.iter().map(|s| Effect::requests(s, &[class, &fact.code.to_string(), "via_upstream", "direct_response", "fault", "FI"])))
             .maybe_remedy(out)
             .remedy(Remedy::delete(object, format!("Delete {}: requests reach the application again", object.reference)).risk(Risk::Medium))
             .prevention(Prevention::of("Policy", "Let EnvoyFilters in through review alone (ValidatingAdmissionPolicy on their namespace or team)"))
@@ -138,12 +167,14 @@ impl Check for AnsweredByFilter {
     }
 }
 
-/// The first patch of an EnvoyFilter that puts a Lua filter in, by the type or the name of Envoy's own.
-fn script(filter: &Policy) -> Option<usize> {
+/// The first patch of an EnvoyFilter that puts such a filter in, by the type or the name of Envoy's own.
+fn patch_of(filter: &Policy, wanted: &Kind) -> Option<usize> {
     filter.object.body.list("spec.configPatches").iter().position(|patch| {
         let Some(value) = patch.at("patch.value") else { return false };
         let kind = value.at("typed_config").or_else(|| value.at("typedConfig")).unwrap_or(value);
         let kind = kind.child("@type").and_then(Value::as_str).unwrap_or_default();
-        kind.contains("filters.http.lua.") || value.text("name") == Some("envoy.filters.http.lua")
+        kind.contains(&format!("filters.http.{}.", wanted.name))
+            || value.text("name").and_then(|name| name.strip_prefix("envoy.filters.http."))
+                == Some(wanted.name)
     })
 }

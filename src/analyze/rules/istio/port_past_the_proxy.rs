@@ -96,7 +96,7 @@ impl Check for PortPastTheProxy {
             .evidence(Evidence::object(&workload.field(&field), format!("{short} \"{value}\"")))
             .evidences(parts(&fact.seen))
             .effect(Effect::requests(&name, &["UF", "tls", "URX", "5xx"]))
-            .maybe_remedy(remedy(fact))
+            .maybe_remedy(without(fact.workload, fact.annotation, fact.value, fact.port, fact.annotation == INCLUDE))
             .prevention(Prevention::alert(
                 "Alert when callers' proxies cannot connect",
                 format!("sum by (source_workload) (rate(istio_requests_total{{reporter=\"source\",response_flags=~\".*UF.*\",destination_service_name=\"{}\"}}[1m])) > 0", name.name),
@@ -117,26 +117,30 @@ fn past<'a>(template: &'a PodTemplate, port: &ServicePort) -> Option<(&'static s
     Some((INCLUDE, value, number))
 }
 
-/// The annotation without the port, or with it.
-fn remedy(fact: &Fact<'_>) -> Option<Remedy> {
-    let annotations = fact.workload.template_path("metadata.annotations");
-    let path = format!("{}/{}", pointer(&annotations), pointer_segment(fact.annotation));
-    let entries = fact.value.split(',').map(str::trim).filter(|entry| !entry.is_empty());
-    let port = fact.port.to_string();
-    let short = fact.annotation.rsplit('/').next().unwrap_or(fact.annotation);
-    let (left, summary): (Vec<&str>, _) = if fact.annotation == EXCLUDE {
-        (entries.filter(|entry| *entry != port).collect(), format!("Take port {port} out of {short}"))
-    } else {
+/// The annotation of a workload's pods without a port, or with it where it lists those that the proxy takes.
+pub(super) fn without(
+    workload: &Workload,
+    annotation: &str,
+    value: &str,
+    port: i64,
+    includes: bool,
+) -> Option<Remedy> {
+    let annotations = workload.template_path("metadata.annotations");
+    let path = format!("{}/{}", pointer(&annotations), pointer_segment(annotation));
+    let entries = value.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+    let port = port.to_string();
+    let short = annotation.rsplit('/').next().unwrap_or(annotation);
+    let (left, summary): (Vec<&str>, _) = if includes {
         (entries.chain([port.as_str()]).collect(), format!("Add port {port} to {short}"))
+    } else {
+        (entries.filter(|entry| *entry != port).collect(), format!("Take port {port} out of {short}"))
     };
     let operation = if left.is_empty() {
         json!([{"op": "remove", "path": path}])
     } else {
         json!([{"op": "replace", "path": path, "value": left.join(",")}])
     };
-    let summary = format!(
-        "{summary} of {}: its pods are made anew and their proxy takes it",
-        fact.workload.reference()
-    );
-    Remedy::patch(&fact.workload.object, &operation, summary).map(|remedy| remedy.risk(Risk::Medium))
+    let summary =
+        format!("{summary} of {}: its pods are made anew and their proxy takes it", workload.reference());
+    Remedy::patch(&workload.object, &operation, summary).map(|remedy| remedy.risk(Risk::Medium))
 }

@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 
 use super::common::{self, Group, seconds};
 use super::last_words::{LastWords, in_stream, last_words};
+use super::probe::Probe;
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy, Risk, pointer};
 use crate::analyze::rule::{Check, Declared};
@@ -15,7 +16,7 @@ use crate::model::log::LogLine;
 use crate::model::network::ServiceName;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::{
-    ContainerRole, ContainerState, ContainerStatus, Pod, Termination, is_proxy_container,
+    Container, ContainerRole, ContainerState, ContainerStatus, Pod, Termination, is_proxy_container,
 };
 
 crate::rule! {
@@ -34,7 +35,7 @@ crate::rule! {
     /// Correct the host's name or bring the host back; or take the init container out and let the application retry by itself.
     /// ## False positives
     /// A migration that takes its time: it logs progress, and does not say that it waits for something. Native sidecars (init
-    /// containers with `restartPolicy: Always`) run for ever on purpose and are not looked at.
+    /// containers with `restartPolicy: Always`) run for ever on purpose: they are looked at only where their startup probe fails.
     /// ## References
     /// <https://kubernetes.io/docs/concepts/workloads/pods/init-containers/>
     InitStuck {
@@ -52,6 +53,8 @@ pub struct Case<'a> {
     host: Option<(String, usize)>,
     /// Whether it fails, rather than waits.
     fails: bool,
+    /// The startup probe that a native sidecar does not pass.
+    probe: Option<Probe>,
     since: Option<jiff::Timestamp>,
 }
 
@@ -91,6 +94,7 @@ impl Check for InitStuck {
         let name = case.host.as_ref().map(|(host, _)| host.as_str());
         let host = name.map_or(Host::Unknown, |name| look_up(snapshot, &group.owner.namespace, name));
         let waits = match (case.fails, name) {
+            _ if case.probe.is_some() => "runs and does not pass its startup probe".to_owned(),
             (true, Some(name)) => format!("fails again and again at {name}"),
             (true, None) => format!("fails again and again ({} restarts)", case.status.restarts),
             (false, Some(name)) => format!("waits for {name}"),
@@ -108,9 +112,10 @@ impl Check for InitStuck {
             .map(|at| format!(" for {}", seconds(common::seconds_between(at, snapshot.now))))
             .unwrap_or_default();
         let mut message = format!(
-            "Init container {container} of {} holds up {}{for_time}: it {waits}{known}. The pod's own containers start only after it has ended",
+            "Init container {container} of {} holds up {}{for_time}: it {waits}{known}. The pod's own containers start only after {}",
             group.owner,
-            group.share()
+            group.share(),
+            if case.probe.is_some() { "that has" } else { "it has ended" }
         );
         if let Some(rollout) = group.rollout(snapshot) {
             message += &format!(
@@ -129,13 +134,16 @@ impl Check for InitStuck {
         let finding = Finding::new(Self::META, subject.clone(), &[container])
             .title(format!("{}: init container {container} {waits}{known}", group.owner))
             .message(message)
-            .mechanism(if case.fails { "init container stuck: it fails again and again" } else { "init container stuck: it keeps waiting" })
+            .mechanism(if case.probe.is_some() { "init container stuck: a native sidecar does not pass its startup probe" } else if case.fails { "init container stuck: it fails again and again" } else { "init container stuck: it keeps waiting" })
             .severity(if group.all_down() { Severity::Critical } else { Severity::Error })
             .role(role, Confidence::Observed)
             .evidences(group.cases.iter().take(2).map(|(pod, case)| common::container_evidence(pod, case.status)))
             .evidences(case.words.as_ref().map(LastWords::evidence))
             .evidences(name.filter(|_| lines > 1).map(|name| {
                 Evidence::new("Log", format!("{}, container {container}", pod.object.reference), format!("{lines} lines speak of {name}"))
+            }))
+            .evidences(case.probe.as_ref().map(|probe| {
+                Evidence::object(&group.owner.field(group.container_field("startupProbe")), probe.to_string())
             }))
             .evidence(Evidence::object(&subject, arguments(group)))
             .onset(since.or_else(|| group.cases.iter().filter_map(|(pod, _)| pod.object.created).min()))
@@ -174,6 +182,12 @@ fn stuck<'a>(snapshot: &'a Snapshot, pod: &'a Pod) -> Option<(String, Case<'a>)>
         return None;
     }
     for (container, status) in pod.containers() {
+        if container.role == ContainerRole::NativeSidecar && !is_proxy_container(&container.name) {
+            match unstarted(snapshot, pod, container, status) {
+                Some(case) => return Some((container.name.clone(), case)),
+                None => continue,
+            }
+        }
         if container.role != ContainerRole::Init || is_proxy_container(&container.name) {
             continue;
         }
@@ -214,9 +228,33 @@ fn stuck<'a>(snapshot: &'a Snapshot, pod: &'a Pod) -> Option<(String, Case<'a>)>
         if !fails && waited.is_none_or(|s| s < patience) {
             return None;
         }
-        return Some((container.name.clone(), Case { status, words, host, fails, since }));
+        return Some((container.name.clone(), Case { status, words, host, fails, probe: None, since }));
     }
     None
+}
+
+/// A native sidecar that runs and does not pass its startup probe: what comes after it waits as for any init container.
+fn unstarted<'a>(
+    snapshot: &'a Snapshot,
+    pod: &'a Pod,
+    container: &Container,
+    status: &'a ContainerStatus,
+) -> Option<Case<'a>> {
+    let ContainerState::Running { since } = &status.state else { return None };
+    let probe = Probe::read(container, "startupProbe").filter(|_| !status.started)?;
+    let waited = since.map(|at| common::seconds_between(at, snapshot.now))?;
+    let failed = common::container_events(snapshot, pod, &container.name, "Unhealthy")
+        .filter(|e| e.message.starts_with("Startup probe"));
+    let failed: i64 = failed.map(|e| e.count).sum();
+    let patience = (probe.initial_delay + 3.0 * probe.period).max(NAMES_SECONDS);
+    if failed < 3 || waited < patience {
+        return None;
+    }
+    let words = snapshot
+        .log(pod.object.namespace(), pod.object.name(), &container.name, false)
+        .filter(|s| !s.lines.is_empty())
+        .and_then(in_stream);
+    Some(Case { status, words, host: None, fails: false, probe: Some(probe), since: *since })
 }
 
 /// Whether a line says that something is waited for.

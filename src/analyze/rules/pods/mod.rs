@@ -6,6 +6,7 @@ pub mod cpu_throttled;
 pub mod crash_loop;
 pub mod disrupted;
 pub mod evicted;
+pub mod held_back;
 pub mod image_pull;
 pub mod init_stuck;
 pub mod killed_inside;

@@ -12,7 +12,7 @@ crate::rule! {
     /// A pod waits for a node and no scheduler has looked at it.
     ///
     /// ## What it detects
-    /// A pod that is pending without a node for more than a minute and has no condition `PodScheduled`: no scheduler has tried. Either
+    /// A pod that is pending without a node for more than a minute (a quarter of one with a scheduler of its own) and has no condition `PodScheduled`: no scheduler has tried. Either
     /// `schedulerName` names one that does not run, or the cluster's own does not work.
     /// ## Why it matters
     /// The pod waits for ever, without an event and without a log.
@@ -40,6 +40,13 @@ pub struct Fact<'a>(Group<'a, ()>);
 
 /// A scheduler tries within seconds; one that is busy takes longer.
 const PATIENCE_SECONDS: f64 = 60.0;
+/// One of another name that runs nowhere is told from one that is busy by less: it is asked for few pods.
+const OTHERS_PATIENCE_SECONDS: f64 = 15.0;
+
+fn patience(other: bool) -> f64 {
+    if other { OTHERS_PATIENCE_SECONDS } else { PATIENCE_SECONDS }
+}
+
 /// The scheduler of every cluster.
 const DEFAULT: &str = "default-scheduler";
 
@@ -59,7 +66,7 @@ impl Check for NobodySchedules {
                 && pod
                     .object
                     .created
-                    .is_some_and(|at| common::seconds_between(at, snapshot.now) > PATIENCE_SECONDS)
+                    .is_some_and(|at| common::seconds_between(at, snapshot.now) > patience(other(pod)))
         };
         let look = |pod| if waits(pod) { vec![(String::new(), ())] } else { vec![] };
         common::groups(snapshot, look).into_iter().map(Fact).collect()

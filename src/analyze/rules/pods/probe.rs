@@ -34,12 +34,14 @@ pub(crate) struct Probe {
     body: Value,
 }
 
+/// What a probe can do.
+const KINDS: [&str; 4] = ["httpGet", "tcpSocket", "grpc", "exec"];
+
 impl Probe {
     /// Reads one of a container's probes.
     pub(crate) fn read(container: &Container, name: &'static str) -> Option<Self> {
         let body = container.probe(name)?.clone();
-        let kind =
-            ["httpGet", "tcpSocket", "grpc", "exec"].into_iter().find(|kind| body.at(kind).is_some())?;
+        let kind = KINDS.into_iter().find(|kind| body.at(kind).is_some())?;
         let number = |field: &str, default: f64| body.number(field).filter(|n| *n > 0.0).unwrap_or(default);
         let port = match body.at(kind).and_then(|handler| handler.at("port")) {
             Some(Value::String(text)) => text.clone(),
@@ -96,6 +98,11 @@ impl Probe {
         let mut said = vec![];
         for difference in &rollout.differences {
             let Some((_, field)) = difference.path.split_once(&at) else { continue };
+            // Another kind of probe took its place: its figures alone would not bring it back.
+            let kind = field.split('.').next().is_some_and(|first| KINDS.contains(&first));
+            if kind && (difference.before.is_empty() || self.body.at(field).is_none()) {
+                return None;
+            }
             if difference.before.is_empty() || self.body.at(field).is_none() {
                 continue;
             }
@@ -204,7 +211,9 @@ pub(crate) enum Answer {
     Reset,
     /// HTTP to an HTTPS port or the other way round.
     Tls,
-    /// A command that failed or does not exist.
+    /// A command that the image does not have.
+    NoProgram,
+    /// A command that failed.
     Command,
     /// Nothing is known.
     Unknown,
@@ -237,6 +246,10 @@ impl Answer {
             {
                 Answer::Tls
             }
+            // The words of the container runtimes; the path of a message holds neither.
+            () if has(&["executable file not found", "stat "]) && has(&["exec"]) && !has(&["Get \"http"]) => {
+                Answer::NoProgram
+            }
             () if has(&["connection refused"]) => Answer::Refused,
             () if has(&["deadline exceeded", "timeout", "timed out"]) => Answer::Timeout,
             () if has(&["connection reset", "EOF", "broken pipe"]) => Answer::Reset,
@@ -247,7 +260,7 @@ impl Answer {
 
     /// Whether the probe itself is what has to be changed, as far as the answer tells.
     pub(crate) fn is_setting(self) -> bool {
-        matches!(self, Answer::NotFound | Answer::Denied | Answer::Tls)
+        matches!(self, Answer::NotFound | Answer::Denied | Answer::Tls | Answer::NoProgram)
     }
 
     /// What it means, in a part of a sentence.
@@ -267,6 +280,7 @@ impl Answer {
             ),
             Answer::Reset => "the connection is cut before an answer".to_owned(),
             Answer::Tls => "the probe and the port speak different schemes (HTTP and HTTPS)".to_owned(),
+            Answer::NoProgram => "the image does not have the program that it runs".to_owned(),
             Answer::Command => "its command fails".to_owned(),
             Answer::Unknown => "its probe does not succeed".to_owned(),
         }
@@ -283,6 +297,7 @@ impl Answer {
             Answer::Timeout => "timeout",
             Answer::Reset => "connection cut",
             Answer::Tls => "wrong scheme",
+            Answer::NoProgram => "command not found in the image",
             Answer::Command => "command fails",
             Answer::Unknown => return what.to_owned(),
         };
@@ -315,6 +330,12 @@ mod tests {
         assert_eq!(
             Answer::of("Readiness probe failed: HTTP probe failed with statuscode: 503"),
             Answer::Unavailable
+        );
+        assert_eq!(
+            Answer::of(
+                "Readiness probe errored and resulted in unknown state: rpc error: code = Unknown desc = failed to exec in container: exec: \"pg_isready\": executable file not found in $PATH"
+            ),
+            Answer::NoProgram
         );
         assert_eq!(
             Answer::of("Readiness probe failed: cat: /tmp/ready: No such file or directory"),

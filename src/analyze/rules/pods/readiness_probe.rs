@@ -90,6 +90,7 @@ impl Check for ReadinessProbe {
             Answer::NotFound | Answer::Denied => "readinessProbe.httpGet.path".to_owned(),
             Answer::Refused => format!("readinessProbe.{}.port", probe.kind),
             Answer::Timeout => "readinessProbe.timeoutSeconds".to_owned(),
+            Answer::NoProgram => "readinessProbe.exec.command".to_owned(),
             _ => "readinessProbe".to_owned(),
         };
         let why = if agent {

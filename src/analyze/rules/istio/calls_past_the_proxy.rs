@@ -1,0 +1,131 @@
+//! ISTIO167.
+
+use std::collections::BTreeSet;
+
+use super::port_past_the_proxy::without;
+use super::support::{parts, since};
+use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
+use crate::analyze::remedy::Prevention;
+use crate::analyze::rule::{Check, Declared};
+use crate::analyze::rules::pods::common::undo_last_rollout;
+use crate::analyze::traffic::way::Way;
+use crate::analyze::traffic::{Failures, failures, text};
+use crate::model::network::Service;
+use crate::model::object::ObjectRef;
+use crate::model::snapshot::Snapshot;
+use crate::model::workload::{PodTemplate, Workload};
+
+crate::rule! {
+    /// A caller's connections go past its own proxy, and the callee wants mutual TLS.
+    ///
+    /// ## What it detects
+    /// Connections that a callee's proxy refuses as plaintext (`NR filter_chain_not_found`) while its mutual TLS is STRICT, from pods
+    /// that do have a sidecar, and whose annotation `excludeOutboundPorts` names the Service's port or whose `includeOutboundPorts` does
+    /// not.
+    /// ## Why it matters
+    /// The caller has a proxy and looks like part of the mesh; what it sends to this port is plaintext all the same.
+    /// ## Evidence
+    /// The annotation on the caller's pod template, the callee's mode, and the refused connections in the callee's access log.
+    /// ## How to confirm
+    /// `kubectl get pod POD -o jsonpath='{.metadata.annotations}'` names the port; the caller's proxy logs no such request.
+    /// ## How to fix
+    /// Take the port out of the annotation.
+    /// ## False positives
+    /// A port that has to go past the proxy on purpose: then the callee's PeerAuthentication needs an exception for it.
+    /// ## References
+    /// <https://istio.io/latest/docs/reference/config/annotations/>
+    CallsPastTheProxy {
+        code: "ISTIO167", name: "calls-past-the-proxy", family: Mesh, severity: Error,
+        needs: [Istio, AccessLogs], aliases: [],
+    }
+}
+
+const EXCLUDE: &str = "traffic.sidecar.istio.io/excludeOutboundPorts";
+const INCLUDE: &str = "traffic.sidecar.istio.io/includeOutboundPorts";
+
+/// A caller whose proxy does not get its calls.
+#[derive(Debug)]
+pub struct Fact<'a> {
+    caller: &'a Workload,
+    service: &'a Service,
+    annotation: &'static str,
+    value: &'a str,
+    port: i64,
+    policy: Option<ObjectRef>,
+    seen: Failures,
+}
+
+impl Check for CallsPastTheProxy {
+    type Fact<'a> = Fact<'a>;
+
+    fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
+        let mut out: Vec<Fact<'a>> = vec![];
+        for seen in failures(snapshot, Way::NoFilterChain) {
+            let service = seen.callee.service.as_ref().and_then(|name| snapshot.service(name));
+            let Some(service) = service.filter(|_| seen.severity().is_some()) else { continue };
+            let Some(callee) = snapshot.workloads_behind(service).next() else { continue };
+            let (mode, policy) =
+                snapshot.istio.peer_mode(service.object.namespace(), &callee.template.labels, None);
+            if mode != "STRICT" {
+                continue;
+            }
+            let pods = seen.clients().into_keys().filter_map(|ip| snapshot.pod_by_ip(ip));
+            let callers: BTreeSet<ObjectRef> =
+                pods.filter(|pod| snapshot.has_istio_proxy(pod)).map(|pod| snapshot.owner(pod)).collect();
+            for caller in callers.iter().filter_map(|owner| snapshot.workload(owner)) {
+                let past = service.ports.iter().find_map(|port| past(&caller.template, port.number));
+                if let Some((annotation, value, port)) = past {
+                    let (policy, seen) = (policy.clone(), seen.clone());
+                    out.push(Fact { caller, service, annotation, value, port, policy, seen });
+                }
+            }
+        }
+        out
+    }
+
+    fn describe(&self, fact: &Fact<'_>, snapshot: &Snapshot) -> Finding {
+        let caller = fact.caller.reference();
+        let field = fact.caller.template_path(&format!("metadata.annotations.{}", fact.annotation));
+        let name = fact.service.service_name();
+        let value = text::plain(fact.value, 60);
+        let short = fact.annotation.rsplit('/').next().unwrap_or(fact.annotation);
+        let strict = fact.policy.as_ref().map(|policy| format!(", as {policy} says")).unwrap_or_default();
+        let mut finding = Finding::new(Self::META, caller.field(&field), &[&name.to_string()])
+            .title(format!("{caller}: {short} takes calls of {} past its proxy, and {} wants mutual TLS", name.name, name.name))
+            .message(format!(
+                "{short} of {caller} is \"{value}\", so its calls to port {} of Service {name} leave as plaintext, past its proxy. The callee accepts mutual TLS alone{strict}: {} were refused{}.",
+                fact.port,
+                text::share(fact.seen.count, fact.seen.requests, "connections and requests"),
+                since(fact.seen.onset)
+            ))
+            .mechanism(format!("{short}: plaintext past the sidecar to a callee with STRICT mutual TLS (mTLS)"))
+            .severity(fact.seen.severity().unwrap_or(Severity::Error))
+            .role(Role::Cause, Confidence::Observed)
+            .service(Some(name.clone()))
+            .onset(fact.seen.onset)
+            .evidence(Evidence::object(&caller.field(&field), format!("{short} \"{value}\"")))
+            .evidences(parts(&fact.seen))
+            .effect(Effect::requests(&name, &["NR", "tls", "reset", "5xx"]))
+            .effect(Effect::calls(caller))
+            .maybe_remedy(without(fact.caller, fact.annotation, fact.value, fact.port, fact.annotation == INCLUDE))
+            .maybe_remedy(undo_last_rollout(snapshot, caller, short))
+            .prevention(Prevention::alert(
+                "Alert when a proxy refuses plaintext",
+                "sum by (pod) (rate(envoy_listener_no_filter_chain_match[5m])) > 0",
+            ))
+            .prevention(Prevention::of("Policy", "Refuse pod templates whose excludeOutboundPorts names a port that Services of the mesh use"));
+        finding.related.extend(fact.policy.clone());
+        finding
+    }
+}
+
+/// The annotation by which calls to a port do not reach the caller's proxy, its value and that port.
+fn past(template: &PodTemplate, port: i64) -> Option<(&'static str, &str, i64)> {
+    let names = |list: &str| list.split(',').any(|entry| entry.trim().parse() == Ok(port));
+    let of = |key: &str| template.annotations.get(key).map(String::as_str);
+    if let Some(value) = of(EXCLUDE).filter(|value| names(value)) {
+        return Some((EXCLUDE, value, port));
+    }
+    let value = of(INCLUDE).filter(|value| !matches!(value.trim(), "" | "*") && !names(value))?;
+    Some((INCLUDE, value, port))
+}
