@@ -111,7 +111,7 @@ fn scaled(change: &Change) -> Option<Remedy> {
 /// Writes what `kubectl apply` wrote last over what was edited since, or makes a cordoned node take pods again.
 fn edited(snapshot: &Snapshot, change: &Change) -> Option<Remedy> {
     let r = &change.subject;
-    let object = snapshot.object(&r.kind, &r.namespace, &r.name)?;
+    let object = snapshot.find(r)?;
     if r.kind == "Node" {
         return uncordon(object, change);
     }

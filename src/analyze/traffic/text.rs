@@ -53,7 +53,7 @@ pub fn milliseconds(ms: u64) -> String {
 
 /// A word of the cluster that has to stand in a sentence: only harmless characters of it, and no more than `limit`.
 pub fn plain(text: &str, limit: usize) -> String {
-    let harmless = |c: char| c.is_ascii_alphanumeric() || " -_./:,|{}[]()*@".contains(c);
+    let harmless = |c: char| c.is_ascii_alphanumeric() || " -_./:,|{}[]()*@=".contains(c);
     text.chars().filter(|c| harmless(*c)).take(limit).collect()
 }
 

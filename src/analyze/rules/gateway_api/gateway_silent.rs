@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::prelude::*;
 use super::requests_match_no_rule::at;
+use crate::analyze::take_back::take_back;
 use crate::analyze::traffic::text;
 use crate::model::change::{Change, ChangeKind};
 
@@ -95,7 +96,7 @@ impl Check for GatewaySilent {
         out
     }
 
-    fn describe(&self, fact: &Fact<'_>, _: &Snapshot) -> Finding {
+    fn describe(&self, fact: &Fact<'_>, snapshot: &Snapshot) -> Finding {
         let gateway = &fact.gateway.object.reference;
         let fields: Vec<&str> = fact
             .change
@@ -131,6 +132,7 @@ impl Check for GatewaySilent {
                     .at(Some(fact.last)),
             )
             .effects(fact.services.iter().map(|service| Effect::requests(service, &["NR", "refused", "timeout", "tls"])))
+            .maybe_remedy(take_back(snapshot, fact.change))
             .prevention(Prevention::alert(
                 "Alert when a gateway that had requests has none",
                 format!(
