@@ -90,7 +90,11 @@ fn judge(expected: &Expected, status: &Value) -> Option<String> {
     let verdict = status.text("summary.verdict").unwrap_or_default();
     let first = status.list("rootCauses").first().map(|cause| {
         let subject = &cause["subject"];
-        format!("{} {}/{}", subject.string("kind"), subject.string("namespace"), subject.string("name"))
+        let (kind, name) = (subject.string("kind"), subject.string("name"));
+        match subject.string("namespace") {
+            space if space.is_empty() => format!("{kind} {name}"),
+            space => format!("{kind} {space}/{name}"),
+        }
     });
     let right = match &first {
         None => expected.healthy && verdict == "Healthy",

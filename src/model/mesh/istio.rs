@@ -1,10 +1,10 @@
 //! Istio's objects: the fields that routing and policy follow from. What is not here stands in the object's body.
 
 use serde_json::Value;
-use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use crate::model::fields::Fields;
+use crate::model::mesh::by_host::ByHost;
 use crate::model::mesh::part::Part;
 use crate::model::object::{Object, ObjectRef};
 use crate::model::selector::{Labels, Selector};
@@ -339,70 +339,6 @@ impl Policy {
         self.targets.is_empty()
             && (self.object.namespace() == namespace || self.object.namespace() == root_namespace)
             && self.selector.matches(labels)
-    }
-}
-
-/// Positions in a list of objects that speak for hosts.
-#[derive(Debug, Clone, Default)]
-struct Hosts {
-    /// By namespace and host in lower case.
-    exact: BTreeMap<String, BTreeMap<String, Vec<usize>>>,
-    /// With a wildcard among their hosts, by namespace.
-    wild: BTreeMap<String, Vec<usize>>,
-}
-
-impl Hosts {
-    fn add(&mut self, namespace: &str, host: &str, at: usize) {
-        let places = if host.starts_with('*') {
-            self.wild.entry(namespace.to_owned()).or_default()
-        } else {
-            let own = self.exact.entry(namespace.to_owned()).or_default();
-            own.entry(host.to_ascii_lowercase()).or_default()
-        };
-        if places.last() != Some(&at) {
-            places.push(at);
-        }
-    }
-
-    /// Those that can cover the host, in order.
-    fn candidates(&self, namespace: &str, full: &str) -> Vec<usize> {
-        let exact = self.exact.get(namespace).and_then(|own| own.get(&full.to_ascii_lowercase()));
-        let wild = self.wild.get(namespace);
-        let mut out: Vec<usize> = exact.into_iter().chain(wild).flatten().copied().collect();
-        out.sort_unstable();
-        out.dedup();
-        out
-    }
-}
-
-/// Which objects speak for a host, so that no question walks all of them.
-#[derive(Debug, Clone, Default)]
-struct ByHost {
-    /// Of whatever namespace, under the empty one.
-    virtual_services: Hosts,
-    destination_rules: Hosts,
-    /// Of whatever namespace, under the empty one.
-    service_entries: Hosts,
-}
-
-impl ByHost {
-    fn new(istio: &Istio) -> Self {
-        let Istio { virtual_services, destination_rules, service_entries, .. } = istio;
-        let mut out = ByHost::default();
-        for (at, entry) in service_entries.iter().enumerate() {
-            for host in &entry.hosts {
-                out.service_entries.add("", host, at);
-            }
-        }
-        for (at, vs) in virtual_services.iter().enumerate() {
-            for host in &vs.hosts {
-                out.virtual_services.add("", &full_host(host, vs.object.namespace()), at);
-            }
-        }
-        for (at, rule) in destination_rules.iter().enumerate() {
-            out.destination_rules.add(rule.object.namespace(), &rule.full_host(), at);
-        }
-        out
     }
 }
 
