@@ -23,7 +23,7 @@
 mod incident;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use incident::Said;
+use incident::{Incident, Said};
 use jiff::{SignedDuration, Timestamp};
 use meshscope::analyze::causal::suspects::Suspects;
 use meshscope::analyze::diagnosis::{Options, analyze};
@@ -39,6 +39,15 @@ use std::path::{Path, PathBuf};
 
 /// Incidents that are made up where no folder is named.
 const MADE_UP: u64 = 400;
+
+/// Their seeds, or those that `MADE_UP=FROM..TO` names.
+fn seeds() -> std::ops::Range<u64> {
+    let named = std::env::var("MADE_UP").ok().and_then(|text| {
+        let (from, to) = text.split_once("..")?;
+        Some(from.parse().ok()?..to.parse().ok()?)
+    });
+    named.unwrap_or(1..MADE_UP + 1)
+}
 
 /// A snapshot of `services` services with ten series each; one of them deviates from two thirds of the window on.
 fn snapshot(services: usize, points: usize) -> Snapshot {
@@ -126,6 +135,28 @@ fn deepest_failure(snapshot: &Snapshot) -> Option<String> {
     most.map(|(name, _)| name.to_owned())
 }
 
+/// What speaks for the first suspect and for the one at fault, where seeds are named: for whoever looks at wrong answers.
+fn tell(snapshot: &Snapshot, truth: &str) {
+    if std::env::var_os("MADE_UP").is_none() {
+        return;
+    }
+    let suspects = snapshot.derived::<Suspects>();
+    let told = suspects.all.iter().enumerate().filter(|(at, one)| *at == 0 || one.service.name == truth);
+    for (at, one) in told {
+        println!("    {at} {} {:.2}", one.service, one.probability);
+        one.tests.iter().for_each(|test| println!("        {:+.2} {}", test.log_odds, test.test));
+    }
+    for anomaly in suspects.anomalies.iter().take(6) {
+        let (ratio, place) = (anomaly.log_lr, &anomaly.place);
+        println!(
+            "      {ratio:.2} {} at {place}: {} (z {:.1})",
+            anomaly.what,
+            anomaly.told(),
+            anomaly.strength
+        );
+    }
+}
+
 /// Right answers of one set.
 #[derive(Default)]
 struct Row {
@@ -166,6 +197,7 @@ impl Table {
             row.ours[at] += one(is_right);
             if at == 0 && !is_right {
                 println!("{set}, {title}: {} and not {truth}", name.unwrap_or("nobody"));
+                tell(snapshot, truth);
             }
             if let (0, Some(cause)) = (at, first) {
                 self.said.push((cause.probability, is_right));
@@ -231,10 +263,29 @@ fn answers(_: &mut Criterion) {
             }
         }
         None => {
-            for seed in 1..=MADE_UP {
-                let made = incident::incident(seed, true);
-                let seen = [Said::Given, Said::Absent, Said::Late].map(|said| made.snapshot(said));
-                table.add(&made.sources, &made.title, &made.culprit, made.services as f64, seen);
+            for (what, make) in
+                [("", incident::incident as fn(u64, bool) -> Incident), ("unlike, ", incident::unlike)]
+            {
+                let mut accused = 0;
+                let mut runs = 0;
+                for seed in seeds() {
+                    let made = make(seed, true);
+                    let seen = [Said::Given, Said::Absent, Said::Late].map(|said| made.snapshot(said));
+                    let set = format!("{what}{}", made.sources);
+                    table.add(&set, &made.title, &made.culprit, made.services as f64, seen);
+                    let calm = make(seed, false);
+                    let answer = analyze(&calm.snapshot(Said::Absent), &Options::default());
+                    runs += 1;
+                    if let Some(first) = answer.root_causes.first().filter(|first| first.probability >= 0.5) {
+                        accused += 1;
+                        println!(
+                            "{what}calm {}: {} with {:.2}",
+                            calm.title, first.subject, first.probability
+                        );
+                        tell(&calm.snapshot(Said::Absent), "");
+                    }
+                }
+                println!("{what}calm: {accused} of {runs} accuse somebody");
             }
         }
     }

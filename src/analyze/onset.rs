@@ -8,7 +8,7 @@ use super::anomaly::{Kind, Place};
 use super::beginnings;
 use super::series::prepare::{Reading, Readings};
 use super::series::shift::{self, own_share};
-use super::series::stats::median;
+use super::series::stats::{Window, median};
 use crate::model::memo::Derived;
 use crate::model::snapshot::Snapshot;
 use crate::model::time::{from_unix, to_unix};
@@ -17,6 +17,8 @@ use crate::model::time::{from_unix, to_unix};
 const TELLING: f64 = 3.0;
 /// No single series decides when it began.
 const MOST: f64 = 5.0;
+/// A bound that spares the exact test gives way by this part, for arithmetic rounds.
+const ROUNDING: f64 = 1e-9;
 /// Points before a jump that it is measured against.
 const BASELINE: usize = 60;
 /// An incident that began this long before the end of the window is half as likely the one that is asked about: people ask
@@ -204,17 +206,29 @@ fn jumps<'a>(reading: &'a Reading, given: Option<f64>, near: &dyn Fn(f64) -> boo
     let named = given.map(|given| times.partition_point(|time| *time < given));
     let at_named = named.and_then(|at| typical(at.saturating_sub(2), at + 1));
     let mut out = vec![];
-    for (at, time) in times.iter().enumerate().skip(shift::FEWEST_BEFORE) {
-        if !near(*time) || at + 1 >= count {
+    let mut window = Window::default();
+    for (at, time) in times.iter().enumerate() {
+        // Points before this one, [`BASELINE`] at most.
+        if let Some(entering) = at.checked_sub(1).and_then(|at| values.get(at)) {
+            window.insert(*entering);
+        }
+        if let Some(leaving) = at.checked_sub(BASELINE + 1).and_then(|at| values.get(at)) {
+            window.remove(*leaving);
+        }
+        if at < shift::FEWEST_BEFORE || !near(*time) || at + 1 >= count {
             continue;
         }
         let (Some(value), Some(earlier)) = (values.get(at), typical(at - 2, at)) else { continue };
         if (value - earlier).abs() <= restless {
             continue;
         }
-        let Some(before) = values.get(at.saturating_sub(BASELINE)..at) else { continue };
+        // What is sudden enough differs from its neighbours by half of what tells at least.
+        let least = shift::least_scale(reading, window.sorted()).unwrap_or(0.0);
+        if (value - earlier).abs() < TELLING / 2.0 * least * (1.0 - ROUNDING) {
+            continue;
+        }
         let (Some((middle, scale)), Some(look)) =
-            (shift::scale(reading, before), typical(at, at + shift::LOOK))
+            (shift::scale_of_sorted(reading, window.sorted()), typical(at, at + shift::LOOK))
         else {
             continue;
         };

@@ -53,6 +53,7 @@ const CONSTANT: &[&str] = &[
     "expiry",
     "expiration",
     "timestamp",
+    "start",
 ];
 /// Words of whatever speaks of the other side of a call.
 const CLIENT: &[&str] = &["client", "outbound", "upstream", "dependency", "egress", "provider", "remote"];
@@ -107,6 +108,8 @@ const VOCABULARY: &[Line] = &[
             "faults",
             "miss",
             "misses",
+            "deadlocks",
+            "rollbacks",
             "retransmits",
             "retransmissions",
             "retries",
@@ -138,6 +141,8 @@ const VOCABULARY: &[Line] = &[
             "saturation",
             "inflight",
             "threads",
+            "goroutines",
+            "workers",
             "connections",
             "utilization",
             "active",
@@ -145,9 +150,14 @@ const VOCABULARY: &[Line] = &[
         Kind::Saturation,
         UP,
     ),
+    // After what time can be spent on: `gc_time` is memory's, `io_time` a disk's.
+    (&["time", "timing", "resp", "took", "ttfb"], Kind::Latency, UP),
     (
         &[
             "network",
+            "net",
+            "tx",
+            "rx",
             "receive",
             "received",
             "transmit",
@@ -165,6 +175,11 @@ const VOCABULARY: &[Line] = &[
         &[
             "requests",
             "request",
+            "req",
+            "reqs",
+            "responses",
+            "response",
+            "handled",
             "rps",
             "qps",
             "ops",
@@ -218,7 +233,8 @@ pub fn words(name: &str) -> Vec<String> {
     while let Some(c) = chars.next() {
         let starts = c.is_ascii_uppercase()
             && (before.is_ascii_lowercase()
-                || before.is_ascii_digit()
+                // `P99Latency` is two words, and `5XX` one.
+                || before.is_ascii_digit() && !chars.peek().is_some_and(char::is_ascii_uppercase)
                 || before.is_ascii_uppercase() && chars.peek().is_some_and(char::is_ascii_lowercase));
         if (starts || !c.is_ascii_alphanumeric()) && !word.is_empty() {
             out.push(std::mem::take(&mut word));
@@ -258,6 +274,10 @@ pub fn of(series: &Series) -> Option<Meaning> {
     };
     let known = VOCABULARY.iter().find(|(list, ..)| any(list) || glued(list));
     let (mut kind, mut bad) = known.map_or((Kind::Unknown, None), |(_, kind, bad)| (*kind, *bad));
+    // Seconds of which no word says what they were spent on are those of whatever is served.
+    if kind == Kind::Unknown && any(TIME) {
+        (kind, bad) = (Kind::Latency, UP);
+    }
     // How many times were measured is how many requests came; their sum is only half of a mean.
     match (kind, last) {
         (Kind::Latency, "count") => (kind, bad) = (Kind::Traffic, None),
@@ -304,6 +324,7 @@ fn failed(label: &str, status: &str) -> bool {
         "FAILURE",
         "FAILED",
         "EXCEPTION",
+        "STATUS_CODE_ERROR",
     ];
     let number = status.parse::<u16>().ok();
     if label.contains("grpc") && number.is_some() {
@@ -354,6 +375,7 @@ mod tests {
         assert_eq!(words("CpuUsageRate(%)"), ["cpu", "usage", "rate"]);
         assert_eq!(words("HTTPServerP99_ms"), ["http", "server", "p99", "ms"]);
         assert_eq!(words("jvm.gc-pause"), ["jvm", "gc", "pause"]);
+        assert_eq!(words("HTTPCode_5XXCount"), ["http", "code", "5xx", "count"]);
     }
 
     #[test]
@@ -370,6 +392,28 @@ mod tests {
         assert_eq!(meaning("diskio", &[]), Some((Kind::Disk, UP, Side::Own)));
         assert_eq!(meaning("http_server_active_requests", &[]), Some((Kind::Saturation, UP, Side::Own)));
         assert_eq!(meaning("db_client_connections_pending", &[]), Some((Kind::Saturation, UP, Side::Own)));
+    }
+
+    #[test]
+    fn names_of_many_hands_are_understood() {
+        let kind = |name: &str| meaning(name, &[]).map(|(kind, ..)| kind);
+        for name in ["TargetResponseTime", "avgResponseTimeMs", "resp_ms", "grpc_server_handling_seconds"] {
+            assert_eq!(kind(name), Some(Kind::Latency), "{name}");
+        }
+        for name in ["HTTPCode_Target_5XX_Count", "failedRequestsPerMinute", "err_rate"] {
+            assert_eq!(kind(name), Some(Kind::Errors), "{name}");
+        }
+        for name in ["RequestCount", "req_rate", "grpc_server_handled_total", "response_total"] {
+            assert_eq!(kind(name), Some(Kind::Traffic), "{name}");
+        }
+        assert_eq!(kind("grpc_server_handling_seconds_count"), Some(Kind::Traffic));
+        assert_eq!(kind("net_tx_kb"), Some(Kind::Network));
+        assert_eq!(kind("go_goroutines"), Some(Kind::Saturation));
+        assert_eq!(kind("process_start_time_seconds"), None);
+        let failed = meaning("calls_total", &[("status_code", "STATUS_CODE_ERROR")]);
+        assert_eq!(failed.map(|(kind, ..)| kind), Some(Kind::Errors));
+        let well = meaning("calls_total", &[("status_code", "STATUS_CODE_UNSET")]);
+        assert_eq!(well.map(|(kind, ..)| kind), Some(Kind::Traffic));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::meaning::Side;
 use super::prepare::Reading;
-use super::stats::{median, quantile};
+use super::stats::{median, median_distance, of_sorted, quantile};
 use crate::analyze::anomaly::Kind;
 
 /// Points before the onset that a baseline needs: fewer have no spread to speak of.
@@ -53,21 +53,42 @@ pub struct Shift {
 /// The middle and the scale of a baseline. The scale is never nothing: the series' own spread, a part of its level, a part
 /// of the metric's size elsewhere. All of them have the series' own unit, so a change of units changes no score.
 pub fn scale(reading: &Reading, before: &[f64]) -> Option<(f64, f64)> {
-    let middle = median(before)?;
-    let away: Vec<f64> = before.iter().map(|value| (value - middle).abs()).collect();
-    let own = (median(&away)? * MAD_TO_SIGMA)
-        .max((quantile(before, 0.75)? - quantile(before, 0.25)?) / IQR_TO_SIGMA);
+    let mut sorted = before.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    scale_of_sorted(reading, &sorted)
+}
+
+/// The same of a baseline in ascending order.
+pub fn scale_of_sorted(reading: &Reading, sorted: &[f64]) -> Option<(f64, f64)> {
+    let middle = of_sorted(sorted, 0.5)?;
+    let own = (median_distance(sorted, middle)? * MAD_TO_SIGMA).max(quartiles_apart(sorted)?);
+    let scale = own.hypot(floor(reading, middle));
+    if scale > 0.0 {
+        return Some((middle, scale));
+    }
+    // A series that was always 0 has neither spread nor level: it is measured against its own largest value.
+    let largest = reading.values.iter().fold(0.0, |most: f64, value| most.max(value.abs()));
+    Some((middle, FROM_NOTHING * largest)).filter(|(_, scale)| *scale > 0.0)
+}
+
+/// What the scale of a baseline in ascending order is at least, at the cost of three looks: it spares the exact one at most points.
+pub fn least_scale(reading: &Reading, sorted: &[f64]) -> Option<f64> {
+    Some(quartiles_apart(sorted)?.max(floor(reading, of_sorted(sorted, 0.5)?)))
+}
+
+fn quartiles_apart(sorted: &[f64]) -> Option<f64> {
+    Some((of_sorted(sorted, 0.75)? - of_sorted(sorted, 0.25)?) / IQR_TO_SIGMA)
+}
+
+/// The part of a scale that is no noise: a part of the level, of the metric's size elsewhere, and what anybody would notice.
+fn floor(reading: &Reading, middle: f64) -> f64 {
     let noticeable = match (reading.ceiling, reading.meaning.kind) {
         (Some(ceiling), _) => SHARE_FLOOR * ceiling,
         // A share of errors that was 0: what names itself a ratio is one.
         (None, Kind::Errors) if reading.share || is_ratio(reading) => SHARE_FLOOR,
         _ => 0.0,
     };
-    let largest = reading.values.iter().fold(0.0, |most: f64, value| most.max(value.abs()));
-    let floor = (LEVEL_FLOOR * middle.abs()).max(PEER_FLOOR * reading.peers).max(noticeable);
-    let scale = own.hypot(floor);
-    // A series that was always 0 has neither spread nor level: it is measured against its own largest value.
-    Some((middle, if scale > 0.0 { scale } else { FROM_NOTHING * largest })).filter(|(_, scale)| *scale > 0.0)
+    (LEVEL_FLOOR * middle.abs()).max(PEER_FLOOR * reading.peers).max(noticeable)
 }
 
 /// What a look shows: its median, which forgives an outlier, and of two points the one nearer to `middle` for the same reason; of

@@ -20,6 +20,20 @@ pub(crate) enum Dialect {
     Framework,
     /// A cloud's: availability and percentiles.
     Cloud,
+    /// A load balancer's and a host's, as a cloud's monitor names them.
+    Managed,
+    /// What a collector counts of spans.
+    SpanMetrics,
+    /// What a node's agent knows of containers, and nothing of requests.
+    Containers,
+    /// A library's for remote procedures.
+    Rpc,
+    /// One's own, in words joined by capitals, with their units.
+    Camel,
+    /// One's own, in short.
+    Short,
+    /// A light mesh's.
+    Proxy,
 }
 
 /// All of them.
@@ -120,6 +134,71 @@ fn of_dialect(dialect: Dialect) -> Vec<Metric> {
             metric("availability", 1.0, |s, _| 100.0 * (1.0 - s.errors)),
             metric("requests", 1.0, |s, _| s.rate * 60.0),
         ],
+        Dialect::Managed => vec![
+            metric("CPUUtilization", 0.9, |s, u| 40.0 * s.cpu * u[0]),
+            metric("MemoryUtilization", 0.7, |s, u| 12.0 * s.memory * u[1]),
+            metric("TargetResponseTime", 1.0, |s, _| s.latency / 1e3),
+            metric("HTTPCode_Target_5XX_Count", 0.9, |s, _| s.rate * 60.0 * s.errors),
+            metric("RequestCount", 1.0, |s, _| s.rate * 60.0),
+        ],
+        Dialect::SpanMetrics => vec![
+            counter("traces_spanmetrics_calls_total", 1.0, ok)
+                .label("status_code", "STATUS_CODE_UNSET")
+                .label("span_kind", "SPAN_KIND_SERVER"),
+            counter("traces_spanmetrics_calls_total", 1.0, failed)
+                .label("status_code", "STATUS_CODE_ERROR")
+                .label("span_kind", "SPAN_KIND_SERVER"),
+            counter("traces_spanmetrics_latency_sum", 1.0, |s, _| s.rate * s.latency / 1e3)
+                .label("span_kind", "SPAN_KIND_SERVER"),
+            counter("traces_spanmetrics_latency_count", 1.0, |s, _| s.rate)
+                .label("span_kind", "SPAN_KIND_SERVER"),
+        ],
+        Dialect::Containers => vec![
+            counter("container_cpu_usage_seconds_total", 1.0, |s, u| s.cpu * u[0]).label("pod", ""),
+            metric("container_memory_rss", 1.0, |s, u| s.memory * u[1] * 1e8).label("pod", ""),
+            counter("container_cpu_cfs_throttled_periods_total", 0.5, |s, u| (s.cpu - 2.5).max(0.0) * u[0])
+                .label("pod", ""),
+            counter("container_network_receive_bytes_total", 0.9, |s, _| s.network * 1e5).label("pod", ""),
+            counter("container_network_transmit_bytes_total", 0.9, |s, _| s.network * 3e5).label("pod", ""),
+            counter("container_fs_reads_bytes_total", 0.8, |s, u| s.disk * u[2] * 1e4).label("pod", ""),
+            metric("container_threads", 0.6, |s, _| 10.0 + 5.0 * s.waiting).label("pod", ""),
+        ],
+        Dialect::Rpc => vec![
+            counter("grpc_server_handled_total", 1.0, ok).label("grpc_code", "OK"),
+            counter("grpc_server_handled_total", 1.0, failed).label("grpc_code", "Unavailable"),
+            counter("grpc_server_handling_seconds_sum", 1.0, |s, _| s.rate * s.latency / 1e3),
+            counter("grpc_server_handling_seconds_count", 1.0, |s, _| s.rate),
+            counter("process_cpu_seconds_total", 0.8, |s, u| s.cpu * u[0]),
+            metric("process_resident_memory_bytes", 0.8, |s, u| s.memory * u[1] * 1e8),
+            metric("go_goroutines", 0.6, |s, _| 30.0 + 8.0 * s.waiting),
+        ],
+        Dialect::Camel => vec![
+            metric("cpuUsagePercent", 0.9, |s, u| 40.0 * s.cpu * u[0]),
+            metric("memUsedMiB", 0.8, |s, u| s.memory * u[1] * 95.0),
+            metric("avgResponseTimeMs", 1.0, |s, _| s.latency),
+            metric("failedRequestsPerMinute", 0.9, |s, _| s.rate * 60.0 * s.errors),
+            metric("requestsPerMinute", 0.9, |s, _| s.rate * 60.0),
+            metric("diskBusyPercent", 0.6, |s, u| s.disk * u[2]),
+        ],
+        Dialect::Short => vec![
+            metric("cpu_pct", 0.9, |s, u| 40.0 * s.cpu * u[0]),
+            metric("rss_mb", 0.8, |s, u| s.memory * u[1] * 95.0),
+            metric("resp_ms_p99", 1.0, |s, _| s.tail),
+            metric("err_rate", 0.9, |s, _| s.errors),
+            metric("req_rate", 0.9, |s, _| s.rate),
+            metric("net_tx_kb", 0.5, |s, _| s.network * 120.0),
+        ],
+        Dialect::Proxy => vec![
+            counter("response_total", 1.0, ok)
+                .label("classification", "success")
+                .label("direction", "inbound"),
+            counter("response_total", 1.0, failed)
+                .label("classification", "failure")
+                .label("direction", "inbound"),
+            counter("response_latency_ms_sum", 1.0, |s, _| s.rate * s.latency).label("direction", "inbound"),
+            counter("response_latency_ms_count", 1.0, |s, _| s.rate).label("direction", "inbound"),
+            counter("process_cpu_seconds_total", 0.7, |s, u| s.cpu * u[0]),
+        ],
     }
 }
 
@@ -129,6 +208,8 @@ fn service_label(dialect: Dialect) -> &'static str {
         Dialect::Mesh => "destination_service_name",
         Dialect::Semantic => "service_name",
         Dialect::Framework => "app",
+        Dialect::SpanMetrics => "service_name",
+        Dialect::Proxy => "deployment",
         _ => "service",
     }
 }
@@ -140,12 +221,22 @@ pub(crate) struct Scrape {
     pub(crate) step: f64,
     pub(crate) start: f64,
     pub(crate) points: usize,
+    /// Two figures a service, leaves without those of requests, everything by pod: see `Twist`.
+    pub(crate) sparse: bool,
+    pub(crate) bare_leaves: bool,
+    pub(crate) by_pod: bool,
 }
 
 /// All series of a system.
 pub(crate) fn series(dice: &mut Dice, system: &System, scrape: &Scrape) -> Vec<Series> {
     let instants: Vec<f64> = (0..scrape.points).map(|n| scrape.start + n as f64 * scrape.step).collect();
     let states: Vec<Vec<State>> = instants.iter().map(|at| system.states(*at)).collect();
+    // Where one process of several is struck, its own figures and those of the others differ from what all together show.
+    let partly = |system: System| instants.iter().map(|at| system.states(*at)).collect::<Vec<_>>();
+    let apart = (system.part < 1.0).then(|| {
+        (partly(System { part: 1.0, ..system.clone() }), partly(System { fault: None, ..system.clone() }))
+    });
+    let mut left = if scrape.sparse { 2 } else { usize::MAX };
     // The scraper itself was away for a while.
     let away = dice.chance(0.2).then(|| dice.below(scrape.points)).map(|from| from..from + 2 + dice.below(5));
     let mut out = vec![];
@@ -153,22 +244,35 @@ pub(crate) fn series(dice: &mut Dice, system: &System, scrape: &Scrape) -> Vec<S
         // What a system measures it measures everywhere, or at some of its services.
         let measured: f64 =
             if metric.share >= 1.0 || dice.chance(metric.share) { 1.0 } else { dice.pick(&[0.0, 0.0, 0.5]) };
-        if measured == 0.0 {
+        if measured == 0.0 || left == 0 {
             continue;
         }
+        left -= 1;
+        let own_only = ["cpu", "mem", "rss", "Mem", "CPU"].iter().any(|word| metric.name.contains(word));
         for (at, service) in system.services.iter().enumerate() {
             if at != system.culprit && !dice.chance(measured) {
                 continue;
             }
-            let by_pod = metric.labels.iter().any(|(key, _)| *key == "pod");
+            if scrape.bare_leaves && service.callees.is_empty() && !own_only {
+                continue;
+            }
+            let named_by_pod = metric.labels.iter().any(|(key, _)| *key == "pod");
+            let by_pod = named_by_pod || scrape.by_pod;
             for pod in 0..if by_pod { service.pods } else { 1 } {
-                let values: Vec<Option<f64>> = states
+                let seen = match &apart {
+                    Some((struck, _)) if by_pod && at == system.culprit && pod == 0 => struck,
+                    Some((_, well)) if by_pod && at == system.culprit => well,
+                    _ => &states,
+                };
+                // What is summed over a service's pods is shared by them; times, shares and percentages are not.
+                let is_sum = named_by_pod || metric.counter;
+                let values: Vec<Option<f64>> = seen
                     .iter()
                     .map(|states| states.get(at).filter(|state| !state.gone))
                     .map(|state| {
                         state.map(|state| {
                             (metric.value)(state, &service.uses)
-                                / if by_pod { service.pods as f64 } else { 1.0 }
+                                / if by_pod && is_sum { service.pods as f64 } else { 1.0 }
                         })
                     })
                     .collect();
@@ -179,7 +283,10 @@ pub(crate) fn series(dice: &mut Dice, system: &System, scrape: &Scrape) -> Vec<S
                         if *key == "pod" { format!("{}-{pod}", service.name) } else { (*value).to_owned() };
                     labels.push(((*key).to_owned(), value));
                 }
-                if !by_pod {
+                if scrape.by_pod && !named_by_pod {
+                    labels.push(("pod".to_owned(), format!("{}-{pod}", service.name)));
+                }
+                if !named_by_pod {
                     labels.push((service_label(scrape.dialect).to_owned(), service.name.clone()));
                 }
                 let labels = labels.into_iter().collect();

@@ -4,6 +4,7 @@ pub(crate) mod dice;
 pub(crate) mod metrics;
 pub(crate) mod requests;
 pub(crate) mod system;
+pub(crate) mod twist;
 
 use dice::Dice;
 use meshscope::model::log::LogStream;
@@ -14,6 +15,7 @@ use meshscope::model::time::from_unix;
 use metrics::{DIALECTS, Dialect, Scrape};
 use requests::{Kept, record};
 use system::{Fault, System};
+use twist::Twist;
 
 /// What is known of when it began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +48,18 @@ pub(crate) struct Incident {
 
 /// The incident of a seed; without a fault it is a calm time of the same system.
 pub(crate) fn incident(seed: u64, faulty: bool) -> Incident {
+    made(seed, faulty, None)
+}
+
+/// The same of another seed, with what those have not: see [`Twist`].
+pub(crate) fn unlike(seed: u64, faulty: bool) -> Incident {
+    made(seed ^ 0xA5A5_0000, faulty, Some(Twist::new(&mut Dice::new(seed ^ 0x5A5A_0000))))
+}
+
+fn made(seed: u64, faulty: bool, twist: Option<Twist>) -> Incident {
     let mut dice = Dice::new(seed);
+    let is_unlike = twist.is_some();
+    let twist = twist.unwrap_or_default();
     // Which sources there are: metrics as a rule, alone or not.
     let source = dice.share();
     let (with_metrics, kept) = match source {
@@ -58,13 +71,17 @@ pub(crate) fn incident(seed: u64, faulty: bool) -> Incident {
         _ => (false, Kept { lines: true, ids: dice.chance(0.5), ..Kept::default() }),
     };
     let kept = Kept { client_spans: dice.chance(0.6), ..kept };
-    let dialect = dice.pick(&DIALECTS);
+    let dialect = twist.dialect.unwrap_or(dice.pick(&DIALECTS));
     let step = if dialect == Dialect::Cloud { 300.0 } else { dice.pick(&[1.0, 5.0, 15.0, 15.0, 60.0, 60.0]) };
+    let step = twist.step.unwrap_or(step);
     // From an hour's half to some hours; after the onset three points and three minutes at least.
     let (before, after) = (step * 25.0_f64.max(dice.between(25.0, 140.0)), dice.between(4.0, 12.0) * step);
     let (before, after) = (before.max(dice.between(240.0, 900.0)), after.max(dice.between(120.0, 400.0)));
     let onset = 1_700_000_000.0 + dice.between(0.0, 1e6).round();
     let mut system = System::new(&mut dice, onset, before, after, faulty);
+    if is_unlike {
+        twist.apply(&mut dice, &mut system, before, after);
+    }
     let recorded_requests = kept.spans || kept.lines;
     if !recorded_requests && system.fault == Some(Fault::EarlyReturn) {
         // No series shows it.
@@ -80,7 +97,15 @@ pub(crate) fn incident(seed: u64, faulty: bool) -> Incident {
         system.fault = Some(Fault::Exception);
     }
     let points = ((before + after) / step) as usize;
-    let scrape = Scrape { dialect, step, start: onset - before + dice.share() * step, points };
+    let scrape = Scrape {
+        dialect,
+        step,
+        start: onset - before + dice.share() * step,
+        points,
+        sparse: twist.sparse,
+        bare_leaves: twist.bare_leaves,
+        by_pod: twist.by_pod,
+    };
     let series = if with_metrics { metrics::series(&mut dice, &system, &scrape) } else { vec![] };
     let requests = if recorded_requests { 150 + dice.below(250) } else { 0 };
     let times = (onset - before.min(900.0), onset + after.min(400.0));
@@ -106,10 +131,12 @@ pub(crate) fn incident(seed: u64, faulty: bool) -> Incident {
         services: system.services.len(),
         onset,
         title: format!(
-            "{seed}: {:?} at force {:.1}, {sources}, {dialect:?} every {step} s, {}",
+            "{seed}: {:?} at force {:.1}, {sources}, {dialect:?} every {step} s, {}{}{}",
             system.fault,
             system.force,
-            if known { "calls known" } else { "calls not known" }
+            if known { "calls known" } else { "calls not known" },
+            if twist.words.is_empty() { "" } else { ": " },
+            twist.words
         ),
         sources,
     }

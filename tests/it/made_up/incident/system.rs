@@ -89,6 +89,18 @@ pub(crate) struct State {
     pub(crate) gone: bool,
 }
 
+/// Figures of an innocent service that are multiplied for a while.
+#[derive(Debug, Clone)]
+pub(crate) struct Burst {
+    /// Who, and between which instants.
+    pub(crate) at: usize,
+    pub(crate) from: f64,
+    pub(crate) to: f64,
+    pub(crate) times: f64,
+    /// Processor and memory; else the time that it takes by itself.
+    pub(crate) resource: bool,
+}
+
 /// Services, callers before those that they call, and what happens to them.
 #[derive(Debug, Clone)]
 pub(crate) struct System {
@@ -109,6 +121,11 @@ pub(crate) struct System {
     pub(crate) bystander: Option<(usize, f64, f64)>,
     /// A short slowness long before, and over: who, from when, for how many seconds.
     pub(crate) earlier: Option<(usize, f64, f64)>,
+    /// Of the fault only resources show.
+    pub(crate) unfelt: bool,
+    /// The share of its processes that the fault is in.
+    pub(crate) part: f64,
+    pub(crate) bursts: Vec<Burst>,
 }
 
 const SYLLABLES: [&str; 24] = [
@@ -201,6 +218,9 @@ impl System {
                 (dice.below(count), onset - before * dice.between(0.3, 0.8), dice.between(60.0, 400.0))
             }),
             services,
+            unfelt: false,
+            part: 1.0,
+            bursts: vec![],
         }
     }
 
@@ -210,7 +230,7 @@ impl System {
         if self.fault.is_none() || since < 0.0 || since > self.lasts {
             0.0
         } else {
-            (since / self.ramp.max(1.0)).min(1.0)
+            (since / self.ramp.max(1.0)).min(1.0) * self.part
         }
     }
 
@@ -234,7 +254,11 @@ impl System {
             (state.cpu, state.memory, state.disk) = (0.2 + 0.8 * busy, 1.0, 0.5 + 0.5 * busy);
             (state.network, state.waiting) = (busy, 0.5 + 0.5 * busy);
             if let Some(fault) = fault.filter(|_| number == self.culprit) {
+                let well = state;
                 self.strike(fault, &mut state, times, effect);
+                if self.unfelt {
+                    (state.own, state.tail, state.own_errors) = (well.own, well.tail, well.own_errors);
+                }
             }
             if let Some((_, _, more)) = self.bystander.filter(|(who, from, _)| *who == number && at >= *from)
             {
@@ -245,6 +269,17 @@ impl System {
                 .is_some_and(|(who, from, long)| who == number && (from..from + long).contains(&at))
             {
                 state.own *= 4.0;
+            }
+            for burst in &self.bursts {
+                let struck = self.fault.is_some() && number == self.culprit;
+                if burst.at == number && !struck && (burst.from..burst.to).contains(&at) {
+                    if burst.resource {
+                        (state.cpu, state.memory) =
+                            (state.cpu * burst.times, state.memory * burst.times.sqrt());
+                    } else {
+                        state.own *= burst.times;
+                    }
+                }
             }
             states[number] = state;
             for (callee, calls, _) in &service.callees {
