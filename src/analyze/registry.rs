@@ -59,6 +59,7 @@ pub const RULES: &[&dyn Rule] = &[
     &config::missing_secret::MissingSecret,
     &config::setting_missing::SettingMissing,
     &config::setting_refused::SettingRefused,
+    &config::setting_no_address::SettingNoAddress,
 
     // Consul.
     &consul::config_entry_not_synced::ConfigEntryNotSynced,
@@ -202,6 +203,12 @@ pub const RULES: &[&dyn Rule] = &[
     &istio::answered_by_filter::AnsweredByFilter,
     &istio::route_not_exported::RouteNotExported,
     &istio::calls_past_the_proxy::CallsPastTheProxy,
+    &istio::header_value_refused::HeaderValueRefused,
+    &istio::label_switches_mtls_off::LabelSwitchesMtlsOff,
+    &istio::destination_speaks_otherwise::DestinationSpeaksOtherwise,
+    &istio::filter_changes_routes::FilterChangesRoutes,
+    &istio::gateway_protocol_mismatch::GatewayProtocolMismatch,
+    &istio::wasm_module_missing::WasmModuleMissing,
 
     // Istio's configuration as it is written.
     &istio_config::annotation_without_effect::AnnotationWithoutEffect,
@@ -278,6 +285,7 @@ pub const RULES: &[&dyn Rule] = &[
     &platform::held_by_finalizers::HeldByFinalizers,
     &platform::api_removed::ApiRemoved,
     &platform::daemon_missing::DaemonMissing,
+    &platform::pod_invalid::PodInvalid,
 
     // Pods.
     &pods::crash_loop::CrashLoop,
@@ -300,6 +308,7 @@ pub const RULES: &[&dyn Rule] = &[
     &pods::readiness_flaps::ReadinessFlaps,
     &pods::volume_full::VolumeFull,
     &pods::held_back::HeldBack,
+    &pods::rejected_by_kubelet::RejectedByKubelet,
 
     // What proxies say of themselves.
     &proxy::configuration_refused::ConfigurationRefused,
@@ -360,6 +369,7 @@ pub const RULES: &[&dyn Rule] = &[
     &service::protocol_differs::ProtocolDiffers,
     &service::listens_elsewhere::ListensElsewhere,
     &service::nothing_behind::NothingBehind,
+    &service::headless_other_port::HeadlessOtherPort,
 ];
 
 #[cfg(test)]

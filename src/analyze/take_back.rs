@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::remedy::{Remedy, Risk, patch_command, quote, resource, scope};
-use crate::model::change::{Change, ChangeKind, Tool, applied, path};
+use crate::model::change::{Change, ChangeKind, Release, Tool, applied, path};
 use crate::model::fields::Fields;
 use crate::model::object::{Object, ObjectRef};
 use crate::model::snapshot::Snapshot;
@@ -44,37 +44,26 @@ fn rollout(snapshot: &Snapshot, change: &Change) -> Option<Remedy> {
             format!("Take the rollout of {} back: the revision before runs again", time(change)),
         ));
     };
-    let (name, undo) = (quote(&release.name), Remedy::undo_rollout(subject, "").commands);
-    let of = |flag: &str| {
-        if release.namespace.is_empty() {
-            String::new()
-        } else {
-            format!(" {flag} {}", quote(&release.namespace))
-        }
-    };
+    let undo = Remedy::undo_rollout(subject, "").commands;
+    let act = |verb: &str| command(release, verb);
     let remedy = match release.tool {
-        Tool::Helm => {
-            let back = format!("helm{} rollback {name}", of("-n"));
-            Remedy::commands(
-                format!(
-                    "Take the rollout of {} back with {release}: its revision before is deployed again",
-                    time(change)
-                ),
-                vec![format!("helm{} history {name}", of("-n")), back.clone()],
-                vec![back],
-            )
-        }
+        Tool::Helm => Remedy::commands(
+            format!(
+                "Take the rollout of {} back with {release}: its revision before is deployed again",
+                time(change)
+            ),
+            vec![act("history"), act("rollback")],
+            vec![act("rollback")],
+        ),
         Tool::ArgoCd => Remedy::commands(
             format!(
                 "Take the rollout of {} back with {release} (its automated sync must be off meanwhile), and revert the commit that it came with",
                 time(change)
             ),
-            vec![format!("argocd app history {name}"), format!("argocd app rollback {name}")],
-            vec![format!("argocd app sync {name}")],
+            vec![act("history"), act("rollback")],
+            vec![act("sync")],
         ),
         Tool::FluxHelm | Tool::FluxKustomize => {
-            let kind = if release.tool == Tool::FluxHelm { "helmrelease" } else { "kustomization" };
-            let act = |verb: &str| format!("flux{} {verb} {kind} {name}", of("-n"));
             let with = |first: Option<String>, last: Option<String>| {
                 first.into_iter().chain(undo.clone()).chain(last).collect()
             };
@@ -89,6 +78,21 @@ fn rollout(snapshot: &Snapshot, change: &Change) -> Option<Remedy> {
         }
     };
     Some(remedy.risk(Risk::Medium))
+}
+
+/// What the tool of a release is told about it: `helm -n shop rollback shop`.
+pub fn command(release: &Release, verb: &str) -> String {
+    let name = quote(&release.name);
+    let of = match release.namespace.as_str() {
+        "" => String::new(),
+        namespace => format!(" -n {}", quote(namespace)),
+    };
+    match release.tool {
+        Tool::Helm => format!("helm{of} {verb} {name}"),
+        Tool::ArgoCd => format!("argocd app {verb} {name}"),
+        Tool::FluxHelm => format!("flux{of} {verb} helmrelease {name}"),
+        Tool::FluxKustomize => format!("flux{of} {verb} kustomization {name}"),
+    }
 }
 
 /// Whether pods were only made anew, as `kubectl rollout restart` does: the revision before is the same one. What they read

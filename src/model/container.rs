@@ -193,7 +193,8 @@ impl Termination {
 
     /// How long it lived, in seconds.
     pub fn lifetime(&self) -> Option<f64> {
-        Some((self.finished?.as_millisecond() - self.started?.as_millisecond()) as f64 / 1000.0)
+        let started = self.started.filter(|at| at.as_second() > 0)?;
+        Some((self.finished?.as_millisecond() - started.as_millisecond()) as f64 / 1000.0)
     }
 }
 

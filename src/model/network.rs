@@ -196,6 +196,12 @@ impl Service {
         }
     }
 
+    /// Whether pods stand behind it because their labels fit: not where it stands for another name, nor where somebody else writes
+    /// its endpoints.
+    pub fn has_selector(&self) -> bool {
+        self.kind != "ExternalName" && !self.selector.is_empty()
+    }
+
     /// What names it.
     pub fn reference(&self) -> &ObjectRef {
         &self.object.reference

@@ -74,7 +74,7 @@ const METHODS: &[&str] = &["GET", "GET", "GET", "GET", "POST", "PUT", "DELETE", 
 pub(crate) fn object(kind: &str, namespace: &str, name: &str, spec: &Value) -> Value {
     let version = match kind {
         "AuthorizationPolicy" | "PeerAuthentication" | "RequestAuthentication" => "security.istio.io/v1",
-        "HTTPRoute" => "gateway.networking.k8s.io/v1",
+        "HTTPRoute" | "GRPCRoute" => "gateway.networking.k8s.io/v1",
         "ReferenceGrant" => "gateway.networking.k8s.io/v1beta1",
         _ => "networking.istio.io/v1",
     };

@@ -37,17 +37,46 @@ pub(crate) fn drawn(dice: &mut Dice, names: &Names) -> Vec<Value> {
         }
         let count = 1 + dice.below(3);
         spec["rules"] = json!((0..count).map(|_| api_rule(dice, names, namespace)).collect::<Vec<_>>());
-        out.push(object("HTTPRoute", namespace, &format!("h{at}"), &spec));
+        let kind = if dice.chance(20) { "GRPCRoute" } else { "HTTPRoute" };
+        if kind == "GRPCRoute" {
+            spec["rules"].as_array_mut().unwrap().iter_mut().for_each(|rule| as_grpc(dice, rule));
+        }
+        out.push(object(kind, namespace, &format!("h{at}"), &spec));
     }
     if dice.chance(50) {
         let from = dice.one(&[&names.a, &names.gw]);
-        let spec = json!({"from": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": from}], "to": [{"group": "", "kind": "Service"}]});
+        let kind = dice.one(&["HTTPRoute", "HTTPRoute", "GRPCRoute"]);
+        let spec = json!({"from": [{"group": "gateway.networking.k8s.io", "kind": kind, "namespace": from}], "to": [{"group": "", "kind": "Service"}]});
         out.push(object("ReferenceGrant", &names.b, "grant", &spec));
     }
     if dice.chance(20) {
         out.extend(routes::settings(dice, names));
     }
     out
+}
+
+/// What a GRPCRoute can say in the place of an HTTPRoute's rule: services and methods, which are paths of two parts.
+fn as_grpc(dice: &mut Dice, rule: &mut Value) {
+    for condition in rule.get_mut("matches").and_then(Value::as_array_mut).into_iter().flatten() {
+        let of_path = ["path", "method", "queryParams"];
+        let had =
+            of_path.iter().filter(|key| condition.as_object_mut().unwrap().remove(**key).is_some()).count();
+        if had > 0 || condition.as_object().unwrap().is_empty() {
+            condition["method"] = dice.one(&[
+                json!({"service": "a", "method": "b"}),
+                json!({"service": "api"}),
+                json!({"method": "v1"}),
+                json!({"type": "RegularExpression", "service": "a.*", "method": "[a-z].*"}),
+            ]);
+        }
+    }
+    let rule = rule.as_object_mut().unwrap();
+    rule.remove("timeouts");
+    if let Some(filters) = rule.get_mut("filters").and_then(Value::as_array_mut) {
+        filters.retain(|filter| {
+            filter["type"].as_str().unwrap().ends_with("Modifier") || filter["type"] == "RequestMirror"
+        });
+    }
 }
 
 fn api_condition(dice: &mut Dice) -> Value {

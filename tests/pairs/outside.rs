@@ -10,22 +10,35 @@ use crate::world::World;
 /// ServiceEntries, and what is said of their hosts.
 pub(crate) fn entries(dice: &mut Dice, names: &Names, world: &World<'_>) -> Vec<Value> {
     let mut out = vec![];
-    let scoped = dice.chance(55);
-    let home = dice.one(&[&names.a, &names.b, &names.out, &names.out]);
     for at in 0..1 + dice.below(3) {
-        // Of entries of one host in several namespaces a Sidecar may import one: docs/twin.md says what is known of that.
-        let namespace = if scoped { home } else { dice.one(&[&names.a, &names.b, &names.out, &names.out]) };
+        let namespace = dice.one(&[&names.a, &names.b, &names.out, &names.out]);
         out.push(object("ServiceEntry", namespace, &format!("e{at}"), &entry(dice, names, world)));
     }
     let machine = json!({"address": world.ips["ext"], "labels": {"app": "machine", "version": dice.one(&["v1", "v2"])}, "ports": {"http": 8080, "http-two": 8080, "tcp": 9090}});
     if dice.chance(60) {
         out.push(object("WorkloadEntry", &names.out, "machine", &machine));
     }
-    if scoped {
-        out.push(routes::sidecar(dice, names));
+    if dice.chance(30) {
+        // Selected by a Service: by one with pods, or by one without any.
+        let labels = json!({"app": dice.one(&["api", "idle"]), "version": "v1"});
+        let beside = json!({"address": world.ips["ext"], "labels": labels});
+        out.push(object("WorkloadEntry", &names.a, "beside", &beside));
+    }
+    if dice.chance(55) {
+        // What it imports counts from the time on at which it came: before the entries, or after them.
+        let at = if dice.chance(60) { 0 } else { out.len() };
+        out.insert(at, routes::sidecar(dice, names));
     }
     if dice.chance(40) {
-        let mut spec = json!({"hosts": ["ext.example.com"], "http": routes::http_routes(dice, names, true)});
+        let mut http = routes::http_routes(dice, names, true);
+        if dice.chance(50) {
+            let to = json!({"destination": {"host": "ext.example.com", "subset": dice.one(&["v1", "v2", "absent"])}});
+            http.as_array_mut().unwrap().last_mut().unwrap()["route"] = json!([to]);
+            for other in ["redirect", "directResponse"] {
+                http.as_array_mut().unwrap().last_mut().unwrap().as_object_mut().unwrap().remove(other);
+            }
+        }
+        let mut spec = json!({"hosts": ["ext.example.com"], "http": http});
         if dice.chance(30) {
             let to = json!([{"destination": {"host": names.host("api"), "port": {"number": 443}}}]);
             spec["tls"] = json!([{"match": [{"port": 443, "sniHosts": ["ext.example.com"]}], "route": to}]);
@@ -59,8 +72,28 @@ fn entry(dice: &mut Dice, names: &Names, world: &World<'_>) -> Value {
         Value::Object(own.collect())
     };
     let own = map(&[("http", 8080), ("http-two", 8080), ("tcp", 9090), ("tls", 8443)]);
-    match if wild { dice.below(2) * 5 } else { dice.below(7) } {
-        0 | 5 => spec["resolution"] = json!("NONE"),
+    match if wild { dice.below(2) * 5 } else { dice.below(9) } {
+        0 | 5 => {
+            spec["resolution"] = json!("NONE");
+            if dice.chance(40) {
+                for (port, target) in [8080, 8080, 9090, 8443].iter().enumerate().take(count) {
+                    spec["ports"][port]["targetPort"] = json!(target);
+                }
+            }
+        }
+        7 => {
+            // Pods with proxies, at addresses; the mesh is told that they speak mutual TLS, or it is not.
+            spec["resolution"] = json!("STATIC");
+            let mut endpoint = json!({"address": world.ips[dice.one(&["pay", "api-v2"])], "ports": own, "labels": {"version": "v2"}});
+            match dice.below(4) {
+                0 => endpoint["serviceAccount"] = json!("pay"),
+                1 => {
+                    endpoint["labels"]["security.istio.io/tlsMode"] = json!(dice.one(&["istio", "disabled"]))
+                }
+                _ => {}
+            }
+            spec["endpoints"] = json!([endpoint]);
+        }
         1 => {
             spec["resolution"] = json!("STATIC");
             spec["endpoints"] = json!([{"address": world.ips["ext"], "ports": own}]);

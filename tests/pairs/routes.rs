@@ -146,7 +146,10 @@ pub(crate) fn traffic(dice: &mut Dice) -> Value {
     let tls =
         |dice: &mut Dice| json!({"mode": dice.one(&["DISABLE", "ISTIO_MUTUAL", "ISTIO_MUTUAL", "SIMPLE"])});
     let mut out = json!({"loadBalancer": {"simple": dice.one(&["ROUND_ROBIN", "RANDOM", "LEAST_REQUEST"])}});
-    match dice.below(8) {
+    match dice.below(11) {
+        4 => out["loadBalancer"] = json!({"simple": "PASSTHROUGH"}),
+        5 => out["loadBalancer"] = json!({"consistentHash": {"httpCookie": {"name": "user", "ttl": "0s"}}}),
+        6 => out["outlierDetection"] = json!({"consecutive5xxErrors": 1000, "interval": "1h"}),
         0 => out["loadBalancer"] = json!({"consistentHash": {"httpHeaderName": "x-user"}}),
         1 => out["loadBalancer"] = json!({"consistentHash": {"useSourceIp": true}}),
         2 => {
@@ -159,7 +162,13 @@ pub(crate) fn traffic(dice: &mut Dice) -> Value {
         out["tls"] = tls(dice);
     }
     if dice.chance(25) {
-        out["portLevelSettings"] = json!([{"port": {"number": dice.one(&[80, 81, 9000])}, "tls": tls(dice)}]);
+        let port = json!({"number": dice.one(&[80, 80, 81, 9000])});
+        // What a port leaves out is not taken from the level above.
+        out["portLevelSettings"] = if dice.chance(60) {
+            json!([{"port": port, "tls": tls(dice)}])
+        } else {
+            json!([{"port": port, "loadBalancer": {"simple": dice.one(&["RANDOM", "RANDOM", "PASSTHROUGH"])}}])
+        };
     }
     out
 }

@@ -250,6 +250,7 @@ impl<'a> World<'a> {
             "security.istio.io/v1/peerauthentications",
             "security.istio.io/v1/requestauthentications",
             "gateway.networking.k8s.io/v1/httproutes",
+            "gateway.networking.k8s.io/v1/grpcroutes",
             "gateway.networking.k8s.io/v1beta1/referencegrants",
         ];
         let base = [

@@ -312,7 +312,7 @@ fn cross_origin(
         if cors.credentials == Some(true) {
             out.insert("access-control-allow-credentials".to_owned(), "true".to_owned());
         }
-        if !preflight && !cors.expose_headers.is_empty() {
+        if !cors.expose_headers.is_empty() {
             out.insert("access-control-expose-headers".to_owned(), cors.expose_headers.join(","));
         }
     }

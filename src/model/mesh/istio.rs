@@ -30,6 +30,13 @@ pub fn service_of_host(host: &str) -> Option<(String, String)> {
     (inside && !name.is_empty() && !name.contains('*')).then(|| (namespace.to_owned(), name.to_owned()))
 }
 
+/// Whether something exported to `export_to` by `owner` is seen by `client`: by everyone where nothing or `*` is written, else
+/// by nobody where `~` is.
+pub fn visible(export_to: &[String], owner: &str, client: &str) -> bool {
+    let has = |word: &str| export_to.iter().any(|to| to == word);
+    export_to.is_empty() || has("*") || !has("~") && (has(client) || owner == client && has("."))
+}
+
 /// Whether a host pattern covers a host: equal, `*`, or `*.suffix`.
 pub fn host_matches(pattern: &str, host: &str) -> bool {
     match pattern.strip_prefix('*') {
@@ -211,6 +218,11 @@ impl DestinationRule {
     /// Its host in full.
     pub fn full_host(&self) -> String {
         full_host(&self.host, self.object.namespace())
+    }
+
+    /// Whether it is exported to a namespace.
+    pub fn visible_to(&self, client: &str) -> bool {
+        visible(&self.export_to, self.object.namespace(), client)
     }
 
     /// The part of the traffic policy at `path` (`tls.mode`, `connectionPool`) that counts for a port, with where it
@@ -403,8 +415,8 @@ impl Istio {
     }
 
     /// The DestinationRules that decide for a host when a workload of `client` calls it: Istio looks in the client's
-    /// namespace, then in the service's, then in the root namespace, and takes the first namespace that has one. Within it
-    /// rules for the same host are merged; the most specific host wins.
+    /// namespace, then in the service's, then in the root namespace, and takes the first namespace that has one which is
+    /// exported to the client. Within it rules for the same host are merged; the most specific host wins.
     pub fn destination_rules_for(&self, full: &str, client: &str) -> Vec<&DestinationRule> {
         let service = service_of_host(full).map(|(namespace, _)| namespace).unwrap_or_default();
         for namespace in [client, service.as_str(), self.root_namespace.as_str()] {
@@ -412,7 +424,7 @@ impl Istio {
             let mut found: Vec<&DestinationRule> = candidates
                 .into_iter()
                 .filter_map(|at| self.destination_rules.get(at))
-                .filter(|rule| host_matches(&rule.full_host(), full))
+                .filter(|rule| host_matches(&rule.full_host(), full) && rule.visible_to(client))
                 .collect();
             let longest = found.iter().map(|rule| specificity(&rule.full_host())).max();
             found.retain(|rule| Some(specificity(&rule.full_host())) == longest);

@@ -5,5 +5,6 @@ pub mod missing_config_map_key;
 pub mod missing_secret;
 mod setting;
 pub mod setting_missing;
+pub mod setting_no_address;
 pub mod setting_refused;
 pub(crate) mod source;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::port_past_the_proxy::without;
+use super::past_the_proxy::{Past, outbound};
 use super::support::{parts, since};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::Prevention;
@@ -13,23 +13,23 @@ use crate::analyze::traffic::{Failures, failures, text};
 use crate::model::network::Service;
 use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
-use crate::model::workload::{PodTemplate, Workload};
+use crate::model::workload::Workload;
 
 crate::rule! {
     /// A caller's connections go past its own proxy, and the callee wants mutual TLS.
     ///
     /// ## What it detects
     /// Connections that a callee's proxy refuses as plaintext (`NR filter_chain_not_found`) while its mutual TLS is STRICT, from pods
-    /// that do have a sidecar, and whose annotation `excludeOutboundPorts` names the Service's port or whose `includeOutboundPorts` does
-    /// not.
+    /// that do have a sidecar, and whose annotations leave the Service out: `excludeOutboundPorts` names its port,
+    /// `excludeOutboundIPRanges` holds its address, or `includeOutboundIPRanges` does not and `includeOutboundPorts` lacks the port.
     /// ## Why it matters
     /// The caller has a proxy and looks like part of the mesh; what it sends to this port is plaintext all the same.
     /// ## Evidence
     /// The annotation on the caller's pod template, the callee's mode, and the refused connections in the callee's access log.
     /// ## How to confirm
-    /// `kubectl get pod POD -o jsonpath='{.metadata.annotations}'` names the port; the caller's proxy logs no such request.
+    /// `kubectl get pod POD -o jsonpath='{.metadata.annotations}'` names the port or the range; the caller's proxy logs no such request.
     /// ## How to fix
-    /// Take the port out of the annotation.
+    /// Take the port or the range out of the annotation.
     /// ## False positives
     /// A port that has to go past the proxy on purpose: then the callee's PeerAuthentication needs an exception for it.
     /// ## References
@@ -40,16 +40,12 @@ crate::rule! {
     }
 }
 
-const EXCLUDE: &str = "traffic.sidecar.istio.io/excludeOutboundPorts";
-const INCLUDE: &str = "traffic.sidecar.istio.io/includeOutboundPorts";
-
 /// A caller whose proxy does not get its calls.
 #[derive(Debug)]
 pub struct Fact<'a> {
     caller: &'a Workload,
     service: &'a Service,
-    annotation: &'static str,
-    value: &'a str,
+    past: Past<'a>,
     port: i64,
     policy: Option<ObjectRef>,
     seen: Failures,
@@ -73,10 +69,12 @@ impl Check for CallsPastTheProxy {
             let callers: BTreeSet<ObjectRef> =
                 pods.filter(|pod| snapshot.has_istio_proxy(pod)).map(|pod| snapshot.owner(pod)).collect();
             for caller in callers.iter().filter_map(|owner| snapshot.workload(owner)) {
-                let past = service.ports.iter().find_map(|port| past(&caller.template, port.number));
-                if let Some((annotation, value, port)) = past {
+                let addresses = addresses(snapshot, service);
+                let mut ports = service.ports.iter().map(|port| port.number);
+                let past = ports.find_map(|port| Some((outbound(&caller.template, &addresses, port)?, port)));
+                if let Some((past, port)) = past {
                     let (policy, seen) = (policy.clone(), seen.clone());
-                    out.push(Fact { caller, service, annotation, value, port, policy, seen });
+                    out.push(Fact { caller, service, past, port, policy, seen });
                 }
             }
         }
@@ -85,10 +83,9 @@ impl Check for CallsPastTheProxy {
 
     fn describe(&self, fact: &Fact<'_>, snapshot: &Snapshot) -> Finding {
         let caller = fact.caller.reference();
-        let field = fact.caller.template_path(&format!("metadata.annotations.{}", fact.annotation));
+        let field = fact.caller.template_path(&format!("metadata.annotations.{}", fact.past.annotation));
         let name = fact.service.service_name();
-        let value = text::plain(fact.value, 60);
-        let short = fact.annotation.rsplit('/').next().unwrap_or(fact.annotation);
+        let (value, short) = (text::plain(fact.past.value, 60), fact.past.short());
         let strict = fact.policy.as_ref().map(|policy| format!(", as {policy} says")).unwrap_or_default();
         let mut finding = Finding::new(Self::META, caller.field(&field), &[&name.to_string()])
             .title(format!("{caller}: {short} takes calls of {} past its proxy, and {} wants mutual TLS", name.name, name.name))
@@ -107,7 +104,7 @@ impl Check for CallsPastTheProxy {
             .evidences(parts(&fact.seen))
             .effect(Effect::requests(&name, &["NR", "tls", "reset", "5xx"]))
             .effect(Effect::calls(caller))
-            .maybe_remedy(without(fact.caller, fact.annotation, fact.value, fact.port, fact.annotation == INCLUDE))
+            .maybe_remedy(fact.past.remedy(fact.caller, fact.port))
             .maybe_remedy(undo_last_rollout(snapshot, caller, short))
             .prevention(Prevention::alert(
                 "Alert when a proxy refuses plaintext",
@@ -119,13 +116,12 @@ impl Check for CallsPastTheProxy {
     }
 }
 
-/// The annotation by which calls to a port do not reach the caller's proxy, its value and that port.
-fn past(template: &PodTemplate, port: i64) -> Option<(&'static str, &str, i64)> {
-    let names = |list: &str| list.split(',').any(|entry| entry.trim().parse() == Ok(port));
-    let of = |key: &str| template.annotations.get(key).map(String::as_str);
-    if let Some(value) = of(EXCLUDE).filter(|value| names(value)) {
-        return Some((EXCLUDE, value, port));
+/// Where connections to a Service go: its own addresses, or those of its pods where it is headless.
+fn addresses(snapshot: &Snapshot, service: &Service) -> Vec<String> {
+    let own: Vec<String> = service.cluster_ips.iter().filter(|ip| *ip != "None").cloned().collect();
+    if own.is_empty() {
+        snapshot.pods_behind(service).flat_map(|pod| pod.ips.iter().cloned()).collect()
+    } else {
+        own
     }
-    let value = of(INCLUDE).filter(|value| !matches!(value.trim(), "" | "*") && !names(value))?;
-    Some((INCLUDE, value, port))
 }

@@ -7,7 +7,7 @@ use crate::analyze::remedy::{Prevention, Remedy};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::rules::istio::hosts;
 use crate::analyze::rules::seen;
-use crate::model::mesh::istio::{VirtualService, full_host};
+use crate::model::mesh::istio::{VirtualService, full_host, visible};
 use crate::model::snapshot::Snapshot;
 
 crate::rule! {
@@ -108,8 +108,7 @@ impl Check for ConflictingHosts {
 /// Whether some namespace sees both.
 fn overlap(a: &VirtualService, b: &VirtualService) -> bool {
     let everywhere = |vs: &VirtualService| vs.export_to.is_empty() || vs.export_to.iter().any(|e| e == "*");
-    let sees =
-        |vs: &VirtualService, client: &str| hosts::visible(&vs.export_to, vs.object.namespace(), client);
+    let sees = |vs: &VirtualService, client: &str| visible(&vs.export_to, vs.object.namespace(), client);
     let names = |vs: &VirtualService| {
         let own = vs.object.namespace().to_owned();
         vs.export_to.iter().map(|e| if e == "." { own.clone() } else { e.clone() }).collect::<Vec<_>>()

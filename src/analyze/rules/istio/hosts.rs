@@ -7,6 +7,7 @@ use crate::analyze::rules::seen::{self, Seen};
 use crate::model::fields::Fields;
 use crate::model::mesh::istio::{
     CLUSTER_DOMAIN, Gateway, Route, ServiceEntry, VirtualService, full_host, host_matches, service_of_host,
+    visible,
 };
 use crate::model::network::{Service, ServiceName};
 use crate::model::object::ObjectRef;
@@ -120,12 +121,6 @@ impl<'a> Hosts<'a> {
 /// The full host of a Service.
 pub fn host_of(name: &ServiceName) -> String {
     full_host(&name.name, &name.namespace)
-}
-
-/// Whether something exported to `export_to` by `owner` is seen by `client`: everyone where nothing is written.
-pub fn visible(export_to: &[String], owner: &str, client: &str) -> bool {
-    export_to.is_empty()
-        || export_to.iter().any(|to| to == "*" || to == client || (to == "." && owner == client))
 }
 
 /// The Service whose callers feel a VirtualService: the one that it speaks for, else the first that it sends requests to.

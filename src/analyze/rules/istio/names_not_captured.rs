@@ -2,7 +2,6 @@
 
 use serde_json::{Value, json};
 
-use super::hosts::visible;
 use super::support::annotate;
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
 use crate::analyze::logs::failure_text::Kind;
@@ -12,7 +11,7 @@ use crate::analyze::rules::application::calls::{self, Calls};
 use crate::analyze::rules::seen::{self, Seen};
 use crate::analyze::traffic::text;
 use crate::model::fields::Fields;
-use crate::model::mesh::istio::{ServiceEntry, host_matches};
+use crate::model::mesh::istio::{ServiceEntry, host_matches, visible};
 use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
 use crate::model::traffic::{EdgeTraffic, Outcome, Reporter};

@@ -3,13 +3,12 @@
 use serde_json::json;
 use std::collections::BTreeMap;
 
-use super::hosts::visible;
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::traffic::text;
 use crate::model::fields::Fields;
-use crate::model::mesh::istio::ServiceEntry;
+use crate::model::mesh::istio::{ServiceEntry, visible};
 use crate::model::snapshot::Snapshot;
 
 crate::rule! {

@@ -1,16 +1,15 @@
 //! ISTIO162.
 
-use serde_json::json;
-
+use super::past_the_proxy::{Past, inbound};
 use super::support::{parts, since};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
-use crate::analyze::remedy::{Prevention, Remedy, Risk, pointer, pointer_segment};
+use crate::analyze::remedy::Prevention;
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::traffic::way::Way;
 use crate::analyze::traffic::{Failures, failures, text};
-use crate::model::network::{Service, ServicePort};
+use crate::model::network::Service;
 use crate::model::snapshot::Snapshot;
-use crate::model::workload::{PodTemplate, Workload};
+use crate::model::workload::Workload;
 
 crate::rule! {
     /// Callers' proxies speak mutual TLS to a port that is taken past the callee's proxy.
@@ -37,16 +36,12 @@ crate::rule! {
     }
 }
 
-const EXCLUDE: &str = "traffic.sidecar.istio.io/excludeInboundPorts";
-const INCLUDE: &str = "traffic.sidecar.istio.io/includeInboundPorts";
-
 /// A workload whose port its proxy does not get.
 #[derive(Debug)]
 pub struct Fact<'a> {
     workload: &'a Workload,
     service: &'a Service,
-    annotation: &'static str,
-    value: &'a str,
+    past: Past<'a>,
     port: i64,
     seen: Failures,
 }
@@ -61,13 +56,14 @@ impl Check for PortPastTheProxy {
             let Some(service) = service else { continue };
             for workload in snapshot.workloads_behind(service) {
                 let template = &workload.template;
-                let past = service.ports.iter().find_map(|port| past(template, port));
+                let mut ports = service.ports.iter().filter_map(|port| port.on(template));
+                let past = ports.find_map(|port| Some((inbound(template, port)?, port)));
                 let known = |fact: &Fact<'_>| fact.workload.reference() == workload.reference();
-                if let Some((annotation, value, port)) = past
+                if let Some((past, port)) = past
                     && workload.object.owners.is_empty()
                     && !out.iter().any(known)
                 {
-                    out.push(Fact { workload, service, annotation, value, port, seen: seen.clone() });
+                    out.push(Fact { workload, service, past, port, seen: seen.clone() });
                 }
             }
         }
@@ -76,10 +72,9 @@ impl Check for PortPastTheProxy {
 
     fn describe(&self, fact: &Fact<'_>, _: &Snapshot) -> Finding {
         let workload = fact.workload.reference();
-        let field = fact.workload.template_path(&format!("metadata.annotations.{}", fact.annotation));
+        let field = fact.workload.template_path(&format!("metadata.annotations.{}", fact.past.annotation));
         let name = fact.service.service_name();
-        let value = text::plain(fact.value, 60);
-        let short = fact.annotation.rsplit('/').next().unwrap_or(fact.annotation);
+        let (value, short) = (text::plain(fact.past.value, 60), fact.past.short());
         Finding::new(Self::META, workload.field(&field), &[])
             .title(format!("{workload}: {short} takes port {} past its proxy, and callers speak mutual TLS to it", fact.port))
             .message(format!(
@@ -96,51 +91,11 @@ impl Check for PortPastTheProxy {
             .evidence(Evidence::object(&workload.field(&field), format!("{short} \"{value}\"")))
             .evidences(parts(&fact.seen))
             .effect(Effect::requests(&name, &["UF", "tls", "URX", "5xx"]))
-            .maybe_remedy(without(fact.workload, fact.annotation, fact.value, fact.port, fact.annotation == INCLUDE))
+            .maybe_remedy(fact.past.remedy(fact.workload, fact.port))
             .prevention(Prevention::alert(
                 "Alert when callers' proxies cannot connect",
                 format!("sum by (source_workload) (rate(istio_requests_total{{reporter=\"source\",response_flags=~\".*UF.*\",destination_service_name=\"{}\"}}[1m])) > 0", name.name),
             ))
             .prevention(Prevention::of("Policy", "Refuse pod templates whose excludeInboundPorts names a port that a Service leads to"))
     }
-}
-
-/// The annotation by which the port behind a Service's port does not reach the proxy, its value and that port.
-fn past<'a>(template: &'a PodTemplate, port: &ServicePort) -> Option<(&'static str, &'a str, i64)> {
-    let number = port.on(template)?;
-    let names = |list: &str| list.split(',').any(|entry| entry.trim().parse() == Ok(number));
-    let of = |key: &str| template.annotations.get(key).map(String::as_str);
-    if let Some(value) = of(EXCLUDE).filter(|value| names(value)) {
-        return Some((EXCLUDE, value, number));
-    }
-    let value = of(INCLUDE).filter(|value| value.trim() != "*" && !names(value))?;
-    Some((INCLUDE, value, number))
-}
-
-/// The annotation of a workload's pods without a port, or with it where it lists those that the proxy takes.
-pub(super) fn without(
-    workload: &Workload,
-    annotation: &str,
-    value: &str,
-    port: i64,
-    includes: bool,
-) -> Option<Remedy> {
-    let annotations = workload.template_path("metadata.annotations");
-    let path = format!("{}/{}", pointer(&annotations), pointer_segment(annotation));
-    let entries = value.split(',').map(str::trim).filter(|entry| !entry.is_empty());
-    let port = port.to_string();
-    let short = annotation.rsplit('/').next().unwrap_or(annotation);
-    let (left, summary): (Vec<&str>, _) = if includes {
-        (entries.chain([port.as_str()]).collect(), format!("Add port {port} to {short}"))
-    } else {
-        (entries.filter(|entry| *entry != port).collect(), format!("Take port {port} out of {short}"))
-    };
-    let operation = if left.is_empty() {
-        json!([{"op": "remove", "path": path}])
-    } else {
-        json!([{"op": "replace", "path": path, "value": left.join(",")}])
-    };
-    let summary =
-        format!("{summary} of {}: its pods are made anew and their proxy takes it", workload.reference());
-    Remedy::patch(&workload.object, &operation, summary).map(|remedy| remedy.risk(Risk::Medium))
 }

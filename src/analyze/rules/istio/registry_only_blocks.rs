@@ -8,12 +8,12 @@ use crate::analyze::logs::digest::CallGroup;
 use crate::analyze::remedy::{Prevention, Remedy, pointer};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::rules::application::calls;
-use crate::analyze::rules::istio::{egress, hosts};
+use crate::analyze::rules::istio::egress;
 use crate::analyze::rules::near::{applied, nearest};
 use crate::analyze::rules::pods::common;
 use crate::analyze::rules::seen::{self, Seen};
 use crate::model::change::ChangeKind;
-use crate::model::mesh::istio::{ServiceEntry, full_host, host_matches};
+use crate::model::mesh::istio::{ServiceEntry, full_host, host_matches, visible};
 use crate::model::network::ServiceName;
 use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
@@ -249,7 +249,7 @@ fn entry<'a>(
 ) -> Option<(&'a ServiceEntry, Wrong)> {
     let entries = &snapshot.istio.service_entries;
     for entry in entries.iter().filter(|e| e.hosts.iter().any(|known| host_matches(known, host))) {
-        if !hosts::visible(&entry.export_to, entry.object.namespace(), client) {
+        if !visible(&entry.export_to, entry.object.namespace(), client) {
             return Some((entry, Wrong::Hidden));
         }
         if port.is_some_and(|port| !entry.ports.iter().any(|(n, _)| *n == port)) {

@@ -10,6 +10,7 @@ use crate::analyze::rule::{Check, Declared};
 use crate::analyze::rules::istio::hosts::{self, Hosts, Known};
 use crate::analyze::rules::near::{applied, nearest};
 use crate::analyze::rules::seen::{self, Seen};
+use crate::analyze::traffic::text;
 use crate::model::mesh::istio::{DestinationRule, VirtualService, full_host};
 use crate::model::network::Service;
 use crate::model::snapshot::Snapshot;
@@ -20,7 +21,7 @@ crate::rule! {
     /// ## What it detects
     /// A destination of a VirtualService with a `subset` that none of the DestinationRules has which count for its callers:
     /// Istio looks in the client's namespace, then in the Service's, then in the root namespace, and a rule in the first
-    /// hides those in the others.
+    /// hides those in the others. A rule whose `exportTo` leaves the client out does not count.
     /// ## Why it matters
     /// The proxy has a route to a cluster that does not exist and answers `503 NC cluster_not_found`: exactly the share of
     /// requests that the route's weight says.
@@ -147,8 +148,17 @@ impl Check for SubsetUndefined {
                 defined.iter().copied().collect::<Vec<_>>().join(", ")
             ),
         };
+        let kept = kept_back(fact);
         let hidden = fact.hidden.as_ref().map(|(rule, client)| {
-            format!(" {} defines it, and callers in namespace {client} do not see that rule: one nearer to them hides it.", rule.reference())
+            let why = if kept.is_some() {
+                format!("it is exported to {} alone", text::plain(&rule.export_to.join(", "), 80))
+            } else {
+                "one nearer to them hides it".to_owned()
+            };
+            format!(
+                " {} defines it, and callers in namespace {client} do not see that rule: {why}.",
+                rule.reference()
+            )
         });
         let idle = fact.weight == Some(0);
         let severity = match (fact.seen.any(), idle || snapshot.runs()) {
@@ -160,19 +170,41 @@ impl Check for SubsetUndefined {
             .filter(|w| *w > 0 && *w < 100)
             .map_or("requests".to_owned(), |w| format!("{w} % of its requests"));
         let rule = fact.rules.first().copied();
-        let mut finding = Finding::new(Self::META, reference.field(&fact.path), &[&fact.subset]);
-        finding.related.extend(rule.map(|rule| rule.reference().field("spec.subsets")));
+        let named = reference.field(&fact.path);
+        let (subject, related, title) = match kept {
+            Some(rule) => (
+                rule.reference().field("spec.exportTo"),
+                Some(named.clone()),
+                format!(
+                    "{} is exported to {} alone: callers do not see its subset \"{}\"",
+                    rule.reference(),
+                    text::plain(&rule.export_to.join(", "), 60),
+                    fact.subset
+                ),
+            ),
+            None => (
+                named.clone(),
+                rule.map(|rule| rule.reference().field("spec.subsets")),
+                format!("{reference} sends {share} to subset \"{}\", which nothing defines", fact.subset),
+            ),
+        };
+        let mut finding = Finding::new(Self::META, subject, &[&fact.subset]);
+        finding.related.extend(related);
         finding
-            .title(format!("{reference} sends {share} to subset \"{}\", which nothing defines", fact.subset))
+            .title(title)
             .message(format!(
                 "Subset \"{}\" of {} is undefined: {defined_words}.{} Proxies answer these requests with 503 NC cluster_not_found.",
                 fact.subset, fact.host, hidden.unwrap_or_default()
             ))
-            .mechanism("subset undefined: no DestinationRule defines it, cluster not found")
+            .mechanism(if kept.is_some() {
+                "subset not exported (exportTo): its DestinationRule is kept from callers, cluster not found"
+            } else {
+                "subset undefined: no DestinationRule defines it, cluster not found"
+            })
             .severity(severity)
             .role(if idle && !fact.seen.any() { Role::Context } else { Role::Cause }, if fact.seen.any() { Confidence::Observed } else { Confidence::Configured })
             .service(service.clone())
-            .evidence(Evidence::object(&reference.field(&fact.path), format!("names subset \"{}\"", fact.subset)))
+            .evidence(Evidence::object(&named, format!("names subset \"{}\"", fact.subset)))
             .evidence(match rule {
                 Some(rule) => Evidence::object(&rule.reference().field("spec.subsets"), defined_words.clone()),
                 None => Evidence::object(reference, defined_words.clone()),
@@ -180,6 +212,7 @@ impl Check for SubsetUndefined {
             .evidences(fact.seen.evidence.clone())
             .onset(fact.seen.onset)
             .effects(service.iter().map(|s| Effect::requests(s, &["NC", "5xx"])))
+            .maybe_remedy(fact.hidden.as_ref().filter(|_| kept.is_some()).and_then(|(rule, client)| export(rule, client)))
             .maybe_remedy(rename(fact, &defined))
             .maybe_remedy(define(fact, snapshot))
             .maybe_remedy(Remedy::patch(
@@ -193,6 +226,21 @@ impl Check for SubsetUndefined {
                 "sum by (source_workload, destination_service) (rate(istio_requests_total{reporter=\"source\",response_flags=~\".*NC.*\"}[1m])) > 0",
             ))
     }
+}
+
+/// The rule that defines the subset, where it is its own `exportTo` that keeps it from callers.
+fn kept_back<'a>(fact: &Fact<'a>) -> Option<&'a DestinationRule> {
+    let (rule, client) = fact.hidden.as_ref()?;
+    (fact.rules.is_empty() && !rule.visible_to(client)).then_some(*rule)
+}
+
+/// Exports a rule to the callers as well.
+fn export(rule: &DestinationRule, client: &str) -> Option<Remedy> {
+    Remedy::patch(
+        &rule.object,
+        &json!([{"op": "add", "path": "/spec/exportTo/-", "value": if client == rule.object.namespace() { "." } else { client }}]),
+        format!("Export {} to namespace {client} as well: add it to exportTo", rule.reference()),
+    )
 }
 
 /// Write a subset that exists: the one before the last edit, a near name, or the only one.

@@ -26,7 +26,12 @@ const MAX_PARTS: usize = 3;
 pub fn parts(group: &Failures) -> impl Iterator<Item = Evidence> + '_ {
     group.parts.iter().take(MAX_PARTS).map(|part| {
         let source = if part.counted { "Metric" } else { "AccessLog" };
-        let place = format!("istio-proxy of {}, {}", part.workload, text::plain(&part.cluster, 120));
+        let cluster = text::plain(&part.cluster, 120);
+        let place = format!(
+            "istio-proxy of {}{}{cluster}",
+            part.workload,
+            if cluster.is_empty() { "" } else { ", " }
+        );
         let value = format!("{}, {} requests", text::plain(&part.short, 24), text::number(part.count));
         Evidence::new(source, place, value).at(part.first).excerpt(&part.details)
     })

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role};
 use crate::analyze::remedy::{Prevention, Remedy};
 use crate::analyze::rule::{Check, Declared};
-use crate::analyze::rules::istio::hosts::visible;
+
 use crate::analyze::traffic::text;
 use crate::model::fields::Fields;
-use crate::model::mesh::istio::ServiceEntry;
+use crate::model::mesh::istio::{ServiceEntry, visible};
 use crate::model::snapshot::Snapshot;
 
 crate::rule! {

@@ -21,6 +21,7 @@ pub mod node_flapping;
 pub mod node_not_ready;
 pub mod node_out_of_memory;
 pub mod node_starved;
+pub mod pod_invalid;
 pub mod pod_security;
 pub mod quota_exceeded;
 pub(crate) mod refused;

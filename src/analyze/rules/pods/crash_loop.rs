@@ -224,6 +224,7 @@ impl Check for CrashLoop {
             (_, Some(End::Architecture)) => {
                 "crash loop: exec format error, the image is built for another architecture"
             }
+            (_, Some(End::NotExecutable)) => "crash loop: the container's command cannot be executed",
             (_, Some(e)) if e.is_command() => "crash loop: the container cannot be started",
             (_, Some(End::Success)) => "crash loop: the program ends with success",
             (_, Some(End::Failure)) => "crash loop: application error, exception",
@@ -231,7 +232,18 @@ impl Check for CrashLoop {
             _ => "crash loop",
         };
         let finding = Finding::new(Self::META, group.owner.field(field), &[container])
-            .title(format!("{}: crash loop, {restarts} restarts: container {container} ends{code}{after}", group.owner))
+            .title(match end {
+                Some(e) if e.is_command() => {
+                    let why = match e {
+                        End::NotFound => "its command is not in the image",
+                        End::NotExecutable => "its command cannot be executed",
+                        End::Architecture => "its image is built for another architecture",
+                        _ => "the runtime cannot start it",
+                    };
+                    format!("{}: crash loop, {restarts} restarts: container {container} does not start: {why}", group.owner)
+                }
+                _ => format!("{}: crash loop, {restarts} restarts: container {container} ends{code}{after}", group.owner),
+            })
             .message(message)
             .mechanism(mechanism)
             .severity(if group.all_down() { Severity::Critical } else { Severity::Error })

@@ -63,7 +63,7 @@ impl Why {
                 format!("its scheduling gates ({gates}) are closed, and nobody has opened them")
             }
             Why::Readiness(condition) => {
-                format!("its containers are ready, and nobody sets condition {condition}, a readiness gate")
+                format!("nobody sets condition {condition} of its readiness gates")
             }
         }
     }
@@ -83,7 +83,10 @@ impl Why {
 #[derive(Debug)]
 pub struct Fact<'a>(Group<'a, Why>);
 
-/// Whoever opens gates and sets conditions watches for such pods, and does it in seconds.
+/// Whoever opens gates and sets conditions watches for such pods: a controller's queue retries within milliseconds, and backs off
+/// to 15 s or so only after a dozen failures in a row (5 ms, doubled each time: the rate limiter of client-go's work queues).
+/// A node that a template names and that does not exist needs no patience: nobody makes nodes for pods that are bound already,
+/// and the garbage collector of pods takes such pods away and has them made again, so none of them grows old.
 const PATIENCE_SECONDS: f64 = 15.0;
 
 impl Check for HeldBack {
@@ -106,9 +109,10 @@ impl Check for HeldBack {
         let finding = Finding::new(Self::META, group.owner.field(&path), &[])
             .title(format!("{}: {} held back: {}", group.owner, common::plural(group.cases.len(), "pod"), why.words()))
             .message(format!(
-                "{} of {} do not come up: {}. Nothing else tells of it, for the kubelet and the scheduler wait.{}",
+                "{} of {} {} not come up: {}. Nothing else tells of it, for the kubelet and the scheduler wait.{}",
                 group.share(),
                 group.owner,
+                if group.cases.len() == 1 { "does" } else { "do" },
                 why.words(),
                 if group.all_down() { " No pod of the workload serves." } else { " Other pods take its traffic." }
             ))
@@ -116,7 +120,7 @@ impl Check for HeldBack {
             .severity(if group.all_down() { Severity::Critical } else { Severity::Error })
             .role(Role::Cause, Confidence::Observed)
             .evidence(Evidence::object(&group.owner.field(&path), value.replace('"', "")))
-            .evidence(Evidence::object(&pod.object.reference, format!("{}, made at its creation", pod.phase)).at(pod.object.created))
+            .evidence(Evidence::object(&pod.object.reference, format!("{} since it was made", pod.phase)).at(pod.object.created))
             .onset(group.cases.iter().filter_map(|(pod, _)| pod.object.created).min())
             .maybe_remedy(group.undo_rollout(snapshot, why.field()))
             .maybe_remedy(group.workload.filter(|w| w.template.spec.at(why.field()).is_some()).and_then(|workload| {
@@ -131,10 +135,9 @@ impl Check for HeldBack {
     }
 }
 
-/// What holds a pod back, where it has waited for longer than a moment.
+/// What holds a pod back. Where others are to let it go, only after they have had a moment for it.
 fn why(snapshot: &Snapshot, pod: &Pod) -> Option<Why> {
-    let waited = pod.object.created.map(|at| common::seconds_between(at, snapshot.now));
-    if pod.ended() || !pod.has_status() || waited.is_none_or(|seconds| seconds < PATIENCE_SECONDS) {
+    if pod.ended() || !pod.has_status() {
         return None;
     }
     let written = |group: &Pod| snapshot.workload(&snapshot.owner(group)).map(|w| w.template.spec.clone());
@@ -143,6 +146,10 @@ fn why(snapshot: &Snapshot, pod: &Pod) -> Option<Why> {
     let bound = written(pod).is_some_and(|spec| spec.text("nodeName").is_some_and(|name| !name.is_empty()));
     if untouched && bound && snapshot.knows_kind("Node") && snapshot.object("Node", "", &pod.node).is_none() {
         return Some(Why::Node(pod.node.clone()));
+    }
+    let waited = pod.object.created.map(|at| common::seconds_between(at, snapshot.now));
+    if waited.is_none_or(|seconds| seconds < PATIENCE_SECONDS) {
+        return None;
     }
     let gated =
         pod.condition("PodScheduled").is_some_and(|c| c.status == "False" && c.reason == "SchedulingGated");

@@ -19,6 +19,7 @@ pub mod out_of_memory;
 pub(crate) mod probe;
 pub mod readiness_flaps;
 pub mod readiness_probe;
+pub mod rejected_by_kubelet;
 pub mod sandbox;
 pub mod stuck_terminating;
 pub mod unschedulable;

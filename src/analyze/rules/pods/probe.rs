@@ -275,7 +275,8 @@ impl Answer {
             Answer::ServerError => format!("the application answers {path} with a server error"),
             Answer::Code => format!("the application answers {path} with a code that is no success"),
             Answer::Timeout => format!(
-                "no answer within {}",
+                "no answer{} within {}",
+                if probe.is_some_and(|p| p.kind == "grpc") { " in gRPC" } else { "" },
                 probe.map_or("its timeout".to_owned(), |p| format!("{} s", p.timeout))
             ),
             Answer::Reset => "the connection is cut before an answer".to_owned(),

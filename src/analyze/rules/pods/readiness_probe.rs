@@ -125,6 +125,13 @@ impl Check for ReadinessProbe {
             .take(3)
             .map(common::event_evidence)
             .collect();
+        let raise = (answer == Answer::Timeout).then(|| {
+            let timeout = (probe.timeout * 5.0).max(5.0) as i64;
+            probe.set(group, "timeoutSeconds", json!(timeout), format!("Raise timeoutSeconds of the readinessProbe from {} to {timeout} while the reason for the slow answer is looked for", probe.timeout))
+        });
+        let (raise, undo) = (raise.flatten(), group.undo_rollout(snapshot, ""));
+        // A probe that came with the rollout was never answered in time.
+        let (first, second) = if changed { (undo, raise) } else { (raise, undo) };
         let finding = Finding::new(Self::META, group.owner.field(group.container_field(&field)), &[container])
             .title(format!("{}: {} not ready, readiness probe of {container} fails: {why}", group.owner, common::plural(group.cases.len(), "pod")))
             .message(message)
@@ -148,11 +155,8 @@ impl Check for ReadinessProbe {
             .maybe_remedy(probe.path_that_works(group, answer).and_then(|path| {
                 probe.set(group, "httpGet.path", json!(path), format!("Set httpGet.path of the readinessProbe to {path}, which another probe of the container asks with success"))
             }))
-            .maybe_remedy((answer == Answer::Timeout).then(|| {
-                let timeout = (probe.timeout * 5.0).max(5.0) as i64;
-                probe.set(group, "timeoutSeconds", json!(timeout), format!("Raise timeoutSeconds of the readinessProbe from {} to {timeout} while the reason for the slow answer is looked for", probe.timeout))
-            }).flatten())
-            .maybe_remedy(group.undo_rollout(snapshot, ""))
+            .maybe_remedy(first)
+            .maybe_remedy(second)
             .remedy(ask(pod, container, probe, answer))
             .prevention(Prevention::alert(
                 "Alert when ready pods are missing",

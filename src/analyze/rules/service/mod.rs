@@ -4,6 +4,7 @@ pub mod app_listens_on_localhost;
 pub mod endpoints_by_hand;
 pub mod external_name_unresolvable;
 pub mod gone;
+pub mod headless_other_port;
 pub mod identity;
 pub(crate) mod ingress;
 pub mod ingress_backend;

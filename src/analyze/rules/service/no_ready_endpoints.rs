@@ -59,11 +59,7 @@ impl Check for NoReadyEndpoints {
         let mut out = vec![];
         for service in &snapshot.services {
             let lax = service.object.body.flag("spec.publishNotReadyAddresses");
-            if service.kind == "ExternalName"
-                || service.selector.is_empty()
-                || lax
-                || !seen::wanted(snapshot, service.object.namespace())
-            {
+            if !service.has_selector() || lax || !seen::wanted(snapshot, service.object.namespace()) {
                 continue;
             }
             let pods: Vec<_> = snapshot.pods_behind(service).filter(|pod| pod.has_status()).collect();

@@ -7,6 +7,7 @@ use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Sever
 use crate::analyze::remedy::{Prevention, Remedy, Risk, quote, resource, scope};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::rules::seen::{self, CallFailure, Seen};
+use crate::analyze::take_back::command;
 use crate::analyze::traffic::text;
 use crate::model::change::{Release, Tool};
 use crate::model::network::Service;
@@ -55,8 +56,7 @@ impl Check for NothingBehind {
         let mut out = vec![];
         for service in &snapshot.services {
             let namespace = service.object.namespace();
-            if service.kind == "ExternalName"
-                || service.selector.is_empty()
+            if !service.has_selector()
                 || !seen::wanted(snapshot, namespace)
                 || snapshot.workloads_behind(service).next().is_some()
                 || snapshot.pods_behind(service).next().is_some()
@@ -161,19 +161,12 @@ fn again(fact: &Fact<'_>) -> Remedy {
             "Apply {what} again from where its manifest is kept: Kubernetes does not keep what was deleted. The audit log of the API server says who deleted it"
         ));
     };
-    let name = quote(&release.name);
-    let of = |flag: &str| {
-        if release.namespace.is_empty() {
-            String::new()
-        } else {
-            format!(" {flag} {}", quote(&release.namespace))
-        }
-    };
+    let act = |verb: &str| command(&release, verb);
     let command = match release.tool {
-        Tool::Helm => format!("helm{} get manifest {name} | kubectl {}apply -f -", of("-n"), scope(service)),
-        Tool::ArgoCd => format!("argocd app sync {name}"),
-        Tool::FluxHelm => format!("flux{} reconcile helmrelease {name} --force", of("-n")),
-        Tool::FluxKustomize => format!("flux{} reconcile kustomization {name} --with-source", of("-n")),
+        Tool::Helm => format!("{} | kubectl {}apply -f -", act("get manifest"), scope(service)),
+        Tool::ArgoCd => act("sync"),
+        Tool::FluxHelm => format!("{} --force", act("reconcile")),
+        Tool::FluxKustomize => format!("{} --with-source", act("reconcile")),
     };
     let summary = format!("Deploy {what} again with {release}, which {service} came with");
     match &fact.gone {

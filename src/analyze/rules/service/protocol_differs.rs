@@ -67,10 +67,7 @@ impl Check for ProtocolDiffers {
         let mut refused = None;
         let mut out = vec![];
         for service in &snapshot.services {
-            if service.kind == "ExternalName"
-                || service.selector.is_empty()
-                || !seen::wanted(snapshot, service.object.namespace())
-            {
+            if !service.has_selector() || !seen::wanted(snapshot, service.object.namespace()) {
                 continue;
             }
             let templates = served::templates(snapshot, service);

@@ -70,10 +70,7 @@ impl Check for SelectorMatchesNothing {
         let mut out = vec![];
         for service in &snapshot.services {
             let namespace = service.object.namespace();
-            if service.kind == "ExternalName"
-                || service.selector.is_empty()
-                || !seen::wanted(snapshot, namespace)
-            {
+            if !service.has_selector() || !seen::wanted(snapshot, namespace) {
                 continue;
             }
             let beside = workloads.get(namespace).map(Vec::as_slice).unwrap_or_default();

@@ -58,10 +58,7 @@ impl Check for SelectorTooBroad {
         let failing = calls::failing(snapshot);
         let mut out = vec![];
         for service in &snapshot.services {
-            if service.kind == "ExternalName"
-                || service.selector.is_empty()
-                || !seen::wanted(snapshot, service.object.namespace())
-            {
+            if !service.has_selector() || !seen::wanted(snapshot, service.object.namespace()) {
                 continue;
             }
             let name = service.service_name();

@@ -69,11 +69,7 @@ impl Check for StaleEndpoints {
         for service in &snapshot.services {
             let (namespace, name) = (service.object.namespace(), service.object.name());
             let slices = collected.contains(&(namespace, name));
-            if service.kind == "ExternalName"
-                || service.selector.is_empty()
-                || !slices
-                || !seen::wanted(snapshot, namespace)
-            {
+            if !service.has_selector() || !slices || !seen::wanted(snapshot, namespace) {
                 continue;
             }
             let since = |pod: &Pod| pod.condition("Ready").and_then(|c| c.since);

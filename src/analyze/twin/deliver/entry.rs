@@ -4,9 +4,11 @@ use core::net::IpAddr;
 
 use serde_json::Value;
 
+use super::machines::{Found, answers_probes};
 use super::{Leg, Share, speaks_h2};
 use crate::analyze::twin::answer::{Answer, Backend, Step};
 use crate::analyze::twin::endpoints::Endpoint;
+use crate::analyze::twin::istio::scope::Scope;
 use crate::analyze::twin::party::Party;
 use crate::analyze::twin::policy::ClientTls;
 use crate::analyze::twin::registry::{Host, HostPort, Resolution};
@@ -18,7 +20,7 @@ use crate::model::selector::Labels;
 /// What the ServiceEntries of one host and namespace list for a port: their endpoints add up, whatever else tells them apart.
 struct Listed<'a> {
     /// Pods, with their ports.
-    pods: Vec<Endpoint<'a>>,
+    pods: Vec<Found<'a>>,
     /// An entry that selects workloads, and whether it finds machines outside of the cluster.
     selecting: Option<(&'a ObjectRef, bool)>,
     /// How many endpoints are written, and how many of them the subset leaves.
@@ -44,10 +46,7 @@ impl<'a> Leg<'_, 'a, '_> {
             seen.push(other.reference());
             let fits = |at: &&HostPort| Some(at.name.as_str()) == own || at.number == port;
             let Some(at) = other.ports.iter().find(fits) else { continue };
-            let target = match at.target {
-                TargetPort::Number(number) => u16::try_from(number).unwrap_or(at.number),
-                TargetPort::Name(_) => at.number,
-            };
+            let target = target(at);
             let body = &other.object().body;
             if let Some(selector) = body.at("spec.workloadSelector") {
                 let wanted = selector.text_map("labels");
@@ -60,13 +59,24 @@ impl<'a> Leg<'_, 'a, '_> {
                         && pod.ready()
                         && carries(&pod.template.labels)
                 });
-                out.pods
-                    .extend(pods.map(|pod| Endpoint { party: Party::of_pod(snapshot, pod), port: target }));
-                let machines = snapshot.objects_of("WorkloadEntry").any(|entry| {
-                    entry.namespace() == host.namespace && carries(&entry.body.text_map("spec.labels"))
+                out.pods.extend(pods.map(|pod| Found {
+                    endpoint: Endpoint { party: Party::of_pod(snapshot, pod), port: target },
+                    meshed: true,
+                }));
+                let mut machines = out.selecting.is_some_and(|(_, machines)| machines);
+                let selected = snapshot.objects_of("WorkloadEntry").filter(|entry| {
+                    entry.namespace() == host.namespace
+                        && carries(&entry.body.text_map("spec.labels"))
+                        && answers_probes(entry)
                 });
-                let before = out.selecting.is_some_and(|(_, machines)| machines);
-                out.selecting = Some((other.reference(), machines || before));
+                for machine in selected {
+                    let spec = machine.body.at("spec").unwrap_or(&Value::Null);
+                    match self.pod_at(spec, &at.name, target) {
+                        Some(found) => out.pods.push(found),
+                        None => machines = true,
+                    }
+                }
+                out.selecting = Some((other.reference(), machines));
             }
             for entry in body.list("spec.endpoints") {
                 let carried = entry.text_map("labels");
@@ -75,10 +85,7 @@ impl<'a> Leg<'_, 'a, '_> {
                     continue;
                 }
                 out.written.1 += 1;
-                let mapped = entry.at("ports").and_then(|ports| ports.get(&at.name)).and_then(Value::as_u64);
-                let port = mapped.and_then(|port| u16::try_from(port).ok()).unwrap_or(target);
-                let pod = entry.text("address").and_then(|address| snapshot.pod_by_ip(address));
-                out.pods.extend(pod.map(|pod| Endpoint { party: Party::of_pod(snapshot, pod), port }));
+                out.pods.extend(self.pod_at(entry, &at.name, target));
             }
         }
         out
@@ -92,17 +99,26 @@ impl<'a> Leg<'_, 'a, '_> {
         (tls, port): (&ClientTls, u16),
         answer: &mut Answer,
     ) -> Share {
-        if host.resolution == Resolution::Original && host.object().body.at("spec.workloadSelector").is_none()
+        // Of what is outside of the mesh nobody expects its mutual TLS.
+        let plain = *tls == ClientTls::Auto && host.external;
+        let tls = if plain { &ClientTls::Disable } else { tls };
+        let sidecars = self.scope.is_none_or(Scope::is_sidecars);
+        if host.resolution == Resolution::Original
+            && sidecars
+            && host.object().body.at("spec.workloadSelector").is_none()
         {
             if self.h2 {
                 return Share::Unknown(speaks_h2(&host.name));
             }
-            return self.original("the original destination", answer);
+            let leg = Leg { port: host.port(port).map_or(self.port, target), ..*self };
+            return leg.original("the original destination", tls, answer);
         }
         let listed = self.listed(host, labels, port);
+        // What a name server is to be asked for has no cluster where there is nothing to ask for.
+        let flag = if host.resolution == Resolution::Dns { "NC" } else { "UH" };
         let nobody = |answer: &mut Answer, why: String| {
             answer.steps.push(Step::by(host.reference(), why.clone()));
-            Share::Failed { status: Some(503), flag: "UH", why }
+            Share::Failed { status: Some(503), flag, why }
         };
         match (listed.selecting, listed.written) {
             (Some((entry, true)), _) if self.h2 => Share::Unknown(speaks_h2(&entry.to_string())),
@@ -112,14 +128,15 @@ impl<'a> Leg<'_, 'a, '_> {
                     .push(Step::by(entry, "WorkloadEntries stand behind it; they are taken to answer"));
                 Share::Taken(backend)
             }
-            _ if !listed.pods.is_empty() => self.admitted(&listed.pods, (tls, backend), answer),
+            _ if !listed.pods.is_empty() => self.found(listed.pods, (tls, backend), answer),
             (Some((entry, false)), (_, 0)) => {
                 nobody(answer, format!("no ready pod and no WorkloadEntry backs {entry}"))
             }
-            (None, (_, 0)) if host.resolution == Resolution::Registry => {
+            (None, (0, 0)) if matches!(host.resolution, Resolution::Registry | Resolution::Original) => {
                 nobody(answer, format!("{} lists no endpoint", host.reference()))
             }
-            (None, (1.., 0)) if host.resolution == Resolution::Dns => {
+            // A host without endpoints is looked up itself, and carries no labels.
+            (None, (_, 0)) if host.resolution == Resolution::Registry || !labels.is_empty() => {
                 nobody(answer, format!("no endpoint of {} is in the subset", host.reference()))
             }
             _ if self.h2 => Share::Unknown(speaks_h2(&host.name)),
@@ -141,5 +158,13 @@ impl<'a> Leg<'_, 'a, '_> {
             answer,
             backend,
         )
+    }
+}
+
+/// The port of an endpoint that names none itself.
+fn target(at: &HostPort) -> u16 {
+    match at.target {
+        TargetPort::Number(number) => u16::try_from(number).unwrap_or(at.number),
+        TargetPort::Name(_) => at.number,
     }
 }

@@ -5,12 +5,17 @@ mod direct;
 pub mod door;
 mod ejection;
 mod entry;
+mod late;
+mod machines;
 mod near;
 mod outside;
+mod past;
 mod relay;
+mod spoken;
+#[cfg(test)]
+mod tests;
 
 use core::net::IpAddr;
-use serde_json::Value;
 use std::collections::BTreeMap;
 
 use super::Twin;
@@ -25,7 +30,7 @@ use super::istio::destination_rule::Applying;
 use super::istio::scope::{Known, Scope};
 use super::party::Peer;
 use super::policy::{self, Arriving, ClientTls, Normalization, Passage, Ruling};
-use super::registry::{Host, Origin};
+use super::registry::Origin;
 use super::resolve::Place;
 use super::respond::Routing;
 use super::simulate::Onward;
@@ -34,6 +39,8 @@ use crate::model::fields::Fields;
 use crate::model::network::Service;
 use crate::model::object::ObjectRef;
 use crate::model::selector::Labels;
+use machines::Found;
+use spoken::server_name;
 
 /// A request on its last hop: who sends it, and where it was going before a proxy took it.
 #[derive(Debug, Clone, Copy)]
@@ -157,7 +164,7 @@ impl Leg<'_, '_, '_> {
     fn share(&self, to: &Weighted, answer: &mut Answer) -> Share {
         match &to.to {
             Destination::Host { host, subset, port } => self.host_share(to, (host, subset, *port), answer),
-            Destination::Original(name) => self.original(name, answer),
+            Destination::Original(name) => self.original(name, &ClientTls::Disable, answer),
             Destination::BlackHole => {
                 let why = "nothing that the mesh knows is there, and outboundTrafficPolicy is REGISTRY_ONLY"
                     .to_owned();
@@ -216,6 +223,10 @@ impl Leg<'_, '_, '_> {
                 return missing(why);
             }
         };
+        if let Some(why) = self.may_be_anothers(host, port) {
+            answer.steps.push(Step::by(host.reference(), why.clone()));
+            return Share::Unknown(why);
+        }
         let backend = backend::of(self.twin, self.scope, &to.to, self.namespace).unwrap_or_default();
         if self.door
             && waypoint::takes_from_gateways(self.twin.snapshot, host.object())
@@ -226,8 +237,11 @@ impl Leg<'_, '_, '_> {
         let tls = match self.backend_tls(host, rules.as_ref(), port, answer) {
             Some(Ok(tls)) => tls,
             Some(Err(share)) => return share,
-            None => client_tls(rules.as_ref(), subset, port, answer),
+            None => self.client_tls(rules.as_ref(), subset, port, answer),
         };
+        if let Some(passing) = rules.as_ref().and_then(|rules| rules.passes_through(subset, port)) {
+            return self.past_endpoints(host, passing, (&tls, port), answer);
+        }
         let leg = Leg {
             h2: self.routing.is_some() && self.upgraded(host, rules.as_ref(), (subset, port), answer),
             ..*self
@@ -240,31 +254,6 @@ impl Leg<'_, '_, '_> {
                 self.past_gateway(taken, (service, port, &labels), (&tls, sni), answer)
             }
             Origin::Entry(_) => leg.entry_share(host, (&labels, backend), (&tls, port), answer),
-        }
-    }
-
-    /// Whether the proxy speaks HTTP/2 to a port of HTTP: as a DestinationRule says, else the mesh.
-    fn upgraded(
-        &self,
-        host: &Host<'_>,
-        rules: Option<&Applying<'_>>,
-        (subset, port): (&str, u16),
-        answer: &mut Answer,
-    ) -> bool {
-        const FIELD: &str = "http.h2UpgradePolicy";
-        let pool = rules.and_then(|rules| rules.policy(subset, port, "connectionPool"));
-        let own = pool.and_then(|(at, pool)| Some((at, pool.text(FIELD)?)));
-        match own {
-            Some((at, "UPGRADE")) => {
-                let at = at.field(format!("{}.{FIELD}", at.field_path));
-                answer.steps.push(Step::by(&at, "the proxy speaks HTTP/2 to it"));
-                true
-            }
-            Some((_, "DO_NOT_UPGRADE")) => false,
-            _ => {
-                let mesh = self.twin.snapshot.istio.mesh_config.text("h2UpgradePolicy") == Some("UPGRADE");
-                mesh && host.port(port).is_some_and(|own| own.protocol.is_http())
-            }
         }
     }
 
@@ -295,6 +284,22 @@ impl Leg<'_, '_, '_> {
             },
             other => other.clone(),
         };
+        if self.scope.is_some() && !service.headless() {
+            let (more, machines) = self.beside_pods(service, own, labels);
+            if machines && self.h2 {
+                return Share::Unknown(speaks_h2(&service.reference().to_string()));
+            }
+            if machines {
+                let said = "WorkloadEntries stand behind it; they are taken to answer";
+                answer.steps.push(Step::by(service.reference(), said));
+                return Share::Taken(backend);
+            }
+            if !more.is_empty() {
+                let pods = if let Behind::Pods(pods) = beside { pods } else { vec![] };
+                let pods = pods.into_iter().map(|endpoint| Found { endpoint, meshed: true });
+                return self.found(pods.chain(more).collect(), (tls, backend), answer);
+            }
+        }
         match &beside {
             // Without a proxy at the source nobody ejects.
             Behind::Pods(pods) if matches!(tls, ClientTls::AsSent(_)) => {
@@ -308,7 +313,11 @@ impl Leg<'_, '_, '_> {
                 Ok(left) => {
                     // Where some are ejected requests may spill over to places farther away.
                     let left = match near.filter(|_| left.len() == pods.len()) {
-                        Some((rules, subset)) => self.nearest((rules, subset, port), left, answer),
+                        Some((rules, subset)) => {
+                            let left = self.nearest(service, (rules, subset, port), left, answer);
+                            told_apart(rules, (subset, port), left.len(), answer);
+                            left
+                        }
                         None => left,
                     };
                     self.admitted(&left, (tls, backend), answer)
@@ -327,46 +336,6 @@ impl Leg<'_, '_, '_> {
                 Share::Taken(backend)
             }
         }
-    }
-
-    /// What a BackendTLSPolicy of the host says, unless a DestinationRule beside the client, or one that sets a policy beside the
-    /// host, comes before it. `Err`: it lets no connection come about.
-    fn backend_tls(
-        &self,
-        host: &Host<'_>,
-        rules: Option<&Applying<'_>>,
-        port: u16,
-        answer: &mut Answer,
-    ) -> Option<Result<ClientTls, Share>> {
-        let rule = rules.and_then(Applying::reference);
-        let of_host = rule.is_none_or(|rule| rule.namespace == host.namespace);
-        if !of_host || rules.is_some_and(|rules| rules.policy("", port, "tls").is_some()) {
-            return None;
-        }
-        let found = backend_tls::of(self.twin.snapshot, host, port)?;
-        let Some((field, why)) = found.broken else {
-            let said = format!("the proxy speaks TLS to it and expects a certificate for {}", found.hostname);
-            answer.steps.push(Step::by(&found.policy.field("spec.validation.hostname"), said));
-            return Some(Ok(ClientTls::Originate));
-        };
-        let why = format!(
-            "{} lets no certificate be verified, so that every connection fails: {why}",
-            found.policy
-        );
-        answer.steps.push(Step::by(&found.policy.field(field), why.clone()));
-        Some(Err(Share::Failed { status: self.routing.is_some().then_some(503), flag: "UF", why }))
-    }
-
-    /// What a proxy chooses for the pods of a headless Service: it knows no pod by itself, so that it speaks mutual TLS to all
-    /// of them, where all have a proxy, or to none. PeerAuthentications for some workloads do not count.
-    fn tls_to_all(&self, service: &Service, pods: &[Endpoint<'_>]) -> ClientTls {
-        let istio = &self.twin.snapshot.istio;
-        if istio.mesh_config.at("enableAutoMtls").and_then(Value::as_bool) == Some(false) {
-            return ClientTls::Auto;
-        }
-        let (mode, _) = istio.peer_mode(service.object.namespace(), &Labels::new(), None);
-        let all = pods.iter().all(|endpoint| endpoint.party.proxy);
-        if all && mode != "DISABLE" { ClientTls::IstioMutual } else { ClientTls::Disable }
     }
 
     /// Whether the pods take the request; those that do are its backends.
@@ -454,13 +423,6 @@ fn speaks_h2(whom: &str) -> String {
     format!("the proxy speaks HTTP/2 to {whom}, and whether that understands it is not known")
 }
 
-/// The server name that a proxy's own TLS carries: what the DestinationRule says, else what stands for the cluster.
-fn server_name(rules: Option<&Applying<'_>>, (host, subset, port): (&str, &str, u16)) -> String {
-    let tls = rules.and_then(|rules| rules.policy(subset, port, "tls"));
-    let own = tls.and_then(|(_, tls)| tls.text("sni")).filter(|sni| !sni.is_empty());
-    own.map_or_else(|| format!("outbound_.{port}_.{subset}_.{host}"), str::to_owned)
-}
-
 /// The labels of a subset and where it stands; none where no subset is asked for.
 fn chosen_subset(rules: Option<&Applying<'_>>, subset: &str) -> Result<Option<(ObjectRef, Labels)>, ()> {
     if subset.is_empty() {
@@ -475,16 +437,24 @@ fn selector_text(labels: &Labels) -> String {
     if list.is_empty() { "all pods of the host".to_owned() } else { list.join(", ") }
 }
 
-/// What the proxy wraps the connection in, by the DestinationRule.
-fn client_tls(rules: Option<&Applying<'_>>, subset: &str, port: u16, answer: &mut Answer) -> ClientTls {
-    let Some((at, tls)) = rules.and_then(|rules| rules.policy(subset, port, "tls")) else {
-        return ClientTls::Auto;
+/// Says which requests go to one pod where a DestinationRule keeps those alike together.
+fn told_apart(rules: Option<&Applying<'_>>, (subset, port): (&str, u16), pods: usize, answer: &mut Answer) {
+    let Some((at, balancer)) = rules.and_then(|rules| rules.policy(subset, port, "loadBalancer")) else {
+        return;
     };
-    let mode = tls.text("mode").unwrap_or("DISABLE");
-    answer.steps.push(Step::by(&at, format!("the proxy's TLS mode to it is {mode}")));
-    match mode {
-        "ISTIO_MUTUAL" => ClientTls::IstioMutual,
-        "SIMPLE" | "MUTUAL" => ClientTls::Originate,
-        _ => ClientTls::Disable,
-    }
+    let Some(hash) = balancer.at("consistentHash").filter(|_| pods > 1) else { return };
+    let by = match (
+        hash.text("httpHeaderName"),
+        hash.text("httpCookie.name"),
+        hash.text("httpQueryParameterName"),
+    ) {
+        (Some(name), ..) => format!("the same header {name}"),
+        (None, Some(name), _) => format!("the same cookie {name}"),
+        (None, None, Some(name)) => format!("the same parameter {name}"),
+        (None, None, None) if hash.flag("useSourceIp") => "the same address".to_owned(),
+        (None, None, None) => return,
+    };
+    let said =
+        format!("requests with {by} stay with one of these {pods} pods; which one it is decides a hash");
+    answer.steps.push(Step::by(&at.field(format!("{}.consistentHash", at.field_path)), said));
 }

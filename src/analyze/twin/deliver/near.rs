@@ -19,6 +19,9 @@ use crate::model::snapshot::Snapshot;
 const PLACE: [&str; 3] =
     ["topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"];
 
+/// What names a node in lists of what is to be alike.
+const NODE: &str = "kubernetes.io/hostname";
+
 impl Leg<'_, '_, '_> {
     /// The endpoints on the caller's node, where the Service wants no others (`internalTrafficPolicy: Local`). `Err`: there is
     /// none, and why. Where the caller's node is not known all are left.
@@ -43,9 +46,11 @@ impl Leg<'_, '_, '_> {
     }
 
     /// The endpoints that a proxy prefers for where it runs: by the weights of `distribute`, or the nearest where outlier
-    /// detection lets it turn to others (`failover`, `failoverPriority`). All are left where places are not known.
+    /// detection lets it turn to others (`failover`, `failoverPriority`), or where the Service asks for near ones
+    /// (`trafficDistribution`) and no DestinationRule speaks of places. All are left where places are not known.
     pub(super) fn nearest<'e>(
         &self,
+        service: &Service,
         (rules, subset, port): (Option<&Applying<'_>>, &str, u16),
         pods: Vec<Endpoint<'e>>,
         answer: &mut Answer,
@@ -53,9 +58,16 @@ impl Leg<'_, '_, '_> {
         let snapshot = self.twin.snapshot;
         let own = rules.and_then(|rules| rules.policy(subset, port, "loadBalancer"));
         let own = own.and_then(|(at, lb)| {
-            let setting = lb.at("localityLbSetting")?;
-            Some((at.field(format!("{}.localityLbSetting", at.field_path)), setting))
+            let (key, setting) = ["zoneAwareLbSetting", "localityLbSetting"]
+                .iter()
+                .find_map(|key| Some((*key, lb.at(key)?)))?;
+            Some((at.field(format!("{}.{key}", at.field_path)), setting))
         });
+        // Weights by zone are worked out by the proxy, and leave everybody some.
+        if own.as_ref().is_some_and(|(at, _)| at.field_path.ends_with("zoneAwareLbSetting")) {
+            return pods;
+        }
+        let asked = distribution(snapshot, service).filter(|_| own.is_none());
         let mesh = || {
             let at = ObjectRef::new("MeshConfig", snapshot.istio.root_namespace.clone(), "istio");
             (
@@ -63,7 +75,10 @@ impl Leg<'_, '_, '_> {
                 snapshot.istio.mesh_config.at("localityLbSetting").unwrap_or(&Value::Null),
             )
         };
-        let (at, setting) = own.unwrap_or_else(mesh);
+        let (at, setting) = match &asked {
+            Some((at, _)) => (at.clone(), &Value::Null),
+            None => own.unwrap_or_else(mesh),
+        };
         let Some(here) = self.from.party().and_then(|party| place(snapshot, party)) else { return pods };
         if setting.at("enabled").and_then(Value::as_bool) == Some(false) {
             return pods;
@@ -81,17 +96,21 @@ impl Leg<'_, '_, '_> {
                 all.any(|(pattern, weight)| covers(pattern, place) && weight.as_u64().unwrap_or(0) > 0)
             };
             places.iter().map(|place| gets(place).then_some(0)).collect()
-        } else if !distribute.is_empty() || !watched {
+        } else if asked.is_none() && (!distribute.is_empty() || !watched) {
             return pods;
         } else {
-            let listed = setting.texts("failoverPriority");
+            let listed = match &asked {
+                Some((_, listed)) => listed.iter().map(|key| (*key).to_owned()).collect(),
+                None => setting.texts("failoverPriority"),
+            };
             let turns = setting.list("failover").iter().find(|entry| entry.text("from") == Some(&here[0]));
             let rank = |(endpoint, place): (&Endpoint<'_>, &[String; 3])| {
                 if listed.is_empty() {
                     far(&here, place, turns.and_then(|entry| entry.text("to")))
                 } else {
-                    let same = |key: &&String| {
-                        has(self.labels, &here, key) == has(endpoint.party.labels(), place, key)
+                    let same = |key: &&String| match key.as_str() {
+                        NODE => self.from.party().and_then(node) == node(&endpoint.party),
+                        key => has(self.labels, &here, key) == has(endpoint.party.labels(), place, key),
                     };
                     listed.len() - listed.iter().take_while(same).count()
                 }
@@ -118,6 +137,31 @@ impl Leg<'_, '_, '_> {
         answer.steps.push(Step::by(&at, said));
         left
     }
+}
+
+/// Where a Service, or its namespace, asks for near endpoints, and what has to be alike, the most important first: the field of
+/// Kubernetes, else Istio's annotation.
+fn distribution(snapshot: &Snapshot, service: &Service) -> Option<(ObjectRef, &'static [&'static str])> {
+    const FIELD: &str = "spec.trafficDistribution";
+    const ANNOTATION: &str = "networking.istio.io/traffic-distribution";
+    const NEAR: [&str; 5] = ["topology.istio.io/network", PLACE[0], PLACE[1], PLACE[2], NODE];
+    let (zone, all) = (NEAR.get(..3)?, NEAR.get(..)?);
+    let keys = |word: &str| match word.to_ascii_lowercase().as_str() {
+        "prefersamezone" | "preferclose" => Some(zone),
+        "prefersamenode" => Some(all),
+        _ => None,
+    };
+    let object = &service.object;
+    if let Some(word) = object.body.text(FIELD) {
+        return Some((service.reference().field(FIELD), keys(word)?));
+    }
+    let place = |key: &str| format!("metadata.annotations[{key}]");
+    if let Some(word) = object.annotations.get(ANNOTATION) {
+        return Some((service.reference().field(place(ANNOTATION)), keys(word)?));
+    }
+    let space = snapshot.object("Namespace", "", object.namespace())?;
+    let keys = keys(space.annotations.get(ANNOTATION)?)?;
+    Some((space.reference.field(place(ANNOTATION)), keys))
 }
 
 /// The node of a party's pod, where it is known.

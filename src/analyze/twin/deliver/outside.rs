@@ -12,10 +12,14 @@ use crate::analyze::twin::resolve::Place;
 use crate::model::selector::Labels;
 
 impl Leg<'_, '_, '_> {
-    /// To where the connection was going.
-    pub(super) fn original(&self, name: &str, answer: &mut Answer) -> Share {
+    /// To where the connection was going, wrapped in what the proxy was told to; otherwise as it came.
+    pub(super) fn original(&self, name: &str, tls: &ClientTls, answer: &mut Answer) -> Share {
         answer.steps.push(Step::plain(format!("{name} passes the connection on to where it was going")));
-        match self.as_it_goes(answer) {
+        let tls = match tls {
+            ClientTls::IstioMutual | ClientTls::Originate => tls.clone(),
+            _ => ClientTls::AsSent(self.request.tls),
+        };
+        match self.as_it_goes(tls, answer) {
             // A proxy that reads HTTP tells its caller that the connection was closed.
             Share::Failed { status: None, flag, why } if self.routing.is_some() => {
                 let flag = if flag.is_empty() { "UC" } else { flag };
@@ -25,8 +29,7 @@ impl Leg<'_, '_, '_> {
         }
     }
 
-    fn as_it_goes(&self, answer: &mut Answer) -> Share {
-        let tls = ClientTls::AsSent(self.request.tls);
+    fn as_it_goes(&self, tls: ClientTls, answer: &mut Answer) -> Share {
         match self.place {
             Place::Pod(party) => {
                 let backend = backend::of_party(party, self.port);

@@ -68,6 +68,20 @@ impl Reply {
     }
 }
 
+/// Operators that stand for a part of something and need to be told which.
+const ABOUT: &[&str] =
+    &["REQ", "RESP", "TRAILER", "ENVIRONMENT", "FILTER_STATE", "DYNAMIC_METADATA", "METADATA", "QUERY_PARAM"];
+/// Operators that stand for one thing, and take neither an argument nor a length.
+const BARE: &[&str] = &[
+    "PROTOCOL",
+    "RESPONSE_CODE",
+    "RESPONSE_FLAGS",
+    "ROUTE_NAME",
+    "DURATION",
+    "BYTES_SENT",
+    "BYTES_RECEIVED",
+];
+
 /// A part of a value.
 enum Piece<'v> {
     Text(&'v str),
@@ -83,6 +97,12 @@ pub fn refused(value: &str) -> Option<String> {
         Ok(pieces) => pieces.iter().find_map(|piece| match piece {
             Piece::Operator { written, name, .. } if !known(name) => {
                 Some(format!("{written} is no operator"))
+            }
+            Piece::Operator { name, argument, .. } if ABOUT.contains(name) && argument.is_empty() => {
+                Some(format!("{name} says not of what: %{name}(…)%"))
+            }
+            Piece::Operator { written, name, .. } if BARE.contains(name) && written != name => {
+                Some(format!("{name} takes nothing beside it, and {written} says more"))
             }
             _ => None,
         }),
@@ -348,7 +368,19 @@ mod tests {
 
     #[test]
     fn what_envoy_takes_no_table_with_is_said() {
-        for value in ["100%", "%foo%", "%REQ(x-user)", "%REQ(x):%", "50 % of it", "%HTTP_CODE%", "%%%"] {
+        for value in [
+            "100%",
+            "%foo%",
+            "%REQ(x-user)",
+            "%REQ(x):%",
+            "50 % of it",
+            "%HTTP_CODE%",
+            "%%%",
+            "%REQ%",
+            "%REQ()%",
+            "%PROTOCOL:2%",
+            "%RESPONSE_CODE(x)%",
+        ] {
             assert!(refused(value).is_some(), "{value}");
         }
         for value in

@@ -117,30 +117,65 @@ impl<'a> Applying<'a> {
         self.rules.iter().find_map(with)
     }
 
-    /// A part of the traffic policy (`tls.mode`) for a subset and a port: the subset's for the port, the subset's own, the
-    /// rule's for the port, the rule's own. Each level that names the policy's block replaces it as a whole.
+    /// A part of the traffic policy (`tls`) for a subset and a port. Of several rules the first one that has a policy decides. What
+    /// stands for a port takes the place of its level as a whole: what it leaves out is as if nothing were said, and not what the
+    /// level says. What a subset leaves out is the rule's.
     pub fn policy(&self, subset: &str, port: u16, block: &str) -> Option<(ObjectRef, &'a Value)> {
-        let of =
-            |policy: &'a Value, rule: &'a DestinationRule, path: &str| -> Option<(ObjectRef, &'a Value)> {
-                for (at, entry) in policy.list("portLevelSettings").iter().enumerate() {
-                    if entry.int("port.number") == Some(i64::from(port))
-                        && let Some(value) = entry.at(block)
-                    {
-                        let field = format!("{path}.portLevelSettings[{at}].{block}");
-                        return Some((rule.reference().field(field), value));
-                    }
-                }
-                policy.at(block).map(|value| (rule.reference().field(format!("{path}.{block}")), value))
-            };
         if let Some((rule, subset)) = self.subset(subset)
             && let Some(policy) = subset.body.at("trafficPolicy")
-            && let Some(found) = of(policy, rule, &format!("{}.trafficPolicy", subset.path))
         {
-            return Some(found);
+            let level = Level::of(policy, port, format!("{}.trafficPolicy", subset.path));
+            if let Some(found) = level.block(rule, block) {
+                return Some(found);
+            }
+            if level.of_port && OF_PORTS.contains(&block) {
+                return None;
+            }
         }
-        self.rules
-            .iter()
-            .find_map(|rule| of(rule.object.body.at("spec.trafficPolicy")?, rule, "spec.trafficPolicy"))
+        let (rule, policy) =
+            self.rules.iter().find_map(|rule| Some((*rule, rule.object.body.at("spec.trafficPolicy")?)))?;
+        Level::of(policy, port, "spec.trafficPolicy".to_owned()).block(rule, block)
+    }
+
+    /// Whether connections to a subset and port go where they were going, past the endpoints (`simple: PASSTHROUGH`), and whether
+    /// that is said for all ports.
+    pub fn passes_through(&self, subset: &str, port: u16) -> Option<(ObjectRef, bool)> {
+        let (at, balancer) = self.policy(subset, port, "loadBalancer")?;
+        let of_port = at.field_path.contains("portLevelSettings");
+        (balancer.text("simple") == Some("PASSTHROUGH")).then_some((at, !of_port))
+    }
+
+    /// Whether the deciding rule picks clients by their labels.
+    pub fn picks_clients(&self) -> bool {
+        self.rules.first().is_some_and(|rule| rule.object.body.at("spec.workloadSelector").is_some())
+    }
+}
+
+/// What `portLevelSettings` can say.
+const OF_PORTS: [&str; 4] = ["connectionPool", "loadBalancer", "outlierDetection", "tls"];
+
+/// A traffic policy as it is for one port.
+struct Level<'a> {
+    policy: &'a Value,
+    path: String,
+    /// Whether it stands for this port alone.
+    of_port: bool,
+}
+
+impl<'a> Level<'a> {
+    fn of(policy: &'a Value, port: u16, path: String) -> Self {
+        let mut ports = policy.list("portLevelSettings").iter().enumerate();
+        match ports.find(|(_, entry)| entry.int("port.number") == Some(i64::from(port))) {
+            Some((at, entry)) => {
+                Level { policy: entry, path: format!("{path}.portLevelSettings[{at}]"), of_port: true }
+            }
+            None => Level { policy, path, of_port: false },
+        }
+    }
+
+    fn block(&self, rule: &'a DestinationRule, block: &str) -> Option<(ObjectRef, &'a Value)> {
+        let value = self.policy.at(block)?;
+        Some((rule.reference().field(format!("{}.{block}", self.path)), value))
     }
 }
 

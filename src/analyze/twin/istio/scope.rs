@@ -116,6 +116,11 @@ impl<'a> Scope<'a> {
         }
     }
 
+    /// Whether it is a sidecar's, and not a gateway's or waypoint's.
+    pub fn is_sidecars(&self) -> bool {
+        self.of_sidecar
+    }
+
     /// The host behind the clusters of a name. Of all hosts of the name that the egress listeners import, and of those that the
     /// listeners' VirtualServices lead to, the first one counts, a Service before a ServiceEntry; what adds up with it lends it its
     /// ports. Listeners and route tables know the others all the same: a route to a port that only they have ends at no cluster.

@@ -3,7 +3,7 @@
 
 use core::net::IpAddr;
 
-use super::istio::authorization::{Authorized, Authorizer, authorize};
+use super::istio::authorization::{Authorized, Authorizer, authorize, consult};
 use super::istio::facts::Fact;
 use super::istio::handshake::{Handshake, Server, shake};
 use super::istio::token::{self, Checked};
@@ -414,19 +414,34 @@ fn authenticated(
         let why = format!("port {} is read as HTTP, and what is sent to it is not known", passage.port);
         return Some(Ruling::NotModelled(why));
     }
-    if http {
-        match tokens(passage, &guards.tokens, steps) {
-            Ok(()) => {}
-            Err(ruling) => return Some(ruling),
-        }
-    }
     let mut facts = reading::facts(snapshot, passage, handshake, http);
     if let Some(destination) = &guards.destination {
         facts.destination_ip = destination.clone();
     }
+    let ruled = |authorized| ruling(authorized, passage, guards, http);
+    let asked = consult(istio, policies, &facts, &|host, port| authorizer(twin, host, port), steps);
+    let unsure = match asked {
+        Authorized::Yes => None,
+        // An authorizer that denies answers as it likes, so that even a sure denial behind it does not settle what is seen.
+        Authorized::Unknown(why) => Some(Ruling::NotModelled(why)),
+        refused => return ruled(refused),
+    };
+    if http && let Err(ruling) = tokens(passage, &guards.tokens, steps) {
+        return unsure.or(Some(ruling));
+    }
+    unsure.or(ruled(authorize(policies, &facts, steps)))
+}
+
+/// What comes of what policies say; none where the request may pass.
+fn ruling(
+    authorized: Authorized,
+    passage: &Passage<'_, '_>,
+    guards: &Guards<'_>,
+    http: bool,
+) -> Option<Ruling> {
     // A proxy that waits for an answer tells its caller that the connection was closed.
     let waits = passage.request.is_some() && !matches!(passage.tls, ClientTls::AsSent(_));
-    match authorize(istio, policies, &facts, &|host, port| authorizer(twin, host, port), steps) {
+    match authorized {
         Authorized::Yes => None,
         Authorized::No(detail) if http => Some(Ruling::Refused {
             status: Some(403),

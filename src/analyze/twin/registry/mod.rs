@@ -3,6 +3,7 @@
 mod allocate;
 mod read;
 
+pub use crate::model::mesh::istio::visible;
 pub use read::declared;
 
 use core::net::IpAddr;
@@ -143,13 +144,6 @@ impl<'a> Host<'a> {
     pub fn public(&self) -> bool {
         self.export_to.is_empty() || self.export_to.iter().any(|to| to == "*")
     }
-}
-
-/// Whether something exported to `export_to` by `owner` is seen by `client`: by everyone where nothing or `*` is written, else
-/// by nobody where `~` is.
-pub fn visible(export_to: &[String], owner: &str, client: &str) -> bool {
-    let has = |word: &str| export_to.iter().any(|to| to == word);
-    export_to.is_empty() || has("*") || !has("~") && (has(client) || owner == client && has("."))
 }
 
 /// All hosts, in the order in which the control plane looks at them: oldest first, then by name.

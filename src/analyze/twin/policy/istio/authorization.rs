@@ -108,34 +108,19 @@ fn detail(policy: &Policy, index: usize) -> String {
     )
 }
 
-/// Asks the policies that apply to a destination.
-/// `authorizer` says who is at a host (`[namespace/]name`) and port.
-pub fn authorize(
-    istio: &Istio,
-    policies: &[&Policy],
-    facts: &Facts,
-    authorizer: &dyn Fn(&str, u16) -> Authorizer,
-    steps: &mut Vec<Step>,
-) -> Authorized {
-    let of = |action: Action| -> Vec<&Policy> {
-        let wanted = policies.iter().filter(|policy| Action::of(policy) == Some(action));
-        wanted.filter(|policy| !is_dry_run(policy)).copied().collect()
-    };
+/// Asks the policies that apply to a destination, those with external authorizers aside.
+pub fn authorize(policies: &[&Policy], facts: &Facts, steps: &mut Vec<Step>) -> Authorized {
+    let of = |action: Action| in_force(policies, action);
     for policy in policies.iter().filter(|policy| is_dry_run(policy)) {
         steps.push(step(policy, "metadata.annotations", "is a dry run and changes nothing"));
     }
     if let Some(policy) = policies.iter().find(|policy| Action::of(policy).is_none()) {
         return Authorized::Unknown(format!("{} has an action that is not known", policy.object.reference));
     }
-    let custom = match custom(istio, &of(Action::Custom), facts, authorizer, steps) {
-        refused @ (Authorized::No(_) | Authorized::Unasked(..)) => return refused,
-        Authorized::Unknown(why) => Some(why),
-        Authorized::Yes => None,
-    };
     if let Some((policy, index)) = matched(&of(Action::Audit), Purpose::Other, facts).first {
         steps.push(step(policy, rule_at(index), "matches: it is logged"));
     }
-    let rest = match deny(&of(Action::Deny), facts, steps) {
+    match deny(&of(Action::Deny), facts, steps) {
         Authorized::Yes => allow(&of(Action::Allow), facts, steps),
         refused @ (Authorized::No(_) | Authorized::Unasked(..)) => refused,
         // Where ALLOW denies as well, the caller sees the same.
@@ -143,9 +128,25 @@ pub fn authorize(
             Authorized::No(detail) => Authorized::No(detail),
             _ => Authorized::Unknown(why),
         },
-    };
-    // An authorizer that denies answers as it likes, so that even a sure denial behind it does not settle what is seen.
-    custom.map_or(rest, Authorized::Unknown)
+    }
+}
+
+/// Asks the policies with external authorizers, which come before tokens are looked at: no rule of theirs sees one.
+/// `authorizer` says who is at a host (`[namespace/]name`) and port.
+pub fn consult(
+    istio: &Istio,
+    policies: &[&Policy],
+    facts: &Facts,
+    authorizer: &dyn Fn(&str, u16) -> Authorizer,
+    steps: &mut Vec<Step>,
+) -> Authorized {
+    custom(istio, &in_force(policies, Action::Custom), facts, authorizer, steps)
+}
+
+/// The policies with an action that are more than a dry run.
+fn in_force<'p>(policies: &[&'p Policy], action: Action) -> Vec<&'p Policy> {
+    let wanted = policies.iter().filter(|policy| Action::of(policy) == Some(action));
+    wanted.filter(|policy| !is_dry_run(policy)).copied().collect()
 }
 
 fn custom(

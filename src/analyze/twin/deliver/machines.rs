@@ -1,0 +1,113 @@
+//! Endpoints that are written down: of ServiceEntries, and WorkloadEntries beside the pods of a Service.
+
+use serde_json::Value;
+
+use super::{Leg, Share};
+use crate::analyze::twin::answer::{Answer, Backend};
+use crate::analyze::twin::endpoints::Endpoint;
+use crate::analyze::twin::party::Party;
+use crate::analyze::twin::policy::ClientTls;
+use crate::model::fields::Fields;
+use crate::model::network::{Service, ServicePort, TargetPort};
+use crate::model::object::Object;
+use crate::model::selector::Labels;
+
+/// A pod that an endpoint names, or that is one itself.
+pub(super) struct Found<'a> {
+    /// The pod and its port.
+    pub(super) endpoint: Endpoint<'a>,
+    /// Whether the mesh speaks mutual TLS to it where it can: to pods, and to addresses that are written as ones that speak it.
+    pub(super) meshed: bool,
+}
+
+impl<'a> Leg<'_, 'a, '_> {
+    /// The pod at the address of an endpoint as a ServiceEntry or a WorkloadEntry writes it.
+    pub(super) fn pod_at(&self, written: &Value, port_name: &str, target: u16) -> Option<Found<'a>> {
+        let snapshot = self.twin.snapshot;
+        let pod = written.text("address").and_then(|address| snapshot.pod_by_ip(address))?;
+        let mapped = written.at("ports").and_then(|ports| ports.get(port_name)).and_then(Value::as_u64);
+        let port = mapped.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0);
+        let mode = written.text_map("labels").get("security.istio.io/tlsMode").cloned();
+        let named = written.text("serviceAccount").is_some_and(|name| !name.is_empty());
+        let endpoint = Endpoint { party: Party::of_pod(snapshot, pod), port: port.unwrap_or(target) };
+        Some(Found { endpoint, meshed: mode.map_or(named, |mode| mode == "istio") })
+    }
+
+    /// The WorkloadEntries that a Service selects as it does pods: those that are pods' addresses, and whether there are others.
+    pub(super) fn beside_pods(
+        &self,
+        service: &Service,
+        port: &ServicePort,
+        labels: &Labels,
+    ) -> (Vec<Found<'a>>, bool) {
+        let (mut pods, mut machines) = (vec![], false);
+        if service.selector.is_empty() {
+            return (pods, machines);
+        }
+        let wanted: Vec<_> = service.selector.iter().chain(labels).collect();
+        for entry in self.twin.snapshot.objects_of("WorkloadEntry") {
+            let own = entry.body.text_map("spec.labels");
+            let picked = wanted.iter().all(|(key, value)| own.get(*key) == Some(*value));
+            if entry.namespace() != service.object.namespace() || !picked || !answers_probes(entry) {
+                continue;
+            }
+            let spec = entry.body.at("spec").unwrap_or(&Value::Null);
+            // A port by name is the entry's own of that name; without it the entry has none.
+            let (name, number) = match &port.target {
+                TargetPort::Number(number) => ("", u16::try_from(*number).ok()),
+                TargetPort::Name(name) => {
+                    let mapped = spec.at("ports").and_then(|ports| ports.get(name)).and_then(Value::as_u64);
+                    (name.as_str(), mapped.and_then(|port| u16::try_from(port).ok()))
+                }
+            };
+            let Some(number) = number else { continue };
+            match self.pod_at(spec, name, number) {
+                Some(found) => pods.push(found),
+                None => machines = true,
+            }
+        }
+        (pods, machines)
+    }
+
+    /// To pods, to some of which no mutual TLS is spoken.
+    pub(super) fn found(
+        &self,
+        pods: Vec<Found<'a>>,
+        (tls, backend): (&ClientTls, Backend),
+        answer: &mut Answer,
+    ) -> Share {
+        let (meshed, others): (Vec<_>, Vec<_>) =
+            pods.into_iter().partition(|found| found.meshed || *tls != ClientTls::Auto);
+        let list = |all: Vec<Found<'a>>| all.into_iter().map(|found| found.endpoint).collect::<Vec<_>>();
+        let (meshed, others) = (list(meshed), list(others));
+        if others.is_empty() {
+            return self.admitted(&meshed, (tls, backend), answer);
+        }
+        let plain = self.admitted(&others, (&ClientTls::Disable, backend.clone()), answer);
+        if meshed.is_empty() {
+            return plain;
+        }
+        match (self.admitted(&meshed, (tls, backend), answer), plain) {
+            (Share::Taken(mut one), Share::Taken(other)) => {
+                one.pods.extend(other.pods);
+                Share::Taken(one)
+            }
+            (Share::Failed { status, flag, why }, Share::Failed { .. }) => {
+                Share::Failed { status, flag, why }
+            }
+            _ => Share::Unknown("some of the endpoints take it and others do not".to_owned()),
+        }
+    }
+}
+
+/// Whether a WorkloadEntry takes requests: one whose health is looked at only once it was found well.
+pub(super) fn answers_probes(entry: &Object) -> bool {
+    let probed = entry.annotations.get("proxy.istio.io/health-checks-enabled");
+    if !probed.is_some_and(|word| matches!(word.as_str(), "true" | "True" | "TRUE" | "t" | "T" | "1")) {
+        return true;
+    }
+    let well = |condition: &Value| {
+        condition.text("type") == Some("Healthy") && condition.text("status") == Some("True")
+    };
+    entry.body.list("status.conditions").iter().any(well)
+}
