@@ -321,4 +321,14 @@ mod tests {
         assert_eq!(quantity("2"), Some(2.0));
         assert_eq!(quantity("Mi"), None);
     }
+
+    #[test]
+    fn a_container_that_never_started_has_no_lifetime() {
+        let finished = "2026-11-21T10:00:03Z".parse::<Timestamp>().ok();
+        let end =
+            |started: Timestamp| Termination { started: Some(started), finished, ..Termination::default() };
+        // Runtimes report the beginning of the epoch for it.
+        assert_eq!(end(Timestamp::UNIX_EPOCH).lifetime(), None);
+        assert_eq!(end("2026-11-21T10:00:00Z".parse().unwrap()).lifetime(), Some(3.0));
+    }
 }

@@ -36,6 +36,11 @@ pub fn several(count: u64, what: &str) -> String {
     format!("{} {what}{}", number(count), if count == 1 { "" } else { "s" })
 }
 
+/// How often: `once`, `2,310 times`.
+pub fn times(count: u64) -> String {
+    if count == 1 { "once".to_owned() } else { format!("{} times", number(count)) }
+}
+
 /// A time of day in UTC: `14:02:11Z`.
 pub fn clock(at: Timestamp) -> String {
     at.strftime("%H:%M:%SZ").to_string()

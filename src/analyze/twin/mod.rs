@@ -34,6 +34,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::model::mesh::gateway_api::Gateway;
+use crate::model::mesh::istio::Policy;
 use crate::model::network::{Service, ServicePort};
 use crate::model::selector::Labels;
 use crate::model::snapshot::Snapshot;
@@ -69,6 +70,8 @@ pub struct Twin<'a> {
     pub destination_rules: DestinationRules<'a>,
     /// Gateways, with what Ingresses stand for, in the order in which they count.
     pub gateways: Vec<Declaration>,
+    /// EnvoyFilters: what one changes is not modelled.
+    pub envoy_filters: &'a [Policy],
     /// What a pod is made of of which nothing was seen.
     blank: PodTemplate,
     proxies: Mutex<BTreeMap<ProxyKey, Arc<Proxy<'a>>>>,
@@ -90,12 +93,18 @@ impl<'a> Twin<'a> {
             virtual_services: VirtualServices::new(snapshot, ingress_routes),
             destination_rules: DestinationRules::new(snapshot),
             gateways: istio::gateway::declarations(snapshot, ingress_gateways),
+            envoy_filters: &snapshot.istio.envoy_filters,
             blank: PodTemplate::read(&Arc::default()),
             proxies: Mutex::default(),
             endpoints: Mutex::default(),
             serving: Mutex::default(),
             doors: Mutex::default(),
         }
+    }
+
+    /// The twin as if nobody had written an EnvoyFilter: what the rest of the mesh's configuration does with a request.
+    pub fn without_envoy_filters(snapshot: &'a Snapshot) -> Self {
+        Twin { envoy_filters: &[], ..Twin::new(snapshot) }
     }
 
     /// What becomes of a request.

@@ -130,7 +130,7 @@ fn through_sidecar(party: &Party<'_>, leg: &Leg<'_, '_, '_>, by_mesh: bool, answ
         labels: party.labels().clone(),
         ips: party.ips().to_vec(),
     };
-    if let Some(at) = envoy_filter::changing(twin.snapshot, &node, Mode::Outbound, leg.port) {
+    if let Some(at) = envoy_filter::changing(twin, &node, Mode::Outbound, leg.port) {
         return answer.give_up(format!("{} of {at} changes the proxy's configuration", at.field_path));
     }
     let dns = by_mesh || dns_capture(twin, Some(party));
@@ -210,7 +210,7 @@ pub(super) fn at_gateway(twin: &Twin<'_>, named: &Named, request: &Request, answ
     };
     let outside = request.destination_port();
     let port = pods_port(twin, serving.as_ref(), outside);
-    if let Some(at) = envoy_filter::changing(twin.snapshot, &node, Mode::Gateway, port) {
+    if let Some(at) = envoy_filter::changing(twin, &node, Mode::Gateway, port) {
         return answer.give_up(format!("{} of {at} changes the proxy's configuration", at.field_path));
     }
     if port != outside {
@@ -302,7 +302,7 @@ pub(super) fn through_proxy(
         }
         None => None,
     };
-    if let Some(at) = envoy_filter::changing(twin.snapshot, node, mode, request.destination_port()) {
+    if let Some(at) = envoy_filter::changing(twin, node, mode, request.destination_port()) {
         return answer.give_up(format!("{} of {at} changes the proxy's configuration", at.field_path));
     }
     // Addresses that the mesh's own name server gives out are known to its clients alone.

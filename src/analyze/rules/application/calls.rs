@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::analyze::finding::{Effect, Evidence, Finding, Severity};
 use crate::analyze::logs::digest::{CallGroup, Digest, WorkloadLog};
 use crate::analyze::logs::failure_text::Kind;
+use crate::analyze::traffic::text;
 use crate::model::memo::Derived;
 use crate::model::network::ServiceName;
 use crate::model::object::ObjectRef;
@@ -152,7 +153,7 @@ impl Calls {
                     "Pod {}/{}, container {}",
                     self.caller.namespace, group.place.pod, group.place.container
                 ),
-                format!("{}: {}, {} times{span}", group.callee(), group.kind.words(), group.count),
+                format!("{}: {}, {}{span}", group.callee(), group.kind.words(), text::times(group.count)),
             )
             .at(group.first)
             .excerpt(&group.sample)

@@ -4,6 +4,7 @@ use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Sever
 use crate::analyze::logs::digest::{Digest, ErrorGroup};
 use crate::analyze::remedy::{Prevention, Remedy};
 use crate::analyze::rule::{Check, Declared};
+use crate::analyze::traffic::text;
 use crate::model::fields::Fields;
 use crate::model::network::ServiceName;
 use crate::model::object::ObjectRef;
@@ -193,17 +194,17 @@ impl Check for ResourceLimitReached {
             if fact.field.is_empty() { String::new() } else { format!(" The limit is {}.", fact.field) };
         let mut finding = Finding::new(Self::META, fact.subject.clone(), &[fact.limit.words()])
             .title(format!(
-                "{}: {}, {} times{}",
+                "{}: {}, {}{}",
                 fact.workload,
                 fact.limit.words(),
-                fact.count,
+                text::times(fact.count),
                 since(error.first)
             ))
             .message(format!(
-                "The log of {} says that {}, {} times{}.{set} The process goes on and fails what needs more.",
+                "The log of {} says that {}, {}{}.{set} The process goes on and fails what needs more.",
                 fact.workload,
                 fact.limit.words(),
-                fact.count,
+                text::times(fact.count),
                 since(error.first)
             ))
             .mechanism(format!("resource exhausted: {}", fact.limit.words()))
@@ -211,9 +212,7 @@ impl Check for ResourceLimitReached {
             .severity(if fact.count >= 3 { Severity::Error } else { Severity::Warning })
             .service(fact.service.clone())
             .evidence(
-                Evidence::new("Log", place, format!("{} times", fact.count))
-                    .at(error.first)
-                    .excerpt(&error.sample),
+                Evidence::new("Log", place, text::times(fact.count)).at(error.first).excerpt(&error.sample),
             )
             .onset(error.first)
             .effect(Effect::calls(&fact.workload))

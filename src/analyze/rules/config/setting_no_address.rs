@@ -69,33 +69,26 @@ pub struct Fact<'a> {
     said: Said,
 }
 
+impl Fact<'_> {
+    /// What a line that is about the value holds of it.
+    fn needle(&self) -> &str {
+        match &self.wrong {
+            Wrong::Variable(name) => name,
+            Wrong::Blank | Wrong::Scheme => self.value.trim(),
+        }
+    }
+}
+
 impl Check for SettingNoAddress {
     type Fact<'a> = Fact<'a>;
 
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
         let mut out = vec![];
         for workload in snapshot.workloads.iter().filter(|w| w.object.owners.is_empty()) {
-            if !seen::wanted(snapshot, workload.object.namespace()) {
-                continue;
-            }
-            for container in &workload.template.containers {
-                for (at, var) in container.env.iter().enumerate() {
-                    let EnvSource::Literal(value) = &var.source else { continue };
-                    let Some(wrong) = wrong(container, at, value) else { continue };
-                    let said = said(snapshot, workload, &container.name, value, &wrong);
-                    if said.count >= ENOUGH {
-                        out.push(Fact {
-                            workload,
-                            container: container.name.clone(),
-                            path: workload
-                                .template_path(&format!("spec.{}.env[{at}].value", container.path())),
-                            name: &var.name,
-                            value,
-                            wrong,
-                            said,
-                        });
-                    }
-                }
+            if seen::wanted(snapshot, workload.object.namespace()) {
+                let mut facts = suspects(workload);
+                listen(snapshot, workload, &mut facts);
+                out.extend(facts.into_iter().filter(|fact| fact.said.count >= ENOUGH));
             }
         }
         out
@@ -117,10 +110,10 @@ impl Check for SettingNoAddress {
         Finding::new(Self::META, subject.clone(), &[fact.name])
             .title(format!("{workload}: setting {} is no address: it {what}", fact.name))
             .message(format!(
-                "{} of container {} {what}. {why} Its log says {} times that it cannot use the value: such calls fail before they leave, and the callee never hears of them.",
+                "{} of container {} {what}. {why} Its log says {} that it cannot use the value: such calls fail before they leave, and the callee never hears of them.",
                 fact.name,
                 fact.container,
-                text::number(fact.said.count)
+                text::times(fact.said.count)
             ))
             .mechanism("setting is no address: environment variable with an undefined variable, a blank or no scheme in its URL")
             .severity(Severity::Error)
@@ -162,49 +155,65 @@ fn wrong(container: &Container, at: usize, value: &str) -> Option<Wrong> {
     .then_some(Wrong::Scheme)
 }
 
-/// Lines of a container that hold a value and say that it is no address.
-fn said(snapshot: &Snapshot, workload: &Workload, container: &str, value: &str, wrong: &Wrong) -> Said {
-    // Clients in Go, Python, Java, Node, .NET and Rust.
-    static REFUSED: LazyLock<Option<Regex>> = LazyLock::new(|| {
-        Regex::new(
-            r"(?i)invalid control character in url|invalid character .{0,12} in (?:host|url)|illegal character in|invalid ur[il]|malformed ?ur[il]|malformedurl|err_invalid_url|invalid non-printable|no such host|name or service not known|enotfound|unknownhost|could not be parsed|failed to parse|invalid host",
-        )
-        .ok()
-    });
-    static SCHEME: LazyLock<Option<Regex>> = LazyLock::new(|| {
-        Regex::new(
-            r#"(?i)unsupported protocol scheme|no scheme supplied|no connection adapters|no protocol:|missing protocol scheme|missing the ['"]?https?|uri is not absolute|relative url without a base|only absolute ur|invalid ur[il]|err_invalid_url|unsupported scheme|missing scheme"#,
-        )
-        .ok()
-    });
-    let words = if *wrong == Wrong::Scheme { &SCHEME } else { &REFUSED };
-    let needle = match wrong {
-        Wrong::Variable(name) => name.as_str(),
-        Wrong::Blank | Wrong::Scheme => value.trim(),
-    };
-    let mut out = Said::default();
-    let (Some(words), false) = (words.as_ref(), needle.is_empty()) else { return out };
-    for log in snapshot.logs.iter().filter(|log| log.container == container && !of_proxy(log)) {
-        if log.namespace != workload.object.namespace()
-            || !snapshot.owner_by_name(&log.namespace, &log.pod).same_object(workload.reference())
-        {
-            continue;
-        }
-        for line in
-            log.lines.iter().filter(|line| holds(&line.text, needle, wrong) && words.is_match(&line.text))
-        {
-            out.add(&log.pod, line.time, &line.text);
+/// The variables of a workload whose value is no address, if it is to be one, before any log was read.
+fn suspects(workload: &Workload) -> Vec<Fact<'_>> {
+    let mut out = vec![];
+    for container in &workload.template.containers {
+        for (at, var) in container.env.iter().enumerate() {
+            let EnvSource::Literal(value) = &var.source else { continue };
+            let Some(wrong) = wrong(container, at, value) else { continue };
+            let path = workload.template_path(&format!("spec.{}.env[{at}].value", container.path()));
+            let (container, name, said) = (container.name.clone(), &var.name, Said::default());
+            out.push(Fact { workload, container, path, name, value, wrong, said });
         }
     }
     out
 }
 
+/// What a client says of an address that it cannot use, in Go, Python, Java, Node, .NET and Rust.
+const REFUSED: &str = r"(?i)invalid control character in url|invalid character .{0,12} in (?:host|url)|illegal character in|invalid ur[il]|malformed ?ur[il]|malformedurl|err_invalid_url|invalid non-printable|no such host|name or service not known|enotfound|unknownhost|could not be parsed|failed to parse|invalid host";
+
+/// What it says of one without a scheme.
+const NO_SCHEME: &str = r#"(?i)unsupported protocol scheme|no scheme supplied|no connection adapters|no protocol:|missing protocol scheme|missing the ['"]?https?|uri is not absolute|relative url without a base|only absolute ur|invalid ur[il]|err_invalid_url|unsupported scheme|missing scheme"#;
+
+/// Counts for each suspect the lines of its container that hold its value and say that it is no address. Every line is read once.
+fn listen(snapshot: &Snapshot, workload: &Workload, facts: &mut [Fact<'_>]) {
+    static WORDS: LazyLock<Option<[Regex; 2]>> =
+        LazyLock::new(|| Some([Regex::new(REFUSED).ok()?, Regex::new(NO_SCHEME).ok()?]));
+    let Some([refused, no_scheme]) = WORDS.as_ref() else { return };
+    if facts.is_empty() {
+        return;
+    }
+    for log in snapshot.logs.iter().filter(|log| log.namespace == workload.object.namespace()) {
+        let mut here: Vec<_> = facts.iter_mut().filter(|fact| fact.container == log.container).collect();
+        if here.is_empty()
+            || of_proxy(log)
+            || !snapshot.owner_by_name(&log.namespace, &log.pod).same_object(workload.reference())
+        {
+            continue;
+        }
+        for line in &log.lines {
+            let (refuses, wants_scheme) = (refused.is_match(&line.text), no_scheme.is_match(&line.text));
+            if !refuses && !wants_scheme {
+                continue;
+            }
+            for fact in &mut here {
+                let says = if fact.wrong == Wrong::Scheme { wants_scheme } else { refuses };
+                if says && holds(&line.text, fact.needle(), &fact.wrong) {
+                    fact.said.add(&log.pod, line.time, &line.text);
+                }
+            }
+        }
+    }
+}
+
 /// Whether a line holds a value: one without a scheme at the beginning of an address, and not behind another one's scheme.
 fn holds(line: &str, value: &str, wrong: &Wrong) -> bool {
-    line.match_indices(value).any(|(at, _)| {
-        let before = line.get(..at).and_then(|head| head.chars().next_back());
-        *wrong != Wrong::Scheme || before.is_none_or(|c| matches!(c, '"' | '\'' | ' ' | '(' | '=' | '`'))
-    })
+    !value.is_empty()
+        && line.match_indices(value).any(|(at, _)| {
+            let before = line.get(..at).and_then(|head| head.chars().next_back());
+            *wrong != Wrong::Scheme || before.is_none_or(|c| matches!(c, '"' | '\'' | ' ' | '(' | '=' | '`'))
+        })
 }
 
 /// The value without its blank, or with the scheme that the Service's port speaks.

@@ -7,6 +7,7 @@ use crate::analyze::remedy::{Prevention, Remedy};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::rules::application::calls;
 use crate::analyze::rules::application::calls::{Calls, since};
+use crate::analyze::traffic::text;
 use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
 
@@ -110,9 +111,9 @@ impl Check for ApiUnreadable {
         let mut finding = Finding::new(Self::META, fact.subject.clone(), &["api"])
             .title(format!("The cluster's name server cannot read Services: {why}"))
             .message(format!(
-                "The kubernetes plugin of {} says that it cannot list or watch what it answers from, {} times{}: {why}. {} workloads look up Services that exist in vain.",
+                "The kubernetes plugin of {} says that it cannot list or watch what it answers from, {}{}: {why}. {} workloads look up Services that exist in vain.",
                 fact.server,
-                fact.lines.count,
+                text::times(fact.lines.count),
                 since(fact.lines.first.time),
                 fact.callers.len()
             ))

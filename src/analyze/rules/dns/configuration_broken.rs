@@ -5,6 +5,7 @@ use crate::analyze::finding::{Confidence, Effect, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy, scope};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::rules::application::calls::{Calls, since};
+use crate::analyze::traffic::text;
 use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
 
@@ -112,9 +113,9 @@ impl Check for ConfigurationBroken {
         let finding = Finding::new(Self::META, fact.subject.clone(), &[words])
             .title(format!("The cluster's name server says of its configuration that {words}"))
             .message(format!(
-                "The log of {} says that {words}, {} times{}. {}",
+                "The log of {} says that {words}, {}{}. {}",
                 fact.workload,
-                fact.lines.count,
+                text::times(fact.lines.count),
                 since(fact.lines.first.time),
                 if harmless { "The next pod that starts ends at once." } else { "A pod with this configuration ends at once and answers no look-up." }
             ))

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use crate::analyze::finding::{Effect, Evidence, Severity};
 use crate::analyze::logs::failure_text::Kind;
 use crate::analyze::rules::application::calls::{self, Calls, service_of};
+use crate::analyze::traffic::text;
 use crate::model::fields::Fields;
 use crate::model::log::{LogLine, LogStream};
 use crate::model::network::Service;
@@ -126,7 +127,7 @@ impl Lines<'_> {
     pub fn evidence(&self, what: &str) -> Evidence {
         let place =
             format!("Pod {}/{}, container {}", self.stream.namespace, self.stream.pod, self.stream.container);
-        Evidence::new("Log", place, format!("{what}, {} times", self.count))
+        Evidence::new("Log", place, format!("{what}, {}", text::times(self.count)))
             .at(self.first.time)
             .excerpt(&self.first.text)
     }

@@ -1,8 +1,8 @@
 //! ISTIO165.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::support::{Tally, since};
+use super::support::{Tally, since, take_patch_out};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role};
 use crate::analyze::remedy::{Prevention, Remedy, Risk};
 use crate::analyze::rule::{Check, Declared};
@@ -129,17 +129,7 @@ impl Check for AnsweredByFilter {
         let subject = object.reference.field(&field);
         let figures = fact.tally.share();
         let name = fact.service.as_ref().map_or("its proxies", |service| service.name.as_str()).to_owned();
-        let patches = object.body.list("spec.configPatches").len();
         let class = if fact.code >= 500 { "5xx" } else { "4xx" };
-        let out = (patches > 1)
-            .then(|| {
-                Remedy::patch(
-                    object,
-                    &json!([{"op": "remove", "path": format!("/spec/configPatches/{}", fact.index)}]),
-                    format!("Take the filter out of {}: configPatches[{}]", object.reference, fact.index),
-                )
-            })
-            .flatten();
         Finding::new(Self::META, subject.clone(), &[&name])
             .title(format!("{} answers requests to {name} with {} by {}", object.reference, fact.code, fact.kind.what))
             .message(format!(
@@ -157,7 +147,7 @@ impl Check for AnsweredByFilter {
             .evidence(Evidence::object(&subject, fact.kind.what))
             .evidences(fact.tally.evidence.clone())
             .effects(fact.service.iter().map(|s| Effect::requests(s, &[class, &fact.code.to_string(), "via_upstream", "direct_response", "fault", "FI"])))
-            .maybe_remedy(out)
+            .maybe_remedy(take_patch_out(object, fact.index))
             .remedy(Remedy::delete(object, format!("Delete {}: requests reach the application again", object.reference)).risk(Risk::Medium))
             .prevention(Prevention::of("Policy", "Let EnvoyFilters in through review alone (ValidatingAdmissionPolicy on their namespace or team)"))
             .prevention(Prevention::alert(

@@ -149,8 +149,8 @@ impl Check for CertificatesExpire {
         };
         let seen = if failing > 0 {
             format!(
-                " Proxies refused certificates {} times{}.",
-                text::number(failing),
+                " Proxies refused certificates {}{}.",
+                text::times(failing),
                 since(fact.groups.iter().filter_map(|g| g.onset).min())
             )
         } else {

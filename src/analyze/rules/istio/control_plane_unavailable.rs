@@ -137,9 +137,9 @@ impl Check for ControlPlaneUnavailable {
         Finding::new(Self::META, subject, &[])
             .title(format!("The control plane {own} is away: {state}"))
             .message(format!(
-                "{own} is away: {state}. Proxies of {} logged {} times that they cannot reach it. They go on with what they knew last: endpoints, routes and certificates grow old.{waiting}",
+                "{own} is away: {state}. Proxies of {} logged {} that they cannot reach it. They go on with what they knew last: endpoints, routes and certificates grow old.{waiting}",
                 text::several(fact.cut_off.len() as u64, "workload"),
-                text::number(lines)
+                text::times(lines)
             ))
             .mechanism("control plane down: proxies without updates, stale endpoints")
             .severity(Severity::Error)

@@ -116,8 +116,8 @@ impl Check for EnvoyFilterRejected {
         let mut finding = Finding::new(Self::META, subject.clone(), &[&fact.workload.name])
             .title(format!("{} is rejected by the proxies of {}", object.reference, fact.workload))
             .message(format!(
-                "{who} logged {} times that proxies of {} refuse their configuration (NACK), and {} changes it. {state}",
-                text::number(fact.said.count),
+                "{who} logged {} that proxies of {} refuse their configuration (NACK), and {} changes it. {state}",
+                text::times(fact.said.count),
                 fact.workload,
                 object.reference
             ))

@@ -1,9 +1,8 @@
 //! ISTIO171.
 
-use serde_json::{Value, json};
-use std::cell::OnceCell;
+use serde_json::Value;
 
-use super::support::{Tally, asked, since};
+use super::support::{Tally, asked, since, take_patch_out};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role};
 use crate::analyze::remedy::{Prevention, Remedy, Risk};
 use crate::analyze::rule::{Check, Declared};
@@ -78,17 +77,16 @@ impl Check for FilterChangesRoutes {
             return out;
         }
         // What routes do without the filters, of which the twin says nothing.
-        let bare = OnceCell::new();
-        let twin = OnceCell::new();
+        let mut twin: Option<Twin<'a>> = None;
         for (at, edge) in snapshot.traffic.iter().enumerate() {
             for outcome in edge.outcomes.iter().filter(|outcome| outcome.count >= ENOUGH) {
                 let Some(flag) = lost(outcome) else { continue };
                 let Some((origin, request)) = asked(snapshot, edge, outcome) else { continue };
                 let host = text::plain(crate::model::traffic::host_of(&request.host), 80);
                 let Some((filter, index)) = suspect(snapshot, edge, outcome, &host) else { continue };
-                let bare = bare.get_or_init(|| without_filters(snapshot));
                 let ask = Ask { name: describe(&origin, &request), from: origin, request };
-                if twin.get_or_init(|| Twin::new(bare)).answer(&ask).outcome != Ending::Forwarded {
+                let twin = twin.get_or_insert_with(|| Twin::without_envoy_filters(snapshot));
+                if twin.answer(&ask).outcome != Ending::Forwarded {
                     continue;
                 }
                 let value = format!(
@@ -124,19 +122,10 @@ impl Check for FilterChangesRoutes {
         let patch = patches.get(fact.index).unwrap_or(&Value::Null);
         let (place, does) = (patch.string("applyTo"), patch.string("patch.operation"));
         let label = text::plain(&fact.label, 60);
-        let out = (patches.len() > 1)
-            .then(|| {
-                Remedy::patch(
-                    object,
-                    &json!([{"op": "remove", "path": format!("/spec/configPatches/{}", fact.index)}]),
-                    format!("Take the patch out of {}: configPatches[{}]", object.reference, fact.index),
-                )
-            })
-            .flatten();
         Finding::new(Self::META, subject.clone(), &[&fact.host])
             .title(format!("{} changes where requests for {} go: they get {label}", object.reference, fact.host))
             .message(format!(
-                "Services, routes and DestinationRules lead requests for {} to a backend, and {} of them got {label}{}. {} changes the proxies that answered so: {place} {does}.",
+                "Services, routes and DestinationRules lead requests for {} to a backend, and {} got {label}{}. {} changes the proxies that answered so: {place} {does}.",
                 fact.host,
                 fact.tally.share(),
                 since(fact.tally.onset),
@@ -150,7 +139,7 @@ impl Check for FilterChangesRoutes {
             .evidence(Evidence::object(&subject, format!("{place} {does}")))
             .evidences(fact.tally.evidence.clone())
             .effects(fact.service.iter().map(|s| Effect::requests(s, &[fact.flag, "5xx", "404", "4xx"])))
-            .maybe_remedy(out)
+            .maybe_remedy(take_patch_out(object, fact.index))
             .remedy(Remedy::delete(object, format!("Delete {}: routes and clusters are those of the mesh's configuration again", object.reference)).risk(Risk::Medium))
             .prevention(Prevention::of("Policy", "Let EnvoyFilters in through review alone (ValidatingAdmissionPolicy on their namespace or team)"))
             .prevention(Prevention::alert(
@@ -158,13 +147,6 @@ impl Check for FilterChangesRoutes {
                 "sum by (source_workload, destination_service) (rate(istio_requests_total{response_flags=~\".*(NR|NC).*\"}[1m])) > 0",
             ))
     }
-}
-
-/// The same snapshot without its EnvoyFilters.
-fn without_filters(snapshot: &Snapshot) -> Snapshot {
-    let mut bare = snapshot.clone();
-    bare.istio.envoy_filters.clear();
-    bare
 }
 
 /// The flag of an answer for want of a route or a cluster.
@@ -255,6 +237,7 @@ fn service(snapshot: &Snapshot, edge: &EdgeTraffic, host: &str) -> Option<Servic
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn a_patch_names_its_host_in_several_ways() {

@@ -114,8 +114,8 @@ impl Check for RemoteClusterUnreachable {
                 Finding::new(Self::META, secret.field("data"), &[&name])
                     .title(format!("The control plane cannot read remote cluster {name}: {} lines of its log", said.count))
                     .message(format!(
-                        "{plane} logged {} times that it cannot read cluster {name}. It keeps the endpoints that it knew: calls go to pods of that cluster that ended, and none to new ones.",
-                        text::number(said.count)
+                        "{plane} logged {} that it cannot read cluster {name}. It keeps the endpoints that it knew: calls go to pods of that cluster that ended, and none to new ones.",
+                        text::times(said.count)
                     ))
                     .mechanism("multi-cluster: remote cluster not readable, remote secret")
                     .severity(Severity::Warning)

@@ -14,7 +14,7 @@ use crate::model::fields::Fields;
 use crate::model::log::LogStream;
 use crate::model::mesh::istio::{DestinationRule, VirtualService};
 use crate::model::network::{Service, ServiceName};
-use crate::model::object::ObjectRef;
+use crate::model::object::{Object, ObjectRef};
 use crate::model::snapshot::Snapshot;
 use crate::model::traffic::{ClusterName, EdgeTraffic, Outcome, host_of, most};
 use crate::model::workload::Workload;
@@ -40,6 +40,15 @@ pub fn parts(group: &Failures) -> impl Iterator<Item = Evidence> + '_ {
 /// ` since 10:00:00Z`; empty where nobody knows.
 pub fn since(at: Option<Timestamp>) -> String {
     at.map(|at| format!(" since {}", text::clock(at))).unwrap_or_default()
+}
+
+/// Takes one patch out of an EnvoyFilter that has others; `None` where it is the only one, so that the object goes as a whole.
+pub fn take_patch_out(filter: &Object, index: usize) -> Option<Remedy> {
+    if filter.body.list("spec.configPatches").len() < 2 {
+        return None;
+    }
+    let operation = json!([{"op": "remove", "path": format!("/spec/configPatches/{index}")}]);
+    Remedy::patch(filter, &operation, format!("Take configPatches[{index}] out of {}", filter.reference))
 }
 
 /// The part of a DestinationRule's traffic policy (`connectionPool`, `outlierDetection`) that counts for a cluster, with
@@ -128,9 +137,7 @@ impl Said {
 
     /// It as evidence: where, how often, and the last of them.
     pub fn evidence(&self, place: impl Into<String>) -> Evidence {
-        Evidence::new("Log", place, format!("{} such lines", text::number(self.count)))
-            .at(self.first)
-            .excerpt(&self.text)
+        Evidence::new("Log", place, text::several(self.count, "such line")).at(self.first).excerpt(&self.text)
     }
 }
 

@@ -8,6 +8,7 @@ use super::support::{Said, of_proxy, said};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy, Risk};
 use crate::analyze::rule::{Check, Declared};
+use crate::analyze::rules::pods::common::seconds_between;
 use crate::analyze::traffic::text;
 use crate::model::fields::Fields;
 use crate::model::mesh::istio::Policy;
@@ -89,18 +90,6 @@ impl Check for WasmModuleMissing {
         } else {
             ("requests pass without it (FAIL_OPEN)", Severity::Warning)
         };
-        let operation = match object.body.text("spec.failStrategy") {
-            Some(_) => "replace",
-            None => "add",
-        };
-        let open = fact.closed.then(|| {
-            Remedy::patch(
-                object,
-                &json!([{"op": operation, "path": "/spec/failStrategy", "value": "FAIL_OPEN"}]),
-                format!("Let requests pass {} without its module: failStrategy FAIL_OPEN", object.reference),
-            )
-            .map(|remedy| remedy.risk(Risk::Medium))
-        });
         Finding::new(Self::META, subject.clone(), &[&fact.workload.name])
             .title(format!(
                 "{}: the module of {} cannot be had, and {}",
@@ -109,9 +98,9 @@ impl Check for WasmModuleMissing {
                 if fact.closed { "requests are refused" } else { "requests pass without it" }
             ))
             .message(format!(
-                "The proxies of {} logged {} times that they cannot fetch {url} for {}; {state}.",
+                "The proxies of {} logged {} that they cannot fetch {url} for {}; {state}.",
                 fact.workload,
-                text::number(fact.said.count),
+                text::times(fact.said.count),
                 object.reference
             ))
             .mechanism("WasmPlugin: module cannot be fetched (Wasm), FAIL_CLOSE denies requests")
@@ -127,11 +116,7 @@ impl Check for WasmModuleMissing {
                     .filter(|_| fact.closed)
                     .map(|s| Effect::requests(s, &["rbac", "4xx", "403", "500", "5xx"])),
             )
-            .maybe_remedy(open.flatten())
-            .remedy(
-                Remedy::delete(object, format!("Delete {}: requests pass without it", object.reference))
-                    .risk(Risk::Medium),
-            )
+            .remedies(remedies(fact))
             .prevention(Prevention::alert(
                 "Alert when a proxy cannot fetch a module",
                 "sum by (pod) (increase(istio_agent_wasm_remote_fetch_count{result!=\"success\"}[5m])) > 0",
@@ -141,6 +126,48 @@ impl Check for WasmModuleMissing {
                 "In the pipeline: the module of every WasmPlugin can be pulled, by digest",
             ))
     }
+}
+
+/// What lets requests through, for the time being or for good. A plugin that checks who asks is put back before anybody is let past
+/// it, unless it never worked: without it things are then as they were before somebody made it.
+fn remedies(fact: &Fact) -> Vec<Remedy> {
+    let object = &fact.plugin.object;
+    let plugin = &object.reference;
+    let guard = matches!(object.body.text("spec.phase"), Some("AUTHN" | "AUTHZ"));
+    let (risk, without) = if guard {
+        (Risk::High, "requests that it is to keep out pass as well")
+    } else {
+        (Risk::Medium, "requests pass without it")
+    };
+    let delete = Remedy::delete(object, format!("Delete {plugin}: {without}")).risk(risk);
+    let operation = if object.body.text("spec.failStrategy").is_some() { "replace" } else { "add" };
+    let open = fact.closed.then(|| {
+        let operation = json!([{"op": operation, "path": "/spec/failStrategy", "value": "FAIL_OPEN"}]);
+        let summary =
+            format!("Set failStrategy of {plugin} to FAIL_OPEN until its module is there: {without}");
+        Remedy::patch(object, &operation, summary).map(|remedy| remedy.risk(risk))
+    });
+    let open = open.flatten();
+    let restore = Remedy::manual(format!(
+        "Put the module back where {plugin} says, or correct its spec.url or imagePullSecret"
+    ));
+    if never_worked(fact) {
+        std::iter::once(delete).chain(open).chain([restore]).collect()
+    } else if guard || !fact.closed {
+        std::iter::once(restore).chain(open).chain([delete]).collect()
+    } else {
+        open.into_iter().chain([delete, restore]).collect()
+    }
+}
+
+/// The agent gives up after five attempts of at most 15 s each, with pauses of up to some seconds in between (Istio's `pkg/wasm`), and
+/// then logs it for the first time: so long after a plugin was made nobody had its module yet.
+const FIRST_FAILURE_SECONDS: f64 = 120.0;
+
+/// Whether the plugin's module was missing from the time when the plugin was made.
+fn never_worked(fact: &Fact) -> bool {
+    let made = fact.plugin.object.created.zip(fact.said.first);
+    made.is_some_and(|(made, failed)| (0.0..FIRST_FAILURE_SECONDS).contains(&seconds_between(made, failed)))
 }
 
 /// The module that a line says cannot be fetched.
@@ -159,6 +186,34 @@ fn same(written: &str, fetched: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What is offered for a plugin of a phase that was made so many seconds before its module was missed first.
+    fn offered(phase: &str, seconds: i64) -> Vec<(String, Risk)> {
+        let first: jiff::Timestamp = "2026-11-21T10:00:00Z".parse().unwrap();
+        let made = first - jiff::SignedDuration::from_secs(seconds);
+        let body = json!({"apiVersion": "extensions.istio.io/v1alpha1", "kind": "WasmPlugin",
+            "metadata": {"name": "p", "namespace": "a", "creationTimestamp": made.to_string()},
+            "spec": {"url": "oci://x/y", "phase": phase}});
+        let fact = Fact {
+            plugin: Policy::read(crate::model::object::Object::read(body).unwrap()),
+            workload: ObjectRef::new("Deployment", "a", "w"),
+            services: vec![],
+            said: Said { count: 3, first: Some(first), ..Said::default() },
+            closed: true,
+        };
+        let word = |remedy: &Remedy| remedy.summary.split(' ').next().unwrap_or_default().to_owned();
+        remedies(&fact).iter().map(|remedy| (word(remedy), remedy.risk)).collect()
+    }
+
+    #[test]
+    fn nobody_is_let_past_a_guard_first_unless_it_never_worked() {
+        let of =
+            |phase, seconds| offered(phase, seconds).into_iter().map(|(word, _)| word).collect::<Vec<_>>();
+        assert_eq!(of("AUTHN", 7200), ["Put", "Set", "Delete"]);
+        assert_eq!(of("AUTHZ", 20), ["Delete", "Set", "Put"]);
+        assert_eq!(of("STATS", 7200), ["Set", "Delete", "Put"]);
+        assert!(offered("AUTHN", 7200).iter().skip(1).all(|(_, risk)| *risk == Risk::High));
+    }
 
     #[test]
     fn the_url_ends_before_the_reason() {

@@ -7,6 +7,7 @@ use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Sever
 use crate::analyze::remedy::{Prevention, Remedy};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::rules::pods::common;
+use crate::analyze::traffic::text;
 use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
 
@@ -118,12 +119,12 @@ impl Check for ApiThrottled {
     fn describe(&self, fact: &Fact<'_>, _: &Snapshot) -> Finding {
         let (owner, why) = (&fact.owner, fact.by.meaning());
         Finding::new(Self::META, owner.clone(), &[why])
-            .title(format!("{owner}: requests to the Kubernetes API held back, {} times: {why}", fact.count))
-            .message(format!("The log of {owner} says {} times that its requests to the API server are held back: {why}.", fact.count))
+            .title(format!("{owner}: requests to the Kubernetes API held back, {}: {why}", text::times(fact.count as u64)))
+            .message(format!("The log of {owner} says {} that its requests to the API server are held back: {why}.", text::times(fact.count as u64)))
             .mechanism(format!("API requests throttled: {why}"))
             .severity(Severity::Warning)
             .role(Role::Cause, Confidence::Observed)
-            .evidence(Evidence::new("Log", fact.sample.0.clone(), format!("{} such lines", fact.count)).excerpt(fact.sample.1).at(fact.first))
+            .evidence(Evidence::new("Log", fact.sample.0.clone(), text::several(fact.count as u64, "such line")).excerpt(fact.sample.1).at(fact.first))
             .onset(fact.first)
             .effect(Effect::pods(owner))
             .remedy(match fact.by {

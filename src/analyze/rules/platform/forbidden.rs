@@ -10,6 +10,7 @@ use crate::analyze::remedy::{Prevention, Remedy, Risk, quote};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::rules::config::source::core;
 use crate::analyze::rules::pods::common;
+use crate::analyze::traffic::text;
 use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
 
@@ -116,14 +117,14 @@ impl Check for Forbidden {
             .message(format!(
                 "{} asked the API server {} to {} {what} {place} as {account}, and was refused: no Role grants it.",
                 owners.join(", "),
-                if fact.count == 1 { "once".to_owned() } else { format!("{} times", fact.count) },
+                text::times(fact.count as u64),
                 refusal.verb
             ))
             .mechanism("forbidden: RBAC does not allow the service account what it needs")
             .severity(Severity::Warning)
             .role(Role::Cause, Confidence::Observed)
             .service(services.iter().next().cloned())
-            .evidence(Evidence::new("Log", fact.sample.0.clone(), format!("the API server's refusal, {} times", fact.count)).excerpt(fact.sample.1).at(fact.first))
+            .evidence(Evidence::new("Log", fact.sample.0.clone(), format!("the API server's refusal, {}", text::times(fact.count as u64))).excerpt(fact.sample.1).at(fact.first))
             .onset(fact.first)
             .effects(fact.owners.iter().map(Effect::pods))
             .effects(services.iter().map(|s| Effect::requests(s, &["5xx"])))

@@ -311,6 +311,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_grpc_probe_is_told_in_its_own_words() {
+        let template =
+            json!({"spec": {"containers": [{"name": "app", "readinessProbe": {"grpc": {"port": 9000}}}]}});
+        let template = crate::model::workload::PodTemplate::read(&std::sync::Arc::new(template));
+        let probe = Probe::read(template.containers.first().unwrap(), "readinessProbe").unwrap();
+        assert!(probe.to_string().starts_with("asks gRPC on port 9000"), "{probe}");
+        assert!(Answer::Timeout.meaning(Some(&probe)).starts_with("no answer in gRPC within"));
+    }
+
+    #[test]
     fn failures_are_told_apart() {
         assert_eq!(
             Answer::of("Readiness probe failed: HTTP probe failed with statuscode: 404"),

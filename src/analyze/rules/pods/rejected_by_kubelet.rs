@@ -86,7 +86,7 @@ impl Check for RejectedByKubelet {
             .severity(if group.all_down() { Severity::Critical } else { Severity::Error })
             .role(Role::Cause, Confidence::Observed)
             .evidence(Evidence::object(&pod.object.reference, format!("{} {}", pod.phase, pod.reason)).excerpt(&pod.message).at(pod.object.created))
-            .evidence(Evidence::object(&subject, "what it is about").excerpt(&written))
+            .evidence(Evidence::object(&subject, "as the pod has it").excerpt(&written))
             .onset(group.cases.iter().filter_map(|(pod, ())| pod.object.created).min())
             .maybe_remedy(group.undo_rollout(snapshot, rest.rsplit('.').next().unwrap_or_default()))
             .maybe_remedy(drop)

@@ -6,6 +6,7 @@ use crate::analyze::logs::marks::{Mark, Marks};
 use crate::analyze::remedy::{Prevention, Remedy};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::rules::application::calls::{percent, since};
+use crate::analyze::traffic::text;
 use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
 use crate::model::time::to_unix;
@@ -68,7 +69,7 @@ impl Check for Collections {
             let share = marks.millis / 1000.0 / span;
             let words = match mark {
                 Mark::CollectionOverhead if marks.count >= 3 => {
-                    format!("it had no room to copy what lives, {} times", marks.count)
+                    format!("it had no room to copy what lives, {}", text::times(marks.count))
                 }
                 Mark::CollectionOverhead => continue,
                 _ if marks.count >= 3 && share >= SHARE => {

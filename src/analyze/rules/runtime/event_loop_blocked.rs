@@ -6,6 +6,7 @@ use crate::analyze::logs::marks::Mark;
 use crate::analyze::remedy::{Prevention, Remedy};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::rules::application::calls::since;
+use crate::analyze::traffic::text;
 use crate::model::object::ObjectRef;
 use crate::model::series::Series;
 use crate::model::snapshot::Snapshot;
@@ -59,7 +60,7 @@ impl Check for EventLoopBlocked {
         let mut out: Vec<Fact> = vec![];
         for (workload, _, marks) in told::marked(snapshot, &[Mark::LoopBlocked]) {
             if marks.count >= MIN_LINES {
-                let words = format!("its event loop was blocked {} times", marks.count);
+                let words = format!("its event loop was blocked {}", text::times(marks.count));
                 let throttled = told::throttled(snapshot, &workload);
                 out.push(Fact {
                     evidence: told::evidence(&workload, &marks),

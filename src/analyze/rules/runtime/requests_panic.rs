@@ -8,6 +8,7 @@ use crate::analyze::logs::stack::Language;
 use crate::analyze::remedy::{Prevention, Remedy};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::rules::application::calls::since;
+use crate::analyze::traffic::text;
 use crate::model::change::ChangeKind;
 use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
@@ -87,9 +88,9 @@ impl Check for RequestsPanic {
         let mut finding = told::finding(snapshot, Self::META, subject, &fact.workload, &["5xx", "500", "reset", "UC", "UPE"])
             .title(format!("{}: {} requests or tasks ended in a panic{}", fact.workload, fact.marks.count, since(fact.marks.first)))
             .message(format!(
-                "The program in {} panicked {} times{} and went on: each time a request or a task was lost, and no container restarted.{why}",
+                "The program in {} panicked {}{} and went on: each time a request or a task was lost, and no container restarted.{why}",
                 fact.workload,
-                fact.marks.count,
+                text::times(fact.marks.count),
                 since(fact.marks.first)
             ))
             .mechanism("panic in a request handler or task")

@@ -6,6 +6,7 @@ use crate::analyze::logs::marks::{Mark, Marks};
 use crate::analyze::remedy::{Prevention, Remedy};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::rules::application::calls::since;
+use crate::analyze::traffic::text;
 use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
 
@@ -66,9 +67,9 @@ impl Check for SharedMap {
         let finding = told::finding(snapshot, Self::META, subject, &fact.workload, &["5xx", "reset", "refused", "UC", "UF", "UH"])
             .title(format!("{}: the program ends, for goroutines share a map without a lock{}", fact.workload, since(fact.marks.first)))
             .message(format!(
-                "The Go runtime ended the program in {} {} times{}: several goroutines used one map at once. That is a fault of the program; no setting and no callee has a part in it.",
+                "The Go runtime ended the program in {} {}{}: several goroutines used one map at once. That is a fault of the program; no setting and no callee has a part in it.",
                 fact.workload,
-                fact.marks.count,
+                text::times(fact.marks.count),
                 since(fact.marks.first)
             ))
             .mechanism("crash: concurrent map access (data race)")

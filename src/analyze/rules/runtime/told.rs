@@ -7,6 +7,7 @@ use crate::analyze::logs::digest::{Digest, WorkloadLog};
 use crate::analyze::logs::marks::{Mark, Marks};
 use crate::analyze::rule::Meta;
 use crate::analyze::rules::application::calls::service_of;
+use crate::analyze::traffic::text;
 use crate::model::object::ObjectRef;
 use crate::model::series::Series;
 use crate::model::snapshot::Snapshot;
@@ -41,7 +42,7 @@ pub fn with_log<T>(
 pub fn evidence(workload: &ObjectRef, marks: &Marks) -> Evidence {
     let place =
         format!("Pod {}/{}, container {}", workload.namespace, marks.place.pod, marks.place.container);
-    Evidence::new("Log", place, format!("{} times", marks.count)).at(marks.first).excerpt(&marks.sample)
+    Evidence::new("Log", place, text::times(marks.count)).at(marks.first).excerpt(&marks.sample)
 }
 
 /// Series of these names by the workload of their pod. Series without a pod of this snapshot are left out.

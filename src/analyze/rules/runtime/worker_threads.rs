@@ -6,6 +6,7 @@ use crate::analyze::logs::marks::{Mark, Marks};
 use crate::analyze::remedy::{Prevention, Remedy};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::rules::application::calls::{self, since};
+use crate::analyze::traffic::text;
 use crate::model::object::ObjectRef;
 use crate::model::series::Series;
 use crate::model::snapshot::Snapshot;
@@ -67,8 +68,8 @@ impl Check for WorkerThreads {
             }
             let words = match mark {
                 Mark::Bulkhead => format!("a bulkhead is full, {} calls were turned away", marks.count),
-                Mark::Rejected => format!("a pool of threads rejects work, {} times", marks.count),
-                _ => format!("all its workers are busy, said {} times", marks.count),
+                Mark::Rejected => format!("a pool of threads rejects work, {}", text::times(marks.count)),
+                _ => format!("all its workers are busy, said {}", text::times(marks.count)),
             };
             out.push(Fact {
                 evidence: told::evidence(&workload, &marks),

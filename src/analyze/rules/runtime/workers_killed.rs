@@ -6,6 +6,7 @@ use crate::analyze::logs::marks::{Mark, Marks};
 use crate::analyze::remedy::{Prevention, Remedy};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::rules::application::calls::{self, since};
+use crate::analyze::traffic::text;
 use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
 
@@ -95,15 +96,15 @@ impl Check for WorkersKilled {
             &["5xx", "502", "reset", "timeout", "UC"],
         )
         .title(format!(
-            "{}: workers {words}, {} times{}",
+            "{}: workers {words}, {}{}",
             fact.workload,
-            fact.marks.count,
+            text::times(fact.marks.count),
             since(fact.marks.first)
         ))
         .message(format!(
-            "Workers of the server in {} {words}, {} times{}; the requests in them were lost.{why}",
+            "Workers of the server in {} {words}, {}{}; the requests in them were lost.{why}",
             fact.workload,
-            fact.marks.count,
+            text::times(fact.marks.count),
             since(fact.marks.first)
         ))
         .mechanism(if fact.memory { "worker killed: out of memory" } else { "worker timeout" })

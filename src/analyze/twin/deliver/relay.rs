@@ -100,7 +100,7 @@ impl<'a> Leg<'_, 'a, '_> {
             labels: party.labels().clone(),
             ips: party.ips().to_vec(),
         };
-        if let Some(at) = envoy_filter::changing(self.twin.snapshot, &node, Mode::Gateway, endpoint.port) {
+        if let Some(at) = envoy_filter::changing(self.twin, &node, Mode::Gateway, endpoint.port) {
             return Some(Share::Unknown(format!(
                 "{} of {at} changes the gateway's configuration",
                 at.field_path

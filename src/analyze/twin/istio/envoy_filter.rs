@@ -3,11 +3,11 @@
 
 use serde_json::Value;
 
+use crate::analyze::twin::Twin;
 use crate::analyze::twin::ask::{Mode, ProxyNode};
 use crate::model::fields::Fields;
 use crate::model::mesh::istio::Policy;
 use crate::model::object::ObjectRef;
-use crate::model::snapshot::Snapshot;
 
 /// What of Envoy's configuration decides where a request goes and whether it gets there.
 const DECIDING: &[&str] = &[
@@ -94,12 +94,10 @@ const IDLE: &[(&str, &[&str])] = &[
 ];
 
 /// The first EnvoyFilter, and the patch in it, that changes what a proxy does with requests that enter it in this way at a port.
-pub fn changing(snapshot: &Snapshot, node: &ProxyNode, mode: Mode, port: u16) -> Option<ObjectRef> {
-    let istio = &snapshot.istio;
-    let own = istio
-        .envoy_filters
-        .iter()
-        .filter(|filter| filter.applies_to(&node.namespace, &node.labels, &istio.root_namespace));
+pub fn changing(twin: &Twin<'_>, node: &ProxyNode, mode: Mode, port: u16) -> Option<ObjectRef> {
+    let root = &twin.snapshot.istio.root_namespace;
+    let own =
+        twin.envoy_filters.iter().filter(|filter| filter.applies_to(&node.namespace, &node.labels, root));
     own.filter_map(|filter| patch(filter, mode, port)).next()
 }
 
@@ -181,7 +179,7 @@ mod tests {
             "spec": {"configPatches": [patch]}}));
         let node =
             ProxyNode { namespace: "n".into(), kind: ProxyType::Sidecar, labels: [].into(), ips: vec![] };
-        changing(&builder.finish(), &node, Mode::Outbound, port).is_some()
+        changing(&Twin::new(&builder.finish()), &node, Mode::Outbound, port).is_some()
     }
 
     fn merged(what: &str, value: &Value) -> Value {

@@ -262,7 +262,7 @@ fn proxies(twin: &Twin<'_>, passage: &Passage<'_, '_>, steps: &mut Vec<Step>) ->
             passage.to, passage.port
         )));
     }
-    if proxied && let Some(at) = inbound_filter(snapshot, party, passage.port) {
+    if proxied && let Some(at) = inbound_filter(twin, party, passage.port) {
         let why = format!("{} of {at} changes what the proxy of {} does", at.field_path, passage.to);
         return Some(Ruling::NotModelled(why));
     }
@@ -296,8 +296,8 @@ fn proxies(twin: &Twin<'_>, passage: &Passage<'_, '_>, steps: &mut Vec<Step>) ->
 }
 
 /// An EnvoyFilter that changes what a sidecar does with what comes in.
-fn inbound_filter(snapshot: &Snapshot, party: &Party<'_>, port: u16) -> Option<ObjectRef> {
-    if snapshot.istio.envoy_filters.is_empty() {
+fn inbound_filter(twin: &Twin<'_>, party: &Party<'_>, port: u16) -> Option<ObjectRef> {
+    if twin.envoy_filters.is_empty() {
         return None;
     }
     let node = ProxyNode {
@@ -306,7 +306,7 @@ fn inbound_filter(snapshot: &Snapshot, party: &Party<'_>, port: u16) -> Option<O
         labels: party.labels().clone(),
         ips: vec![],
     };
-    envoy_filter::changing(snapshot, &node, Mode::Inbound, port)
+    envoy_filter::changing(twin, &node, Mode::Inbound, port)
 }
 
 /// The effective mode of the PeerAuthentications.

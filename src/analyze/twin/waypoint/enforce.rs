@@ -4,6 +4,7 @@ use core::net::IpAddr;
 use serde_json::Value;
 
 use super::targets;
+use crate::analyze::twin::Twin;
 use crate::analyze::twin::istio::envoy_filter;
 use crate::analyze::twin::policy::{Fact, Guards, authorization_naming, tokens_naming};
 use crate::model::mesh::gateway_api::Gateway;
@@ -48,8 +49,8 @@ pub(super) fn guards<'a>(
 }
 
 /// The EnvoyFilter, and the patch in it, that changes what a waypoint does.
-pub(super) fn changed(snapshot: &Snapshot, gateway: &Gateway, host: Option<&Object>) -> Option<ObjectRef> {
-    envoy_filter::changing_waypoint(snapshot.istio.envoy_filters.iter(), |filter, target| {
-        names((snapshot, gateway, host), filter.object.namespace(), target)
+pub(super) fn changed(twin: &Twin<'_>, gateway: &Gateway, host: Option<&Object>) -> Option<ObjectRef> {
+    envoy_filter::changing_waypoint(twin.envoy_filters.iter(), |filter, target| {
+        names((twin.snapshot, gateway, host), filter.object.namespace(), target)
     })
 }

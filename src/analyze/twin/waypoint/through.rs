@@ -161,7 +161,7 @@ fn through(
         }),
         remote_ip: None,
     };
-    if let Some(at) = changed(twin.snapshot, gateway, host) {
+    if let Some(at) = changed(twin, gateway, host) {
         return answer.give_up(format!("{} of {at} changes the waypoint's configuration", at.field_path));
     }
     let guards = guards(twin.snapshot, gateway, host, leg.ip);
