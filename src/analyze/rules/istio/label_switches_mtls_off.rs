@@ -2,13 +2,13 @@
 
 use serde_json::json;
 
-use super::support::{parts, since};
+use super::support::{failing, parts, since};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy, Risk, pointer, pointer_segment};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::rules::pods::common::undo_last_rollout;
 use crate::analyze::traffic::way::Way;
-use crate::analyze::traffic::{Failures, failures, text};
+use crate::analyze::traffic::{Failures, text};
 use crate::model::network::Service;
 use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
@@ -56,9 +56,8 @@ impl Check for LabelSwitchesMtlsOff {
 
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
         let mut out: Vec<Fact<'a>> = vec![];
-        for seen in failures(snapshot, Way::NoFilterChain) {
-            let service = seen.callee.service.as_ref().and_then(|name| snapshot.service(name));
-            let Some(service) = service.filter(|_| seen.severity().is_some()) else { continue };
+        let told = |seen: &Failures| seen.severity().is_some();
+        for (seen, service) in failing(snapshot, Way::NoFilterChain).filter(|(seen, _)| told(seen)) {
             for workload in snapshot.workloads_behind(service).filter(|w| w.object.owners.is_empty()) {
                 let labels = &workload.template.labels;
                 let Some(value) = labels.get(LABEL).filter(|value| *value != "istio") else { continue };

@@ -1,12 +1,12 @@
 //! ISTIO162.
 
 use super::past_the_proxy::{Past, inbound};
-use super::support::{parts, since};
+use super::support::{failing, parts, since};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::Prevention;
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::traffic::way::Way;
-use crate::analyze::traffic::{Failures, failures, text};
+use crate::analyze::traffic::{Failures, text};
 use crate::model::network::Service;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::Workload;
@@ -51,9 +51,7 @@ impl Check for PortPastTheProxy {
 
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
         let mut out: Vec<Fact<'a>> = vec![];
-        for seen in failures(snapshot, Way::TlsToPlaintext) {
-            let service = seen.callee.service.as_ref().and_then(|name| snapshot.service(name));
-            let Some(service) = service else { continue };
+        for (seen, service) in failing(snapshot, Way::TlsToPlaintext) {
             for workload in snapshot.workloads_behind(service) {
                 let template = &workload.template;
                 let mut ports = service.ports.iter().filter_map(|port| port.on(template));

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::analyze::finding::{Evidence, Severity};
 use crate::analyze::remedy::{Remedy, Risk, pointer, pointer_segment};
 use crate::analyze::rules::seen::MAX_EVIDENCE;
-use crate::analyze::traffic::{Failures, text};
+use crate::analyze::traffic::way::Way;
+use crate::analyze::traffic::{Failures, failures, text};
 use crate::analyze::twin::ask::{Origin, Request};
 use crate::analyze::twin::probe::placed;
 use crate::model::fields::Fields;
@@ -35,6 +36,12 @@ pub fn parts(group: &Failures) -> impl Iterator<Item = Evidence> + '_ {
         let value = format!("{}, {} requests", text::plain(&part.short, 24), text::number(part.count));
         Evidence::new(source, place, value).at(part.first).excerpt(&part.details)
     })
+}
+
+/// The Services of the snapshot whose callers' requests fail in a way, with the failures.
+pub fn failing(snapshot: &Snapshot, way: Way) -> impl Iterator<Item = (Failures, &Service)> {
+    let service = |seen: &Failures| snapshot.service(seen.callee.service.as_ref()?);
+    failures(snapshot, way).into_iter().filter_map(move |seen| service(&seen).map(|service| (seen, service)))
 }
 
 /// ` since 10:00:00Z`; empty where nobody knows.

@@ -3,7 +3,7 @@
 use regex::Regex;
 use std::sync::LazyLock;
 
-use super::refused::{Refused, refused};
+use super::refused::{Refused, TRY_AS_POD, refused, without_pods};
 use crate::analyze::finding::{Evidence, Finding};
 use crate::analyze::remedy::{Prevention, Remedy};
 use crate::analyze::rule::{Check, Declared};
@@ -101,11 +101,8 @@ impl Check for PodInvalid {
                 vec![common::describe_command(owner)],
                 vec![],
             ))
-            .prevention(Prevention::alert(
-                "Alert when a workload cannot make its pods",
-                format!("kube_replicaset_spec_replicas{{namespace=\"{0}\"}} - on(namespace, replicaset) kube_replicaset_status_replicas{{namespace=\"{0}\"}} > 0", owner.namespace),
-            ))
-            .prevention(Prevention::of("Test", "In the pipeline, apply the template as a bare Pod with --dry-run=server in its namespace: a Deployment alone is not checked"))
+            .prevention(Prevention::alert("Alert when a workload cannot make its pods", without_pods(owner)))
+            .prevention(Prevention::of("Test", TRY_AS_POD))
     }
 }
 

@@ -11,6 +11,17 @@ use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::Workload;
 
+/// What a pipeline would have seen before: admission looks at pods, and the template of a Deployment passes it unread.
+pub(crate) const TRY_AS_POD: &str = "In the pipeline, apply the template as a bare Pod with --dry-run=server in its namespace: a Deployment alone is not checked";
+
+/// The expression of an alert for workloads of a namespace that lack pods which nobody makes.
+pub(crate) fn without_pods(owner: &ObjectRef) -> String {
+    format!(
+        "kube_replicaset_spec_replicas{{namespace=\"{0}\"}} - on(namespace, replicaset) kube_replicaset_status_replicas{{namespace=\"{0}\"}} > 0",
+        owner.namespace
+    )
+}
+
 /// A workload whose pods are refused, with one of the reasons that it was given.
 #[derive(Debug)]
 pub(crate) struct Refused<'a> {
