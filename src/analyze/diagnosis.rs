@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use super::anomaly::Anomaly;
 use super::clocks::Clocks;
@@ -169,7 +170,7 @@ pub struct Diagnosis {
     /// What it is not.
     pub ruled_out: Vec<RuledOut>,
     /// Who calls whom.
-    pub graph: Graph,
+    pub graph: Arc<Graph>,
     /// What could not be seen.
     pub gaps: Vec<Gap>,
     /// How many rules were evaluated.
@@ -307,6 +308,7 @@ pub fn analyze(snapshot: &Snapshot, options: &Options) -> Diagnosis {
     gaps.extend(snapshot.derived::<Clocks>().gaps());
     let Evaluated { mut findings, evaluated, not_evaluated, gaps: failed } = evaluate(snapshot, options);
     gaps.extend(failed);
+    let said = trial::is_ground(snapshot).then(|| findings.clone());
     if options.strict_aliases == Some(StrictAliases::Istioctl) {
         istioctl::attach(istioctl::messages(snapshot), &mut findings);
         let mut sorted = Findings::default();
@@ -320,7 +322,7 @@ pub fn analyze(snapshot: &Snapshot, options: &Options) -> Diagnosis {
     }
     let mut diagnosis = hypothesis::conclude(snapshot, findings, gaps, evaluated, not_evaluated);
     diagnosis.request = options.request.as_ref().map(|ask| answered(snapshot, ask));
-    trial::try_fixes(snapshot, &mut diagnosis, options);
+    trial::try_fixes(snapshot, said, &mut diagnosis, options);
     if !options.request_id.is_empty() {
         diagnosis.followed = Some(follow(snapshot, &options.request_id));
     }

@@ -8,6 +8,7 @@
 
 use jiff::Timestamp;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::causal::asked::concerns;
 use super::causal::explain::Explainer;
@@ -148,7 +149,7 @@ pub fn conclude(
         requests: path::requests(snapshot, onset),
         ruled_out: narrative::ruled_out(snapshot, &findings),
         changes: narrative::relevant_changes(snapshot, onset),
-        graph: snapshot.graph.clone(),
+        graph: Arc::clone(&snapshot.graph),
         root_causes,
         findings,
         gaps,

@@ -81,8 +81,14 @@ impl Fields for Value {
         self.get(key).filter(|value| !value.is_null())
     }
 
+    // Asked more often than anything else, and paths are short: a plain walk over the bytes is the fastest.
     fn at(&self, path: &str) -> Option<&Value> {
-        path.split('.').try_fold(self, |value, key| value.child(key))
+        let (mut value, mut rest) = (self, path);
+        while let Some(dot) = rest.bytes().position(|byte| byte == b'.') {
+            value = value.child(rest.get(..dot)?)?;
+            rest = rest.get(dot + 1..)?;
+        }
+        value.child(rest)
     }
 }
 

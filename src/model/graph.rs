@@ -105,8 +105,8 @@ impl Counted {
 pub struct Graph {
     /// Edges by caller and callee.
     pub edges: BTreeMap<(ObjectRef, ServiceName), Edge>,
-    /// The workloads behind each Service.
-    pub backing: BTreeMap<ServiceName, BTreeSet<ObjectRef>>,
+    /// The workloads behind each Service, in order.
+    pub backing: BTreeMap<ServiceName, Vec<ObjectRef>>,
 }
 
 impl Graph {

@@ -84,7 +84,7 @@ pub struct Snapshot {
     /// Access logs, summed up by edge.
     pub traffic: Vec<EdgeTraffic>,
     /// Who calls whom.
-    pub graph: Graph,
+    pub graph: Arc<Graph>,
     /// What somebody did, oldest first.
     pub changes: Vec<Change>,
     /// What could not be seen.

@@ -3,9 +3,10 @@
 use granit_parser::{Event, Parser, Span};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::fields::Fields;
 use super::object::ObjectRef;
 use super::path::{self, Step};
 
@@ -34,7 +35,7 @@ pub struct Document {
     /// The line of the file that it begins at, from 1.
     pub line: usize,
     /// Its text.
-    pub text: String,
+    pub text: Box<str>,
 }
 
 /// Who asks for which places of a document.
@@ -46,29 +47,31 @@ pub struct Source {
     /// The document.
     pub document: Arc<Document>,
     /// The field.
-    pub path: String,
+    pub path: Box<str>,
 }
 
-/// Group, kind, namespace and name.
-type Key = (String, String, String, String);
+/// Group, kind, namespace and name as one text: there are as many of them as objects. None of the four holds a line break.
+type Key = Box<str>;
 
-fn key(reference: &ObjectRef) -> Key {
-    (
-        reference.group().to_owned(),
-        reference.kind.clone(),
-        reference.namespace.clone(),
-        reference.name.clone(),
-    )
+fn key(api_version: &str, [kind, namespace, name]: [&str; 3]) -> Key {
+    let group = api_version.split_once('/').map_or("", |(group, _)| group);
+    [group, kind, namespace, name].join("\n").into()
+}
+
+fn names(object: &ObjectRef) -> [&str; 3] {
+    [&object.kind, &object.namespace, &object.name]
 }
 
 /// Where the objects of a snapshot stand, as far as they were read from YAML.
 #[derive(Debug, Clone, Default)]
-pub struct Sources(BTreeMap<Key, Source>);
+pub struct Sources(HashMap<Key, Source>);
 
 impl Sources {
-    /// Remembers where an object stands; of two with one name the later one counts, as everywhere.
-    pub fn insert(&mut self, object: &ObjectRef, source: Source) {
-        self.0.insert(key(object), source);
+    /// Remembers where the object with this body stands; of two with one name the later one counts, as everywhere.
+    pub fn insert(&mut self, body: &Value, source: Source) {
+        let text = |path: &str| body.text(path).unwrap_or_default();
+        let names = [text("kind"), text("metadata.namespace"), text("metadata.name")];
+        self.0.insert(key(text("apiVersion"), names), source);
     }
 
     /// Adds those of another source of material.
@@ -95,7 +98,7 @@ impl Sources {
         let mut out = vec![None; objects.len()];
         let mut asked: BTreeMap<*const Document, (Arc<Document>, Wanted)> = BTreeMap::new();
         for (at, object) in objects.iter().enumerate() {
-            let Some(source) = self.0.get(&key(object)) else { continue };
+            let Some(source) = self.0.get(&key(&object.api_version, names(object))) else { continue };
             let mut places: Vec<Place> = counted(path::steps(&source.path), None);
             places.extend(counted(path::steps(&object.field_path), body(object)));
             let entry =
@@ -240,11 +243,11 @@ mod tests {
     const TEXT: &str = "---\n# a list\nkind: List\nitems:\n- kind: A\n  metadata:\n    name: a\n  spec:\n    ports: [80, 443]\n- kind: B\n  metadata: {name: b, annotations: {x.y/z: 'on'}}\n  spec:\n    containers:\n      - image: i\n        name: app\n      - name: side\n        ? [odd, key]\n        : 1\n        \"quoted\": 2\n";
 
     fn sources() -> Sources {
-        let document = Arc::new(Document { file: "dir/a.yaml".into(), line: 10, text: TEXT.to_owned() });
+        let document = Arc::new(Document { file: "dir/a.yaml".into(), line: 10, text: TEXT.into() });
         let mut sources = Sources::default();
         for (at, kind, name) in [(0, "A", "a"), (1, "B", "b")] {
-            let source = Source { document: document.clone(), path: format!("items[{at}]") };
-            sources.insert(&ObjectRef::new(kind, "", name), source);
+            let source = Source { document: document.clone(), path: format!("items[{at}]").into() };
+            sources.insert(&json!({"kind": kind, "metadata": {"name": name}}), source);
         }
         sources
     }

@@ -228,7 +228,7 @@ mod tests {
         let mut call = |name: &str, requests: u64, failures: u64| {
             let counted = Counted { requests, failures, took: vec![(1900.0, requests as f64)] };
             let caller = ObjectRef::new("Deployment", "shop", name);
-            diagnosis.graph.count(
+            std::sync::Arc::make_mut(&mut diagnosis.graph).count(
                 caller,
                 ServiceName::new("shop", "checkout"),
                 Provenance::AccessLog,

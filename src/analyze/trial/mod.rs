@@ -12,6 +12,7 @@ mod settle;
 mod there_and_back;
 
 use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -39,7 +40,7 @@ const MAX_WHOLE: usize = 2_000;
 /// What the fixes are measured against: the snapshot, or the part of it that they can matter to, without its history, and what the
 /// rules say of it.
 struct Ground<'s> {
-    snapshot: Snapshot,
+    snapshot: Cow<'s, Snapshot>,
     findings: Vec<Finding>,
     options: &'s Options,
     /// What is left out.
@@ -49,7 +50,15 @@ struct Ground<'s> {
 impl<'s> Ground<'s> {
     fn new(snapshot: Snapshot, beyond: Option<String>, options: &'s Options) -> Self {
         let findings = evaluate(&snapshot, options).findings;
-        Ground { snapshot, findings, options, beyond }
+        Ground { snapshot: Cow::Owned(snapshot), findings, options, beyond }
+    }
+
+    /// All of it.
+    fn whole(snapshot: &'s Snapshot, said: Option<Vec<Finding>>, options: &'s Options) -> Self {
+        match said {
+            Some(findings) => Ground { snapshot: Cow::Borrowed(snapshot), findings, options, beyond: None },
+            None => Ground::new(snapshot.altered(&[], &[]), None, options),
+        }
     }
 
     /// The part that the fixes of a finding can matter to.
@@ -72,14 +81,22 @@ impl<'s> Ground<'s> {
 }
 
 /// Tries the first remedies of the likeliest causes, and of the gravest further findings where there are fewer causes than
-/// are tried; notes with each what came of it, and puts those that bring an Error of their own behind the others.
-pub fn try_fixes(snapshot: &Snapshot, diagnosis: &mut Diagnosis, options: &Options) {
+/// are tried; notes with each what came of it, and puts those that bring an Error of their own behind the others. What the rules
+/// `said` of a snapshot that is the trials' ground as it is need not be found again.
+pub fn try_fixes(
+    snapshot: &Snapshot,
+    said: Option<Vec<Finding>>,
+    diagnosis: &mut Diagnosis,
+    options: &Options,
+) {
     let chosen = chosen(diagnosis);
     if chosen.is_empty() {
         return;
     }
     let small = snapshot.objects.len() <= MAX_WHOLE;
-    let whole = small.then(|| Ground::new(snapshot.altered(&[], &[]), None, options));
+    let whole = small.then(|| Ground::whole(snapshot, said, options));
+    // Its proxies' tables serve the questions of all findings.
+    let whole = whole.as_ref().map(|ground| (ground, Twin::new(&ground.snapshot)));
     let mut left = MAX_OBJECTS;
     let questions: Vec<Vec<Question>> = chosen.iter().map(|at| questions(snapshot, diagnosis, *at)).collect();
     let near = if small { vec![] } else { near(snapshot, diagnosis, &chosen, &questions) };
@@ -87,16 +104,14 @@ pub fn try_fixes(snapshot: &Snapshot, diagnosis: &mut Diagnosis, options: &Optio
         let cause = cause_of(diagnosis, index);
         let remedies = tried(diagnosis, index);
         let own;
-        let ground = match (&whole, near.get(place)) {
-            (Some(whole), _) => whole,
+        let (ground, answers) = match (&whole, near.get(place)) {
+            (Some((whole, twin)), _) => (*whole, answers(twin, &questions)),
             (None, Some(near)) => {
                 own = Ground::near(snapshot, near, options);
-                &own
+                (&own, answers(&Twin::new(&own.snapshot), &questions))
             }
             (None, None) => continue,
         };
-        let twin = Twin::new(&ground.snapshot);
-        let answers: Vec<Option<Answer>> = questions.iter().map(|q| answered(&twin, q)).collect();
         let objects = ground.snapshot.objects.len();
         let mut trials = vec![];
         for remedy in remedies {
@@ -121,6 +136,11 @@ pub fn try_fixes(snapshot: &Snapshot, diagnosis: &mut Diagnosis, options: &Optio
             cause.take_back = moved;
         }
     }
+}
+
+/// Whether trials are measured against the snapshot as it is: all of it, and it has no past that would be left out.
+pub fn is_ground(snapshot: &Snapshot) -> bool {
+    snapshot.objects.len() <= MAX_WHOLE && !snapshot.has_past()
 }
 
 /// The cause that rests on a finding, by its place.
@@ -191,6 +211,11 @@ fn untried(remedy: &Remedy) -> Option<Trial> {
     remedy.changes().then(|| {
         Trial::NotTried("its commands change what no object that was read shows beforehand".to_owned())
     })
+}
+
+/// Asks the twin all of them.
+fn answers(twin: &Twin<'_>, questions: &[Question]) -> Vec<Option<Answer>> {
+    questions.iter().map(|question| answered(twin, question)).collect()
 }
 
 /// Asks the twin; none where the model fails on this input, which costs this answer alone.

@@ -2,7 +2,7 @@
 //! stake stand in, and those whose mesh configuration names one of them: nothing else can tell the difference.
 
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::asks::Question;
 use crate::analyze::finding::Finding;
@@ -33,15 +33,25 @@ struct Near {
 /// mesh is searched once for all of them.
 pub(super) fn namespaces(snapshot: &Snapshot, stakes: &[Stake<'_>]) -> Vec<BTreeSet<String>> {
     let mut all: Vec<Near> = stakes.iter().map(|stake| at_stake(snapshot, stake)).collect();
+    let (namespaces, hosts) =
+        (Words::new(&all, |near| &near.namespaces), Words::new(&all, |near| &near.hosts));
+    let mut named: Vec<BTreeSet<String>> = vec![BTreeSet::new(); all.len()];
     for object in snapshot.objects.values().filter(|object| is_of_a_mesh(object)) {
         let own = object.namespace();
         let Some(spec) = object.body.get("spec") else { continue };
-        for near in &mut all {
-            let known = near.namespaces.contains(own) || near.named.contains(own);
-            if !known && names(spec, &near.namespaces, &near.hosts) {
-                near.named.insert(own.to_owned());
-            }
+        let known =
+            |(near, named): (&Near, &BTreeSet<String>)| near.namespaces.contains(own) || named.contains(own);
+        let mut left: Whose = 0;
+        for (at, pair) in all.iter().zip(&named).enumerate() {
+            left |= if known(pair) { 0 } else { bit(at) };
         }
+        let found = whose(spec, left, &namespaces, &hosts);
+        for (_, named) in named.iter_mut().enumerate().filter(|(at, _)| found & bit(*at) != 0) {
+            named.insert(own.to_owned());
+        }
+    }
+    for (near, named) in all.iter_mut().zip(named) {
+        near.named = named;
     }
     all.into_iter().map(|near| with_servers(snapshot, near)).collect()
 }
@@ -116,17 +126,74 @@ fn hosts(object: &Object) -> Vec<String> {
     out
 }
 
-/// Whether a text anywhere in this names one of the namespaces, as hosts and references do, or one of the hosts.
-fn names(value: &Value, namespaces: &BTreeSet<String>, hosts: &BTreeSet<String>) -> bool {
+/// Some of the stakes, one bit each.
+type Whose = u32;
+
+fn bit(stake: usize) -> Whose {
+    Whose::try_from(stake).ok().and_then(|at| 1_u32.checked_shl(at)).unwrap_or_default()
+}
+
+/// Words of all stakes, in order, with the stakes that each belongs to.
+struct Words<'n> {
+    all: Vec<(&'n str, Whose)>,
+    /// One bit for each length that occurs, the last one for all longer ones: most texts are told by it alone.
+    lengths: u64,
+}
+
+impl<'n> Words<'n> {
+    fn new(stakes: &'n [Near], of: impl Fn(&'n Near) -> &'n BTreeSet<String>) -> Self {
+        let mut all: BTreeMap<&str, Whose> = BTreeMap::new();
+        for (at, near) in stakes.iter().enumerate() {
+            for word in of(near) {
+                *all.entry(word).or_default() |= bit(at);
+            }
+        }
+        let lengths = all.keys().fold(0, |lengths, word| lengths | 1 << word.len().min(63));
+        Words { all: all.into_iter().collect(), lengths }
+    }
+
+    fn whose(&self, text: &str) -> Whose {
+        if self.lengths & 1 << text.len().min(63) == 0 {
+            return 0;
+        }
+        let place = self.all.binary_search_by_key(&text, |(word, _)| word);
+        place.ok().and_then(|at| self.all.get(at)).map_or(0, |(_, whose)| *whose)
+    }
+}
+
+/// Which of the stakes in `left` a text anywhere in this names a namespace of, as hosts and references do, or a host.
+fn whose(value: &Value, left: Whose, namespaces: &Words<'_>, hosts: &Words<'_>) -> Whose {
+    let mut found = 0;
     match value {
         Value::String(text) => {
             // `checkout.shop.svc.cluster.local`, `shop/public`, `shop`, `cluster.local/ns/shop/sa/checkout`
-            hosts.contains(text) || text.split(['.', '/']).any(|part| namespaces.contains(part))
+            found |= hosts.whose(text);
+            let mut rest = text.as_str();
+            while let Some(end) = rest.bytes().position(|byte| matches!(byte, b'.' | b'/')) {
+                found |= rest.get(..end).map_or(0, |part| namespaces.whose(part));
+                rest = rest.get(end + 1..).unwrap_or_default();
+            }
+            found |= namespaces.whose(rest);
         }
-        Value::Array(items) => items.iter().any(|item| names(item, namespaces, hosts)),
-        Value::Object(fields) => fields.values().any(|field| names(field, namespaces, hosts)),
-        _ => false,
+        Value::Array(items) => {
+            for item in items {
+                if found & left == left {
+                    break;
+                }
+                found |= whose(item, left, namespaces, hosts);
+            }
+        }
+        Value::Object(fields) => {
+            for field in fields.values() {
+                if found & left == left {
+                    break;
+                }
+                found |= whose(field, left, namespaces, hosts);
+            }
+        }
+        _ => {}
     }
+    found & left
 }
 
 #[cfg(test)]

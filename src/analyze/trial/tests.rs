@@ -79,7 +79,7 @@ fn a_route_to_a_subset_without_pods_is_tried_by_patch_and_by_scaling() {
     let snapshot = shop(json!("v2"), vec![]);
     let mut diagnosis = analyze(&snapshot, &Options::default());
     blame(&mut diagnosis);
-    try_fixes(&snapshot, &mut diagnosis, &Options::default());
+    try_fixes(&snapshot, None, &mut diagnosis, &Options::default());
     let trials = verified(&diagnosis, "ISTIO104");
     let told: Vec<&Verified> = trials
         .iter()
@@ -110,7 +110,7 @@ fn a_remedy_that_brings_an_error_goes_behind_the_others() {
     // To a subset that nothing defines.
     let worse = json!([{"op": "replace", "path": "/spec/http/0/route/1/destination/subset", "value": "v9"}]);
     diagnosis.findings[cause].remedies.insert(0, Remedy::patch(route, &worse, "worse").unwrap());
-    try_fixes(&snapshot, &mut diagnosis, &Options::default());
+    try_fixes(&snapshot, None, &mut diagnosis, &Options::default());
     let remedies = &diagnosis.findings[cause].remedies;
     assert_ne!(remedies[0].summary, "worse");
     assert!(matches!(&remedies[0].trial, Some(Trial::Verified(v)) if !v.harms()), "{remedies:#?}");
@@ -118,7 +118,7 @@ fn a_remedy_that_brings_an_error_goes_behind_the_others() {
     assert_eq!(diagnosis.root_causes[0].take_back, Some(place));
     // Where nothing else is offered, that is said first.
     diagnosis.findings[cause].remedies = vec![Remedy::patch(route, &worse, "worse").unwrap()];
-    try_fixes(&snapshot, &mut diagnosis, &Options::default());
+    try_fixes(&snapshot, None, &mut diagnosis, &Options::default());
     let remedies = &diagnosis.findings[cause].remedies;
     assert!(remedies.len() == 2 && !remedies[0].changes() && remedies[1].summary == "worse");
 }

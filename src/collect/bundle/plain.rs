@@ -61,8 +61,9 @@ impl<'t> Reader<'t> {
     fn advance(&mut self) {
         self.line = None;
         while !self.rest.is_empty() {
-            let (line, rest) = self.rest.split_once('\n').unwrap_or((self.rest, ""));
-            self.rest = rest;
+            let end = memchr::memchr(b'\n', self.rest.as_bytes()).unwrap_or(self.rest.len());
+            let line = self.rest.get(..end).unwrap_or_default();
+            self.rest = self.rest.get(end + 1..).unwrap_or_default();
             let text = line.trim_start_matches(' ');
             if !text.is_empty() && !text.starts_with('#') {
                 let indent = line.len() - text.len();
@@ -116,6 +117,8 @@ impl<'t> Reader<'t> {
                 self.behind(text, indent, depth, false)?
             });
         }
+        // Most lists are short, and room for more would stay empty in all of them.
+        list.shrink_to_fit();
         Some(Value::Array(list))
     }
 

@@ -17,7 +17,6 @@ use crate::collect::material::{
 use crate::collect::redact::{redact_all, redact_bytes, redact_json, redact_object, redact_proxy_file};
 use crate::model::fields::Fields;
 use crate::model::gap::{Gap, GapReason};
-use crate::model::object::ObjectRef;
 use crate::model::source::{Document, Source};
 
 /// Reads one or several paths as one bundle. A path is a folder, an archive, a YAML or JSON file, or `-` for standard
@@ -241,7 +240,7 @@ impl Reader {
             let document = self.keep(&file, first, text);
             sources.extend(places.into_iter().map(|path| {
                 let document = document.clone()?;
-                Some(Source { document, path })
+                Some(Source { document, path: path.into() })
             }));
         }
         if sources.is_empty() && is_document(path) {
@@ -264,7 +263,7 @@ impl Reader {
             return None;
         }
         self.source_bytes += text.len();
-        Some(Arc::new(Document { file: file.clone(), line, text: text.to_owned() }))
+        Some(Arc::new(Document { file: file.clone(), line, text: text.into() }))
     }
 
     /// Of objects from `from` on, those that are there already replace the older version.
@@ -272,7 +271,7 @@ impl Reader {
         let Material { objects, redacted, sources, .. } = &mut self.material;
         let mut place = |object: &Value, source: Option<Source>| {
             if let Some(source) = source {
-                sources.insert(&ObjectRef::of(object), source);
+                sources.insert(object, source);
             }
         };
         let version = |object: &Value| object.int("metadata.resourceVersion").unwrap_or_default();

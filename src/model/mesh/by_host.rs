@@ -1,6 +1,7 @@
 //! Which of Istio's objects speak for a host, so that no question walks all of them.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::HashMap;
 
 use super::istio::{Istio, full_host};
 
@@ -8,9 +9,16 @@ use super::istio::{Istio, full_host};
 #[derive(Debug, Clone, Default)]
 pub(super) struct Hosts {
     /// By namespace and host in lower case.
-    exact: BTreeMap<String, BTreeMap<String, Vec<usize>>>,
+    exact: HashMap<String, HashMap<String, Vec<usize>>>,
     /// With a wildcard among their hosts, by namespace.
-    wild: BTreeMap<String, Vec<usize>>,
+    wild: HashMap<String, Vec<usize>>,
+}
+
+fn lower(host: &str) -> Cow<'_, str> {
+    if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return Cow::Owned(host.to_ascii_lowercase());
+    }
+    Cow::Borrowed(host)
 }
 
 impl Hosts {
@@ -28,7 +36,7 @@ impl Hosts {
 
     /// Those that can cover the host, in order.
     pub(super) fn candidates(&self, namespace: &str, full: &str) -> Vec<usize> {
-        let exact = self.exact.get(namespace).and_then(|own| own.get(&full.to_ascii_lowercase()));
+        let exact = self.exact.get(namespace).and_then(|own| own.get(&*lower(full)));
         let wild = self.wild.get(namespace);
         let mut out: Vec<usize> = exact.into_iter().chain(wild).flatten().copied().collect();
         out.sort_unstable();

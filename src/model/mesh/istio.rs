@@ -23,11 +23,17 @@ pub fn full_host(host: &str, namespace: &str) -> String {
 
 /// The Service that a full host names: `a.b.svc.cluster.local`, `a.b.svc` and `a.b` name Service `b/a`.
 pub fn service_of_host(host: &str) -> Option<(String, String)> {
-    let mut parts = host.split('.');
-    let (name, namespace) = (parts.next()?, parts.next()?);
-    let rest: Vec<&str> = parts.collect();
-    let inside = rest.is_empty() || rest.first() == Some(&"svc");
+    let (name, rest) = cut(host)?;
+    // What follows the namespace is nothing, or begins with `svc`.
+    let (namespace, rest) = cut(rest).unwrap_or((rest, "svc"));
+    let inside = cut(rest).map_or(rest, |(word, _)| word) == "svc";
     (inside && !name.is_empty() && !name.contains('*')).then(|| (namespace.to_owned(), name.to_owned()))
+}
+
+/// What stands before and behind the first dot.
+fn cut(host: &str) -> Option<(&str, &str)> {
+    let dot = host.bytes().position(|byte| byte == b'.')?;
+    Some((host.get(..dot)?, host.get(dot + 1..)?))
 }
 
 /// Whether something exported to `export_to` by `owner` is seen by `client`: by everyone where nothing or `*` is written, else

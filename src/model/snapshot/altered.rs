@@ -19,8 +19,20 @@ impl Snapshot {
         let put = put.iter().cloned().map(Arc::new);
         let mut altered = self.rebuilt(self.objects.values().filter(stays).cloned().chain(put));
         altered.changes.clone_from(&self.changes);
-        altered.graph.edges.clone_from(&self.graph.edges);
+        Arc::make_mut(&mut altered.graph).edges.clone_from(&self.graph.edges);
         altered
+    }
+
+    /// Whether anything was seen of what [`Snapshot::altered`] leaves out.
+    pub fn has_past(&self) -> bool {
+        let empty = self.logs.is_empty()
+            && self.series.is_empty()
+            && self.spans.is_empty()
+            && self.events.is_empty()
+            && self.traffic.is_empty()
+            && self.proxies.is_empty()
+            && self.proxy_syncs.is_empty();
+        !empty || self.objects.values().any(|object| is_judged(object))
     }
 
     /// What configuration and objects of these namespaces, and those that stand in none, alone say: the past is left out as in
@@ -34,7 +46,7 @@ impl Snapshot {
             inside(&caller.namespace) && inside(&callee.namespace)
         };
         let edges = self.graph.edges.iter().filter(|(edge, _)| known(edge));
-        part.graph.edges = edges.map(|(edge, of)| (edge.clone(), of.clone())).collect();
+        Arc::make_mut(&mut part.graph).edges = edges.map(|(edge, of)| (edge.clone(), of.clone())).collect();
         part.changes =
             self.changes.iter().filter(|change| inside(&change.subject.namespace)).cloned().collect();
         part
@@ -67,11 +79,16 @@ impl Snapshot {
     }
 }
 
+/// Whether a controller of the mesh or of the Gateway API wrote a status into the object.
+fn is_judged(object: &Object) -> bool {
+    let group = object.reference.group();
+    (group == "gateway.networking.k8s.io" || group.ends_with("istio.io"))
+        && object.body.get("status").is_some()
+}
+
 /// The object without the status that a controller of the mesh or of the Gateway API wrote.
 fn without_judgement(object: Arc<Object>) -> Arc<Object> {
-    let group = object.reference.group();
-    let judged = group == "gateway.networking.k8s.io" || group.ends_with("istio.io");
-    if judged && object.body.get("status").is_some() {
+    if is_judged(&object) {
         let mut body = Value::clone(&object.body);
         if let Some(top) = body.as_object_mut() {
             top.remove("status");

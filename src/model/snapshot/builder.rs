@@ -180,7 +180,7 @@ impl Builder {
         }
         snapshot.changes = change::changes(&snapshot.objects, &snapshot.workloads, &snapshot.events);
         snapshot.traffic = edges::traffic(&snapshot);
-        snapshot.graph = edges::graph(&snapshot, &self.manifest_edges);
+        snapshot.graph = Arc::new(edges::graph(&snapshot, &self.manifest_edges));
         snapshot
     }
 
@@ -229,8 +229,22 @@ impl Builder {
                 _ => {}
             }
         }
+        shrink(snapshot);
+        let istio = &mut snapshot.istio;
         istio.present |= snapshot.pods.iter().any(|pod| pod.template.has_running_container("istio-proxy"));
     }
+}
+
+/// Gives back the room that lists of objects have left for more: there will be none.
+fn shrink(snapshot: &mut Snapshot) {
+    let Snapshot { pods, workloads, services, slices, istio, .. } = snapshot;
+    pods.shrink_to_fit();
+    workloads.shrink_to_fit();
+    services.shrink_to_fit();
+    slices.shrink_to_fit();
+    istio.virtual_services.shrink_to_fit();
+    istio.destination_rules.shrink_to_fit();
+    istio.authorization_policies.shrink_to_fit();
 }
 
 /// Who owns which pod at the top, and whose address is whose.

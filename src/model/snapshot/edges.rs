@@ -67,7 +67,7 @@ pub(super) fn graph(snapshot: &Snapshot, manifest: &[(String, String)]) -> Graph
             snapshot.workloads_behind(service).map(|w| w.reference().clone()).collect();
         let pods = snapshot.pods_behind(service).map(|pod| snapshot.owner(pod));
         let known: BTreeSet<ObjectRef> = if behind.is_empty() { pods.collect() } else { behind };
-        graph.backing.insert(service.service_name(), known);
+        graph.backing.insert(service.service_name(), known.into_iter().collect());
     }
     // The caller's proxy sees what never arrives as well, so its count is the one to believe.
     for side in [Reporter::Source, Reporter::Destination] {

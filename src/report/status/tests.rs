@@ -68,7 +68,7 @@ fn diagnosis(findings: Vec<Finding>) -> Diagnosis {
         changes: vec![],
         timeline: vec![],
         ruled_out: vec![],
-        graph: Graph::default(),
+        graph: Graph::default().into(),
         gaps: vec![],
         evaluated: 1,
         not_evaluated: vec![],

@@ -98,7 +98,7 @@ fn route(
     condition: Option<(&Value, &ObjectRef)>,
     audience: &Audience<'_, '_>,
 ) -> Route {
-    let body = &rule.body;
+    let body: &Value = &rule.body;
     let name = match condition.map(|(entry, _)| entry.string("name")).filter(|name| !name.is_empty()) {
         Some(part) => format!("{}.{part}", body.string("name")),
         None => body.string("name"),
@@ -179,6 +179,10 @@ fn text_match(value: &Value) -> TextMatch {
 
 /// `headers` of a rule or a destination: for the request, for the response, and the Host header that they set.
 fn header_ops(body: &Value) -> (HeaderOps, HeaderOps, Option<String>) {
+    // Few rules have any.
+    if body.at("headers").is_none() {
+        return Default::default();
+    }
     let mut authority = None;
     let mut read = |side: &str| {
         let mut ops = HeaderOps::default();
@@ -205,7 +209,7 @@ fn header_ops(body: &Value) -> (HeaderOps, HeaderOps, Option<String>) {
 }
 
 fn forward(rule: &HttpRule, authority: Option<String>, audience: &Audience<'_, '_>) -> Action {
-    let body = &rule.body;
+    let body: &Value = &rule.body;
     let rewrite = Rewrite {
         host: body.text("rewrite.authority").filter(|host| !host.is_empty()).map(str::to_owned).or(authority),
         path: match (body.text("rewrite.uriRegexRewrite.match"), body.text("rewrite.uri")) {

@@ -83,7 +83,7 @@ fn workloads(snapshot: &Snapshot, graph: &Graph, service: u32, pod: &str) -> BTr
         return [snapshot.owner_by_name(&name.namespace, pod)].into();
     }
     match graph.backing.get(name).filter(|workloads| !workloads.is_empty()) {
-        Some(workloads) => workloads.clone(),
+        Some(workloads) => workloads.iter().cloned().collect(),
         None => [name.reference()].into(),
     }
 }
