@@ -209,6 +209,8 @@ pub const RULES: &[&dyn Rule] = &[
     &istio::filter_changes_routes::FilterChangesRoutes,
     &istio::gateway_protocol_mismatch::GatewayProtocolMismatch,
     &istio::wasm_module_missing::WasmModuleMissing,
+    &istio::route_leads_elsewhere::RouteLeadsElsewhere,
+    &istio::entry_endpoint_unanswered::EntryEndpointUnanswered,
 
     // Istio's configuration as it is written.
     &istio_config::annotation_without_effect::AnnotationWithoutEffect,

@@ -11,13 +11,15 @@ use crate::model::fields::Fields;
 use crate::model::mesh::istio::Policy;
 use crate::model::network::ServiceName;
 use crate::model::snapshot::Snapshot;
+use crate::model::workload::Workload;
 
 crate::rule! {
     /// A filter that an EnvoyFilter puts into the proxy answers requests with an error.
     ///
     /// ## What it detects
     /// Requests that a proxy answers itself with the words of one of Envoy's filters and a status of 400 or above: `lua_response`,
-    /// `fault_filter_abort`, `request_payload_too_large`, `csrf_origin_mismatch`, `denied_by_admission_control`. Together with the
+    /// `fault_filter_abort`, `request_payload_too_large`, `csrf_origin_mismatch`, `denied_by_admission_control`, `ext_authz_error`,
+    /// `ext_proc_error`, and those of RBAC and tokens where no policy of Istio's applies. Together with the
     /// EnvoyFilter that puts such a filter into that proxy.
     /// ## Why it matters
     /// The application never sees these requests, and nothing in the mesh's own configuration says why.
@@ -47,15 +49,62 @@ struct Kind {
     name: &'static str,
     /// What it is, and what it does to requests.
     what: &'static str,
+    /// Whether it is there to keep somebody out, and what of Istio's own would put the same filter in.
+    guard: Option<Guard>,
+}
+
+/// What of Istio's own puts in a filter that keeps somebody out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Guard {
+    /// AuthorizationPolicies.
+    Policies,
+    /// RequestAuthentications.
+    Tokens,
+    /// Nothing of Istio's.
+    Alone,
 }
 
 /// The filters that answer, and that only an EnvoyFilter brings in: Envoy's documentation of response code details.
-const KINDS: [Kind; 5] = [
-    Kind { details: "lua_response", name: "lua", what: "a Lua script" },
-    Kind { details: "fault_filter_abort", name: "fault", what: "a fault filter" },
-    Kind { details: "request_payload_too_large", name: "buffer", what: "a limit of request bodies" },
-    Kind { details: "csrf_origin_mismatch", name: "csrf", what: "a CSRF filter" },
-    Kind { details: "denied_by_admission_control", name: "admission_control", what: "admission control" },
+const KINDS: [Kind; 9] = [
+    Kind { details: "lua_response", name: "lua", what: "a Lua script", guard: None },
+    Kind { details: "fault_filter_abort", name: "fault", what: "a fault filter", guard: None },
+    Kind {
+        details: "request_payload_too_large",
+        name: "buffer",
+        what: "a limit of request bodies",
+        guard: None,
+    },
+    Kind { details: "csrf_origin_mismatch", name: "csrf", what: "a CSRF filter", guard: Some(Guard::Alone) },
+    Kind {
+        details: "denied_by_admission_control",
+        name: "admission_control",
+        what: "admission control",
+        guard: None,
+    },
+    Kind {
+        details: "ext_authz_error",
+        name: "ext_authz",
+        what: "external authorization that it cannot ask",
+        guard: Some(Guard::Policies),
+    },
+    Kind {
+        details: "ext_proc_error",
+        name: "ext_proc",
+        what: "an external processor that it cannot ask",
+        guard: Some(Guard::Alone),
+    },
+    Kind {
+        details: "rbac_access_denied",
+        name: "rbac",
+        what: "an RBAC filter of its own",
+        guard: Some(Guard::Policies),
+    },
+    Kind {
+        details: "jwt_authn_access_denied",
+        name: "jwt_authn",
+        what: "a filter that wants a token",
+        guard: Some(Guard::Tokens),
+    },
 ];
 
 /// Fewer answers than this say nothing.
@@ -87,6 +136,9 @@ impl Check for AnsweredByFilter {
                     continue;
                 }
                 let Some(workload) = snapshot.workload(&edge.workload) else { continue };
+                if kind.guard.is_some_and(|guard| istios_own(snapshot, workload, guard)) {
+                    continue;
+                }
                 let covers = |filter: &&Policy| {
                     patch_of(filter, kind).is_some()
                         && filter.applies_to(
@@ -129,6 +181,10 @@ impl Check for AnsweredByFilter {
         let subject = object.reference.field(&field);
         let figures = fact.tally.share();
         let name = fact.service.as_ref().map_or("its proxies", |service| service.name.as_str()).to_owned();
+        let (risk, open) = match fact.kind.guard {
+            Some(_) => (Risk::High, ", also those that it is to keep out"),
+            None => (Risk::Medium, ""),
+        };
         let class = if fact.code >= 500 { "5xx" } else { "4xx" };
         Finding::new(Self::META, subject.clone(), &[&name])
             .title(format!("{} answers requests to {name} with {} by {}", object.reference, fact.code, fact.kind.what))
@@ -146,14 +202,26 @@ impl Check for AnsweredByFilter {
             .onset(fact.tally.onset)
             .evidence(Evidence::object(&subject, fact.kind.what))
             .evidences(fact.tally.evidence.clone())
-            .effects(fact.service.iter().map(|s| Effect::requests(s, &[class, &fact.code.to_string(), "via_upstream", "direct_response", "fault", "FI"])))
-            .maybe_remedy(take_patch_out(object, fact.index))
-            .remedy(Remedy::delete(object, format!("Delete {}: requests reach the application again", object.reference)).risk(Risk::Medium))
+            .effects(fact.service.iter().map(|s| Effect::requests(s, &[class, &fact.code.to_string(), "via_upstream", "direct_response", "fault", "FI", "UAEX", "ext_authz", "rbac", "jwt"])))
+            .maybe_remedy(take_patch_out(object, fact.index).map(|remedy| remedy.risk(risk)))
+            .remedy(Remedy::delete(object, format!("Delete {}: requests reach the application again{open}", object.reference)).risk(risk))
             .prevention(Prevention::of("Policy", "Let EnvoyFilters in through review alone (ValidatingAdmissionPolicy on their namespace or team)"))
             .prevention(Prevention::alert(
                 "Alert when a service's errors rise",
                 format!("sum(rate(istio_requests_total{{destination_service_name=\"{name}\",response_code=~\"4..|5..\"}}[2m])) / sum(rate(istio_requests_total{{destination_service_name=\"{name}\"}}[2m])) > 0.05"),
             ))
+    }
+}
+
+/// Whether an object of Istio's own puts the same filter into a workload's proxies: then the answer is its, or cannot be told from it.
+fn istios_own(snapshot: &Snapshot, workload: &Workload, guard: Guard) -> bool {
+    let (istio, namespace) = (&snapshot.istio, workload.object.namespace());
+    let applies =
+        |policy: &Policy| policy.applies_to(namespace, &workload.template.labels, &istio.root_namespace);
+    match guard {
+        Guard::Policies => istio.authorization_policies.iter().any(applies),
+        Guard::Tokens => istio.request_authentications.iter().any(applies),
+        Guard::Alone => false,
     }
 }
 

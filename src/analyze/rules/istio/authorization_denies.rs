@@ -105,11 +105,7 @@ impl Check for AuthorizationDenies {
             ),
             Reason::Clause(mismatch) | Reason::Plaintext(mismatch) => (
                 mismatch.path.clone(),
-                format!(
-                    "{policy} does not allow {caller} to call {callee}: {} is not in its {}",
-                    text::plain(&mismatch.presented, 60),
-                    mismatch.clause
-                ),
+                format!("{policy} does not allow {caller} to call {callee}: {}", apart(mismatch)),
                 format!(
                     "Policies that allow cover {callee}, so what none of their rules matches is denied. The closest rule lists {} {}; {caller} comes with {}.",
                     mismatch.clause,
@@ -171,6 +167,21 @@ impl Check for AuthorizationDenies {
             format!("sum by (destination_service_name, source_workload) (rate(istio_requests_total{{reporter=\"destination\",response_code=\"403\",destination_service_name=\"{}\"}}[2m])) > 0", text::plain(callee, 63)),
         ))
         .prevention(Prevention::of("Policy", "Try a new policy with the annotation istio.io/dry-run: \"true\" before it counts"))
+    }
+}
+
+/// What a request carries of which logs do not tell.
+const UNTOLD: &str = "what these requests carry";
+
+/// What a request has and a clause does not take.
+fn apart(mismatch: &Mismatch) -> String {
+    let (clause, presented) = (&mismatch.clause, text::plain(&mismatch.presented, 60));
+    if mismatch.presented == UNTOLD {
+        format!("it wants {clause} {}", text::plain(&mismatch.listed.join(", "), 60))
+    } else if clause.starts_with("not") && !is_token(clause) {
+        format!("{presented} is in its {clause}")
+    } else {
+        format!("{presented} is not in its {clause}")
     }
 }
 
@@ -385,8 +396,7 @@ fn untold(policy: &Policy, path: String) -> Mismatch {
         policy.object.body.pointer(&pointer(&format!("{condition}.key")))?.as_str().map(str::to_owned)
     });
     let clause = key.unwrap_or_else(|| path.rsplit('.').next().unwrap_or_default().to_owned());
-    let presented =
-        if is_token(&clause) { "a request without an accepted token" } else { "what these requests carry" };
+    let presented = if is_token(&clause) { "a request without an accepted token" } else { UNTOLD };
     Mismatch {
         listed: listed.filter_map(Value::as_str).map(str::to_owned).collect(),
         presented: presented.to_owned(),
@@ -489,9 +499,10 @@ fn widen(fact: &Fact<'_>) -> Option<Remedy> {
         Reason::Plaintext(_) => Some(Remedy::manual(
             "Inject the proxy into the caller's pods, so that they show a certificate (label sidecar.istio.io/inject, then a restart)",
         )),
-        Reason::Clause(mismatch) if is_token(&mismatch.clause) => by_certificate(fact),
         Reason::Clause(mismatch) => {
-            let value = presented(&mismatch.clause, &fact.request)?;
+            let Some(value) = presented(&mismatch.clause, &fact.request) else {
+                return by_certificate(fact, mismatch);
+            };
             Remedy::patch(
                 object,
                 &json!([{"op": "add", "path": format!("{}/-", pointer(&mismatch.path)), "value": value}]),
@@ -502,8 +513,8 @@ fn widen(fact: &Fact<'_>) -> Option<Remedy> {
     }
 }
 
-/// A rule of its own for a caller that shows a certificate and no token.
-fn by_certificate(fact: &Fact<'_>) -> Option<Remedy> {
+/// A rule of its own for a caller that shows a certificate and does not have what the policy wants besides.
+fn by_certificate(fact: &Fact<'_>, mismatch: &Mismatch) -> Option<Remedy> {
     let principal = fact.request.principal.as_deref().filter(|principal| !principal.is_empty())?;
     let object = &fact.policy.object;
     let rule = json!({"from": [{"source": {"principals": [principal]}}]});
@@ -511,7 +522,9 @@ fn by_certificate(fact: &Fact<'_>) -> Option<Remedy> {
         object,
         &json!([{"op": "add", "path": "/spec/rules/-", "value": rule}]),
         format!(
-            "Let {principal} in by its certificate: a rule beside the one that wants requestPrincipals. Or let the caller pass its user's token on"
+            "Let {principal} in by its certificate: a rule beside the one with {}{}",
+            mismatch.clause,
+            if is_token(&mismatch.clause) { ". Or let the caller pass its user's token on" } else { "" }
         ),
     )
     .map(|remedy| remedy.risk(Risk::High))
