@@ -167,11 +167,11 @@ struct Row {
     ours: [f64; 3],
 }
 
-/// All sets, and what was said of each answer with the onset given: how likely it is right, and whether it is.
+/// All sets, and what was said of each answer with the onset given, left out, and late: how likely it is right, and whether it is.
 #[derive(Default)]
 struct Table {
     rows: BTreeMap<String, Row>,
-    said: Vec<(f64, bool)>,
+    said: [Vec<(f64, bool)>; 3],
 }
 
 impl Table {
@@ -199,8 +199,8 @@ impl Table {
                 println!("{set}, {title}: {} and not {truth}", name.unwrap_or("nobody"));
                 tell(snapshot, truth);
             }
-            if let (0, Some(cause)) = (at, first) {
-                self.said.push((cause.probability, is_right));
+            if let Some(cause) = first {
+                self.said[at].push((cause.probability, is_right));
             }
         }
     }
@@ -219,13 +219,28 @@ impl Table {
             "\n| probability of the first answer | answers | said on average | right |\n| --- | --- | --- | --- |"
         );
         for (low, high) in [(0.0, 0.5), (0.5, 0.7), (0.7, 0.9), (0.9, 1.01)] {
-            let bin: Vec<&(f64, bool)> = self.said.iter().filter(|(p, _)| (low..high).contains(p)).collect();
-            let count = bin.len().max(1) as f64;
-            let mean = bin.iter().map(|(p, _)| p).sum::<f64>() / count;
-            let right = bin.iter().filter(|(_, right)| *right).count() as f64 / count;
-            println!("| {low} to {:.1} | {} | {mean:.2} | {right:.2} |", high.min(1.0), bin.len());
+            let (count, mean, right) = bin(&self.said[0], low, high);
+            println!("| {low} to {:.1} | {count} | {mean:.2} | {right:.2} |", high.min(1.0));
         }
+        let errors = self.said.each_ref().map(|said| format!("{:.3}", calibration_error(said)));
+        println!("\nexpected calibration error with the onset given, found and late: {}", errors.join(", "));
     }
+}
+
+/// Of the answers said with so much: how many there are, how likely they are said to be, and how many are right.
+fn bin(said: &[(f64, bool)], low: f64, high: f64) -> (usize, f64, f64) {
+    let bin: Vec<&(f64, bool)> = said.iter().filter(|(p, _)| (low..high).contains(p)).collect();
+    let count = bin.len().max(1) as f64;
+    let mean = bin.iter().map(|(p, _)| p).sum::<f64>() / count;
+    (bin.len(), mean, bin.iter().filter(|(_, right)| *right).count() as f64 / count)
+}
+
+/// The mean distance between what was said and what is right, over ten bins.
+fn calibration_error(said: &[(f64, bool)]) -> f64 {
+    let all = said.len().max(1) as f64;
+    let bins =
+        (0..10).map(|at| bin(said, f64::from(at) / 10.0, f64::from(at + 1) / 10.0 + f64::from(at / 9)));
+    bins.map(|(count, mean, right)| count as f64 / all * (mean - right).abs()).sum()
 }
 
 /// The numbered folders below a folder, in order.

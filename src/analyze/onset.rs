@@ -8,7 +8,7 @@ use super::anomaly::{Kind, Place};
 use super::beginnings;
 use super::series::prepare::{Reading, Readings};
 use super::series::shift::{self, own_share};
-use super::series::stats::{Window, median};
+use super::series::stats::{Window, median, quantile_within};
 use crate::model::memo::Derived;
 use crate::model::snapshot::Snapshot;
 use crate::model::time::{from_unix, to_unix};
@@ -21,6 +21,8 @@ const MOST: f64 = 5.0;
 const ROUNDING: f64 = 1e-9;
 /// Points before a jump that it is measured against.
 const BASELINE: usize = 60;
+/// Points from which on a new baseline takes less time than sliding along.
+const CATCH_UP: usize = 16;
 /// An incident that began this long before the end of the window is half as likely the one that is asked about: people ask
 /// while it lasts, and look back for an hour at most.
 const HALF_LIFE: f64 = 1800.0;
@@ -164,7 +166,8 @@ impl Search {
     fn jumped(&self, readings: &[Reading]) -> Vec<f64> {
         let near = |at: f64| self.covers(at);
         let mut pieces: BTreeMap<i64, BTreeMap<(&Place, Kind), f64>> = BTreeMap::new();
-        for jump in readings.iter().flat_map(|reading| jumps(reading, self.given, &near)) {
+        let mut room = vec![];
+        for jump in readings.iter().flat_map(|reading| jumps(reading, self.given, &near, &mut room)) {
             let piece = ((jump.at - self.start) / self.step).round() as i64;
             let known = pieces.entry(piece).or_default().entry(jump.what).or_default();
             *known = known.max(jump.weight);
@@ -185,6 +188,33 @@ impl Search {
     }
 }
 
+/// The values before a point, [`BASELINE`] at most, in ascending order: they slide along with the point.
+#[derive(Debug, Default)]
+struct Baseline {
+    window: Window,
+    /// The point before which they are.
+    at: usize,
+}
+
+impl Baseline {
+    /// Those before a point that is none of the earlier ones.
+    fn before(&mut self, values: &[f64], at: usize) -> &[f64] {
+        if at - self.at > CATCH_UP {
+            self.window.fill(values.get(at.saturating_sub(BASELINE)..at).unwrap_or_default());
+            self.at = at;
+        }
+        while self.at < at {
+            let entering = values.get(self.at).copied().unwrap_or_default();
+            match self.at.checked_sub(BASELINE).and_then(|leaving| values.get(leaving)) {
+                Some(leaving) => self.window.replace(*leaving, entering),
+                None => self.window.insert(entering),
+            }
+            self.at += 1;
+        }
+        self.window.sorted()
+    }
+}
+
 /// One reading that jumps: where, what, when, how surely.
 struct Jump<'a> {
     what: (&'a Place, Kind),
@@ -193,45 +223,48 @@ struct Jump<'a> {
 }
 
 /// Where a reading jumps: the next look differs from the last two points by most of what it differs from the baseline.
-fn jumps<'a>(reading: &'a Reading, given: Option<f64>, near: &dyn Fn(f64) -> bool) -> Vec<Jump<'a>> {
+fn jumps<'a>(
+    reading: &'a Reading,
+    given: Option<f64>,
+    near: &dyn Fn(f64) -> bool,
+    room: &mut Vec<f64>,
+) -> Vec<Jump<'a>> {
     let (times, values) = (&reading.times, &reading.values);
     let count = values.len();
     let share = own_share(reading.meaning.kind, reading.meaning.side);
     let typical = |from: usize, to: usize| values.get(from..to.min(count)).and_then(median);
     // How much neighbours differ anyhow: a cheap bound that spares the exact test at most points.
-    let steps: Vec<f64> = values.iter().zip(values.iter().skip(1)).map(|(a, b)| (b - a).abs()).collect();
-    let restless = median(&steps).unwrap_or(0.0);
+    room.clear();
+    room.extend(values.iter().zip(values.iter().skip(1)).map(|(a, b)| (b - a).abs()));
+    let restless = quantile_within(room, 0.5).unwrap_or(0.0);
+    // What is sudden enough differs from its neighbours by half of what tells at least.
+    let telling = |scale: f64| TELLING / 2.0 * scale * (1.0 - ROUNDING);
+    let floor = telling(shift::least_floor(reading));
     let last = typical(count.saturating_sub(shift::LOOK), count);
     // Whoever names an onset sees the trouble then: what was over before is another one.
     let named = given.map(|given| times.partition_point(|time| *time < given));
     let at_named = named.and_then(|at| typical(at.saturating_sub(2), at + 1));
     let mut out = vec![];
-    let mut window = Window::default();
-    for (at, time) in times.iter().enumerate() {
-        // Points before this one, [`BASELINE`] at most.
-        if let Some(entering) = at.checked_sub(1).and_then(|at| values.get(at)) {
-            window.insert(*entering);
-        }
-        if let Some(leaving) = at.checked_sub(BASELINE + 1).and_then(|at| values.get(at)) {
-            window.remove(*leaving);
-        }
-        if at < shift::FEWEST_BEFORE || !near(*time) || at + 1 >= count {
+    let mut baseline = Baseline::default();
+    for (at, time) in times.iter().enumerate().take(count.saturating_sub(1)).skip(shift::FEWEST_BEFORE) {
+        let Some(value) = values.get(at) else { continue };
+        let Some(earlier) = typical(at - 2, at) else { continue };
+        let step = value - earlier;
+        if step.abs() <= restless || step.abs() < floor || !near(*time) {
             continue;
         }
-        let (Some(value), Some(earlier)) = (values.get(at), typical(at - 2, at)) else { continue };
-        if (value - earlier).abs() <= restless {
+        // So does what follows, on the same side.
+        let Some(look) = typical(at, at + shift::LOOK) else { continue };
+        let follows = (look - earlier) * step.signum();
+        if follows < floor {
             continue;
         }
-        // What is sudden enough differs from its neighbours by half of what tells at least.
-        let least = shift::least_scale(reading, window.sorted()).unwrap_or(0.0);
-        if (value - earlier).abs() < TELLING / 2.0 * least * (1.0 - ROUNDING) {
+        let sorted = baseline.before(values, at);
+        let least = telling(shift::least_scale(reading, sorted).unwrap_or(0.0));
+        if step.abs() < least || follows < least {
             continue;
         }
-        let (Some((middle, scale)), Some(look)) =
-            (shift::scale_of_sorted(reading, window.sorted()), typical(at, at + shift::LOOK))
-        else {
-            continue;
-        };
+        let Some((middle, scale)) = shift::scale(reading, sorted) else { continue };
         let (first, typical_after, just_before) =
             ((value - middle) / scale, (look - middle) / scale, (earlier - middle) / scale);
         let height = first.abs().min(typical_after.abs());

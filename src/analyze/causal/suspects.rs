@@ -126,7 +126,7 @@ pub(super) fn rank(
     anomalies: &[Anomaly],
     onset: Option<Timestamp>,
 ) -> (Vec<Suspect>, f64) {
-    let mut topology = Topology::new(snapshot);
+    let mut topology = Topology::clone(&snapshot.derived::<Topology>());
     // Whoever says that somebody did not answer calls that one.
     for anomaly in anomalies {
         if let (Some(caller), Some(callee)) = (caller(anomaly), anomaly.about()) {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::analyze::anomaly::{Kind, Place};
 use crate::analyze::series::prepare::Readings;
+use crate::model::memo::Derived;
 use crate::model::network::ServiceName;
 use crate::model::snapshot::Snapshot;
 
@@ -18,9 +19,8 @@ pub struct Topology {
     watched: BTreeSet<(ServiceName, Kind)>,
 }
 
-impl Topology {
-    /// The topology of a snapshot.
-    pub fn new(snapshot: &Snapshot) -> Self {
+impl Derived for Topology {
+    fn derive(snapshot: &Snapshot) -> Self {
         let mut out = Topology::default();
         for (service, workloads) in &snapshot.graph.backing {
             for workload in workloads {
@@ -47,7 +47,9 @@ impl Topology {
         }
         out
     }
+}
 
+impl Topology {
     /// Notes that one calls another.
     pub fn add(&mut self, caller: &ServiceName, callee: &ServiceName) {
         if caller != callee {

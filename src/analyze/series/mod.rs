@@ -67,16 +67,15 @@ pub fn anomalies(snapshot: &Snapshot, onset: Option<Onset>) -> Vec<Anomaly> {
     let Some((onset, slack)) = onset.map(|onset| (to_unix(onset.at), onset.slack())) else { return vec![] };
     let readings = snapshot.derived::<Readings>();
     let end = readings.0.iter().filter_map(|reading| reading.times.last().copied()).fold(f64::MIN, f64::max);
-    let mut looked_at: BTreeMap<(&Place, Kind), usize> = BTreeMap::new();
-    for reading in &readings.0 {
-        *looked_at.entry((&reading.place, reading.meaning.kind)).or_default() += 1;
-    }
     // Of each kind at each place the worst counts: percentiles and pods say the same thing several times.
     let mut worst: BTreeMap<(&Place, Kind, Side), (f64, Shift, &Reading)> = BTreeMap::new();
+    let mut room = vec![];
     for reading in &readings.0 {
         let meaning = &reading.meaning;
-        let Some(shift) = measure(reading, onset, slack) else { continue };
-        let count = looked_at.get(&(&reading.place, meaning.kind)).copied().unwrap_or(1);
+        let own = own_share(meaning.kind, meaning.side);
+        // Everything else that is known of a shift makes it say less.
+        let worth = |z: f64| log_lr(z, reading.beside) * own >= WORTH_TELLING;
+        let Some(shift) = measure(reading, onset, slack, &mut room, worth) else { continue };
         let good = match bad_direction(reading) {
             Some(Direction::Up) => shift.z < 0.0,
             Some(Direction::Down) => shift.z > 0.0,
@@ -86,10 +85,7 @@ pub fn anomalies(snapshot: &Snapshot, onset: Option<Onset>) -> Vec<Anomaly> {
         // Who names no onset asks about what is wrong now.
         let quiet = reading.times.get(shift.until).map_or(0.0, |until| end - until);
         let lasting = if snapshot.onset.is_none() { lasting(quiet, reading.step) } else { 1.0 };
-        let odds = log_lr(shift.z, count).min(shift.at_most)
-            * own_share(meaning.kind, meaning.side)
-            * towards
-            * lasting;
+        let odds = log_lr(shift.z, reading.beside).min(shift.at_most) * own * towards * lasting;
         let best =
             worst.entry((&reading.place, meaning.kind, meaning.side)).or_insert((odds, shift, reading));
         if odds > best.0 {
@@ -150,7 +146,10 @@ fn ceased(readings: &[Reading], onset: f64) -> Vec<Anomaly> {
     let end = readings.iter().filter_map(|r| r.times.last().copied()).fold(f64::MIN, f64::max);
     let mut places: BTreeMap<Place, Vec<&Reading>> = BTreeMap::new();
     for reading in readings.iter().filter(|reading| !matches!(reading.place, Place::Edge { .. })) {
-        places.entry(reading.place.clone()).or_default().push(reading);
+        match places.get_mut(&reading.place) {
+            Some(own) => own.push(reading),
+            None => drop(places.insert(reading.place.clone(), vec![reading])),
+        }
         if let (Place::Pod { .. }, Some(service)) = (&reading.place, reading.service()) {
             places.entry(Place::Service(service.clone())).or_default().push(reading);
         }

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::meaning::{self, Meaning, Side};
 use super::place;
-use super::stats::median;
+use super::shift::noticeable;
+use super::stats::{median, quantile_within};
 use crate::analyze::anomaly::{Kind, Place};
 use crate::model::memo::Derived;
 use crate::model::network::ServiceName;
@@ -51,12 +52,63 @@ pub struct Reading {
     pub peers: f64,
     /// The values are shares of all requests, 0 to 1.
     pub share: bool,
+    /// What of a change anybody would notice; 0 where nothing tells.
+    pub noticeable: f64,
+    /// Series of its kind at its place, itself among them.
+    pub beside: usize,
+    /// Indices of the values, from the least on: every part of them is in order by this.
+    order: Vec<u32>,
 }
 
 impl Reading {
     /// A value as the series itself had it.
     pub fn original(&self, value: f64) -> f64 {
         self.ceiling.map_or(value, |ceiling| ceiling - value)
+    }
+
+    /// The values of a range of indices, in ascending order.
+    pub fn sorted_part(&self, part: &std::ops::Range<usize>, out: &mut Vec<f64>) {
+        out.clear();
+        out.resize(self.order.len(), 0.0);
+        let mut kept = 0;
+        for index in &self.order {
+            let at = *index as usize;
+            // Written first and kept or not then: nothing to guess wrong.
+            if let (Some(slot), Some(value)) = (out.get_mut(kept), self.values.get(at)) {
+                *slot = *value;
+            }
+            kept += usize::from(part.contains(&at));
+        }
+        out.truncate(kept);
+    }
+
+    /// Puts the values in order, once they are what they stay.
+    fn put_in_order(&mut self) {
+        let mut order: Vec<(f64, u32)> = self.values.iter().copied().zip(0..).collect();
+        order.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+        self.order = order.into_iter().map(|(_, at)| at).collect();
+    }
+
+    /// Its values from the least on.
+    fn nth(&self, at: usize) -> Option<f64> {
+        self.values.get(*self.order.get(at)? as usize).copied()
+    }
+
+    /// The size of its largest value, either way.
+    pub fn largest(&self) -> f64 {
+        let size = |at: usize| self.nth(at).map_or(0.0, f64::abs);
+        size(0).max(size(self.order.len().saturating_sub(1)))
+    }
+
+    /// The middle of the sizes of its values.
+    fn usual_size(&self) -> Option<f64> {
+        let last = self.order.len().checked_sub(1)?;
+        if self.nth(0)? < 0.0 {
+            let mut sizes: Vec<f64> = self.values.iter().map(|value| value.abs()).collect();
+            return quantile_within(&mut sizes, 0.5);
+        }
+        let (low, high) = (self.nth(last / 2)?, self.nth(last.div_ceil(2))?);
+        Some(low + (high - low) * 0.5)
     }
 
     /// The service that it is about.
@@ -91,26 +143,36 @@ fn all(snapshot: &Snapshot) -> Vec<Reading> {
     point_at_callees(&mut out);
     errors_of_all(&mut out);
     // Of one name can be requests and, by another label, those of them that fail: their sizes have nothing to do with each other.
-    let same = |reading: &Reading| (reading.name.clone(), reading.variant.clone(), reading.meaning.kind);
-    let mut levels: BTreeMap<(String, String, Kind), Vec<f64>> = BTreeMap::new();
+    out.iter_mut().for_each(Reading::put_in_order);
+    let mut levels: BTreeMap<(&str, &str, Kind), Vec<f64>> = BTreeMap::new();
+    let mut beside: BTreeMap<(&Place, Kind), usize> = BTreeMap::new();
     for reading in &out {
-        let sizes: Vec<f64> = reading.values.iter().map(|value| value.abs()).collect();
-        levels.entry(same(reading)).or_default().extend(median(&sizes));
+        levels.entry(same(reading)).or_default().extend(reading.usual_size());
+        *beside.entry((&reading.place, reading.meaning.kind)).or_default() += 1;
     }
-    let usual: Vec<f64> = out
+    let usual: BTreeMap<(&str, &str, Kind), f64> = levels
+        .into_iter()
+        .filter(|(_, all)| all.len() >= FEWEST_PEERS)
+        .filter_map(|(of, mut all)| Some((of, quantile_within(&mut all, 0.5)?)))
+        .collect();
+    let found: Vec<(f64, usize, f64)> = out
         .iter()
         .map(|reading| {
-            let all = levels.get(&same(reading));
-            all.filter(|all| all.len() >= FEWEST_PEERS && reading.ceiling.is_none())
-                .and_then(|all| median(all))
-                .unwrap_or(0.0)
+            let peers = usual.get(&same(reading)).copied().filter(|_| reading.ceiling.is_none());
+            let count = beside.get(&(&reading.place, reading.meaning.kind)).copied();
+            (peers.unwrap_or(0.0), count.unwrap_or(1), noticeable(reading))
         })
         .collect();
-    for (reading, peers) in out.iter_mut().zip(usual) {
-        reading.peers = peers;
+    for (reading, (peers, beside, noticeable)) in out.iter_mut().zip(found) {
+        (reading.peers, reading.beside, reading.noticeable) = (peers, beside, noticeable);
     }
     out.sort_by(|a, b| (&a.place, &a.name, &a.variant).cmp(&(&b.place, &b.name, &b.variant)));
     out
+}
+
+/// What makes two readings the same metric.
+fn same(reading: &Reading) -> (&str, &str, Kind) {
+    (&reading.name, &reading.variant, reading.meaning.kind)
 }
 
 fn read(snapshot: &Snapshot, series: &Series) -> Option<Reading> {
@@ -145,13 +207,17 @@ fn read(snapshot: &Snapshot, series: &Series) -> Option<Reading> {
         ceiling,
         peers: 0.0,
         share: false,
+        noticeable: 0.0,
+        beside: 1,
+        order: vec![],
     })
 }
 
 /// The usual number of seconds between points.
 fn typical_step(points: &[(f64, f64)]) -> Option<f64> {
-    let steps: Vec<f64> = points.iter().zip(points.iter().skip(1)).map(|((a, _), (b, _))| b - a).collect();
-    median(&steps).filter(|step| *step > 0.0)
+    let mut steps: Vec<f64> =
+        points.iter().zip(points.iter().skip(1)).map(|((a, _), (b, _))| b - a).collect();
+    quantile_within(&mut steps, 0.5).filter(|step| *step > 0.0)
 }
 
 /// How many points are looked at as one: noise between seconds says nothing of a fault, and three looks at a minute do.

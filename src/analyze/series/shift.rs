@@ -2,7 +2,7 @@
 
 use super::meaning::Side;
 use super::prepare::Reading;
-use super::stats::{median, median_distance, of_sorted, quantile};
+use super::stats::{median, median_distance, of_sorted, quantile_within};
 use crate::analyze::anomaly::Kind;
 
 /// Points before the onset that a baseline needs: fewer have no spread to speak of.
@@ -51,15 +51,9 @@ pub struct Shift {
 }
 
 /// The middle and the scale of a baseline. The scale is never nothing: the series' own spread, a part of its level, a part
-/// of the metric's size elsewhere. All of them have the series' own unit, so a change of units changes no score.
-pub fn scale(reading: &Reading, before: &[f64]) -> Option<(f64, f64)> {
-    let mut sorted = before.to_vec();
-    sorted.sort_unstable_by(f64::total_cmp);
-    scale_of_sorted(reading, &sorted)
-}
-
-/// The same of a baseline in ascending order.
-pub fn scale_of_sorted(reading: &Reading, sorted: &[f64]) -> Option<(f64, f64)> {
+/// of the metric's size elsewhere. All of them have the series' own unit, so a change of units changes no score. The baseline is in
+/// ascending order.
+pub fn scale(reading: &Reading, sorted: &[f64]) -> Option<(f64, f64)> {
     let middle = of_sorted(sorted, 0.5)?;
     let own = (median_distance(sorted, middle)? * MAD_TO_SIGMA).max(quartiles_apart(sorted)?);
     let scale = own.hypot(floor(reading, middle));
@@ -67,8 +61,7 @@ pub fn scale_of_sorted(reading: &Reading, sorted: &[f64]) -> Option<(f64, f64)> 
         return Some((middle, scale));
     }
     // A series that was always 0 has neither spread nor level: it is measured against its own largest value.
-    let largest = reading.values.iter().fold(0.0, |most: f64, value| most.max(value.abs()));
-    Some((middle, FROM_NOTHING * largest)).filter(|(_, scale)| *scale > 0.0)
+    Some((middle, FROM_NOTHING * reading.largest())).filter(|(_, scale)| *scale > 0.0)
 }
 
 /// What the scale of a baseline in ascending order is at least, at the cost of three looks: it spares the exact one at most points.
@@ -82,13 +75,22 @@ fn quartiles_apart(sorted: &[f64]) -> Option<f64> {
 
 /// The part of a scale that is no noise: a part of the level, of the metric's size elsewhere, and what anybody would notice.
 fn floor(reading: &Reading, middle: f64) -> f64 {
-    let noticeable = match (reading.ceiling, reading.meaning.kind) {
+    (LEVEL_FLOOR * middle.abs()).max(least_floor(reading))
+}
+
+/// What the scale of any baseline of a reading is at least.
+pub fn least_floor(reading: &Reading) -> f64 {
+    (PEER_FLOOR * reading.peers).max(reading.noticeable)
+}
+
+/// What of a change in a reading anybody would notice; 0 where nothing tells.
+pub fn noticeable(reading: &Reading) -> f64 {
+    match (reading.ceiling, reading.meaning.kind) {
         (Some(ceiling), _) => SHARE_FLOOR * ceiling,
         // A share of errors that was 0: what names itself a ratio is one.
         (None, Kind::Errors) if reading.share || is_ratio(reading) => SHARE_FLOOR,
         _ => 0.0,
-    };
-    (LEVEL_FLOOR * middle.abs()).max(PEER_FLOOR * reading.peers).max(noticeable)
+    }
 }
 
 /// What a look shows: its median, which forgives an outlier, and of two points the one nearer to `middle` for the same reason; of
@@ -111,15 +113,24 @@ fn width(reading: &Reading) -> usize {
 }
 
 /// The worst look after an onset against what was before. Points of the last `slack` seconds before it are looked at as well, and
-/// are no part of what was before. `None` where either side holds too little.
-pub fn measure(reading: &Reading, onset: f64, slack: f64) -> Option<Shift> {
+/// are no part of what was before. `None` where either side holds too little, or the worst look is not `worth` telling: most are not, and
+/// what it takes to tell of one is most of the work. `sorted` is room to work in.
+pub fn measure(
+    reading: &Reading,
+    onset: f64,
+    slack: f64,
+    sorted: &mut Vec<f64>,
+    worth: impl Fn(f64) -> bool,
+) -> Option<Shift> {
     let at = reading.times.partition_point(|time| *time < onset - slack);
-    let before = reading.values.get(at.saturating_sub(BEFORE)..at)?;
+    let part = at.saturating_sub(BEFORE)..at;
+    let before = reading.values.get(part.clone())?;
     let after = reading.values.get(at..)?;
     if before.len() < FEWEST_BEFORE || after.is_empty() {
         return None;
     }
-    let (middle, scale) = scale(reading, before)?;
+    reading.sorted_part(&part, sorted);
+    let (middle, scale) = scale(reading, sorted)?;
     let width = width(reading).min(after.len());
     let mut worst: Option<Shift> = None;
     let looked_at = AFTER.0.max((AFTER.1 / reading.step) as usize);
@@ -131,7 +142,7 @@ pub fn measure(reading: &Reading, onset: f64, slack: f64) -> Option<Shift> {
             worst = Some(Shift { z, before: middle, after: typical, at, until, at_most: f64::INFINITY });
         }
     }
-    let mut worst = worst?;
+    let mut worst = worst.filter(|worst| worth(worst.z))?;
     let still = |look: &[f64]| {
         let away = typical(reading, look, middle).map_or(0.0, |typical| (typical - middle) / scale);
         away * worst.z.signum() >= worst.z.abs() / 2.0
@@ -139,12 +150,11 @@ pub fn measure(reading: &Reading, onset: f64, slack: f64) -> Option<Shift> {
     let looks = after.windows(width);
     worst.until = looks.clone().rposition(still).map_or(worst.until, |index| at + index + width - 1);
     worst.at = looks.clone().position(still).map_or(worst.at, |index| at + index);
-    let looks: Vec<f64> = before
-        .windows(width)
-        .filter_map(|look| Some((typical(reading, look, middle)? - middle).abs() / scale))
-        .collect();
+    let distance = |look: &[f64]| Some((typical(reading, look, middle)? - middle).abs() / scale);
+    sorted.clear();
+    sorted.extend(before.windows(width).filter_map(distance));
     // A baseline that often strays this far by itself says less.
-    let restless = quantile(&looks, QUIET).unwrap_or(0.0) / NOISE;
+    let restless = quantile_within(sorted, QUIET).unwrap_or(0.0) / NOISE;
     // Looks that go as far just before the onset may belong to it: whoever says when it began says so late.
     let mut earlier = before.rchunks_exact(width).map(still).skip_while(|far| *far).peekable();
     let (mut runs, mut all) = (0, 0);

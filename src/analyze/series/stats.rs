@@ -21,9 +21,18 @@ pub fn quantile(values: &[f64], share: f64) -> Option<f64> {
         }
         _ => {}
     }
-    let mut sorted = values.to_vec();
-    sorted.sort_unstable_by(f64::total_cmp);
-    of_sorted(&sorted, share)
+    quantile_within(&mut values.to_vec(), share)
+}
+
+/// The same, which leaves the values in another order.
+pub fn quantile_within(values: &mut [f64], share: f64) -> Option<f64> {
+    let last = values.len().checked_sub(1)?;
+    let at = share.clamp(0.0, 1.0) * last as f64;
+    let (_, low, above) = values.select_nth_unstable_by(at.floor() as usize, f64::total_cmp);
+    let low = *low;
+    let next = above.iter().copied().min_by(f64::total_cmp);
+    let high = next.filter(|_| at.fract() > 0.0).unwrap_or(low);
+    Some(low + (high - low) * at.fract())
 }
 
 /// The same of values in ascending order.
@@ -34,33 +43,32 @@ pub fn of_sorted(sorted: &[f64], share: f64) -> Option<f64> {
     Some(low + (high - low) * at.fract())
 }
 
-/// The median distance of values in ascending order from one among or between them: the nearest come first, from both sides.
+/// The median distance of values in ascending order from one among or between them. Those below it, and those above, are in order of their
+/// distance already, and the middle of two lists in order is found by halving.
 pub fn median_distance(sorted: &[f64], middle: f64) -> Option<f64> {
     let last = sorted.len().checked_sub(1)?;
-    let (mut below, mut above) = (sorted.partition_point(|value| *value < middle), 0);
-    above += below;
-    let mut nearest = || {
-        let under = below.checked_sub(1).and_then(|at| sorted.get(at)).map(|value| (value - middle).abs());
-        let over = sorted.get(above).map(|value| (value - middle).abs());
-        match (under, over) {
-            (Some(under), over) if over.is_none_or(|over| under <= over) => {
-                below -= 1;
-                Some(under)
-            }
-            (_, over) => {
-                above += 1;
-                over
-            }
-        }
-    };
-    let (mut low, mut high) = (0.0, 0.0);
-    for at in 0..=last.div_ceil(2) {
-        high = nearest()?;
-        if at == last / 2 {
-            low = high;
+    let below = sorted.partition_point(|value| *value < middle);
+    let above = sorted.len() - below;
+    let far = f64::INFINITY;
+    let distance = |at: usize| sorted.get(at).map_or(far, |value| (value - middle).abs());
+    let under = |nth: usize| if nth < below { distance(below - 1 - nth) } else { far };
+    let over = |nth: usize| distance(below + nth);
+    // How many of the first `rank + 1` lie below.
+    let rank = last / 2;
+    let (mut from, mut to) = ((rank + 1).saturating_sub(above), below.min(rank + 1));
+    while from < to {
+        let half = usize::midpoint(from, to);
+        if under(half) < over(rank - half) {
+            from = half + 1;
+        } else {
+            to = half;
         }
     }
-    Some(low + (high - low) * (0.5 * last as f64).fract())
+    let beside = rank + 1 - from;
+    let of_under = from.checked_sub(1).map_or(0.0, under);
+    let low = beside.checked_sub(1).map_or(of_under, |nth| of_under.max(over(nth)));
+    let high = if last % 2 == 0 { low } else { under(from).min(over(beside)) };
+    Some(low + (high - low) * 0.5)
 }
 
 /// The last so many values, in order of size.
@@ -74,12 +82,30 @@ impl Window {
         self.0.insert(at, value);
     }
 
-    /// Takes a value out that was taken in.
-    pub fn remove(&mut self, value: f64) {
-        let at = self.0.partition_point(|known| known.total_cmp(&value).is_lt());
-        if at < self.0.len() {
-            self.0.remove(at);
+    /// Takes a value in, in the place of one that was taken in.
+    pub fn replace(&mut self, leaving: f64, entering: f64) {
+        let place = |value: f64| self.0.partition_point(|known| known.total_cmp(&value).is_lt());
+        let (from, to) = (place(leaving), place(entering));
+        if from >= self.0.len() {
+            return;
         }
+        let at = if from < to {
+            self.0.copy_within(from + 1..to, from);
+            to - 1
+        } else {
+            self.0.copy_within(to..from, to + 1);
+            to
+        };
+        if let Some(slot) = self.0.get_mut(at) {
+            *slot = entering;
+        }
+    }
+
+    /// Takes these in the place of all.
+    pub fn fill(&mut self, values: &[f64]) {
+        self.0.clear();
+        self.0.extend_from_slice(values);
+        self.0.sort_unstable_by(f64::total_cmp);
     }
 
     /// Its values in ascending order.
@@ -123,17 +149,27 @@ mod tests {
         let draw = |seed: usize, n: usize| ((n * 7919 + seed * 104_729) % 13) as f64 - 4.0;
         let mut window = Window::default();
         for seed in 0..200 {
-            let values: Vec<f64> = (0..1 + seed % 9).map(|n| draw(seed, n)).collect();
+            let mut values: Vec<f64> = (0..1 + seed % 9).map(|n| draw(seed, n)).collect();
             let mut sorted = values.clone();
             sorted.sort_by(f64::total_cmp);
             assert_eq!(median(&values), of_sorted(&sorted, 0.5));
             let middle = median(&values).unwrap();
             let away: Vec<f64> = values.iter().map(|value| (value - middle).abs()).collect();
             assert_eq!(median_distance(&sorted, middle), median(&away), "{values:?}");
+            window.fill(&[]);
             values.iter().for_each(|value| window.insert(*value));
             assert_eq!(window.sorted(), sorted);
-            values.iter().for_each(|value| window.remove(*value));
-            assert!(window.sorted().is_empty());
+            let shifted: Vec<f64> = values.iter().map(|value| (value * 7.0) % 5.0).collect();
+            values.iter().zip(&shifted).for_each(|(old, new)| window.replace(*old, *new));
+            sorted = shifted;
+            sorted.sort_by(f64::total_cmp);
+            assert_eq!(window.sorted(), sorted);
+            for share in [0.0, 0.25, 0.6, 1.0] {
+                assert_eq!(quantile(&values, share), {
+                    values.sort_by(f64::total_cmp);
+                    of_sorted(&values, share)
+                });
+            }
         }
         assert_eq!(median_distance(&[], 0.0), None);
     }
