@@ -14,6 +14,7 @@ pub mod finding;
 pub mod follow;
 pub mod hypothesis;
 pub mod impact;
+pub mod istio_schema;
 pub mod istioctl;
 pub mod logs;
 pub mod narrative;

@@ -249,6 +249,8 @@ pub const RULES: &[&dyn Rule] = &[
     &istio_config::tls_settings_hidden::TlsSettingsHidden,
     &istio_config::workload_group_account_unknown::WorkloadGroupAccountUnknown,
     &istio_config::workload_groups_alike::WorkloadGroupsAlike,
+    &istio_config::schema_violated::SchemaViolated,
+    &istio_config::schema_violated::SchemaWarned,
 
     // Linkerd.
     &linkerd::failfast::LinkerdFailfast,

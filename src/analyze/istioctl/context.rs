@@ -40,6 +40,7 @@ pub(super) const SIDECAR: Kind = Kind("Sidecar", "networking.istio.io");
 pub(super) const ENVOY_FILTER: Kind = Kind("EnvoyFilter", "networking.istio.io");
 pub(super) const PROXY_CONFIG: Kind = Kind("ProxyConfig", "networking.istio.io");
 pub(super) const AUTHORIZATION_POLICY: Kind = Kind("AuthorizationPolicy", "security.istio.io");
+pub(super) const PEER_AUTHENTICATION: Kind = Kind("PeerAuthentication", "security.istio.io");
 pub(super) const REQUEST_AUTHENTICATION: Kind = Kind("RequestAuthentication", "security.istio.io");
 pub(super) const TELEMETRY: Kind = Kind("Telemetry", "telemetry.istio.io");
 pub(super) const WASM_PLUGIN: Kind = Kind("WasmPlugin", "extensions.istio.io");

@@ -1,6 +1,6 @@
 //! What `istioctl analyze` would say of the same objects: each of its messages, on its object, as often, with its known
 //! coarse spots. It runs only with `--strict-aliases istioctl`; Meshscope's own rules judge for themselves and share no
-//! more with it than the model and the list of Istio's annotations.
+//! more with it than the model, the list of Istio's annotations and what Istio itself refuses.
 //!
 //! Each file is one or several of istioctl's analyzers, written down from what Istio documents and does. [`attach`] brings
 //! the messages into the findings.
@@ -28,6 +28,7 @@ mod mesh_networks;
 mod message;
 mod pod_images;
 mod port_names;
+mod schema;
 mod service_entries;
 mod sidecars;
 mod telemetry;
@@ -68,6 +69,7 @@ const ANALYZERS: &[fn(&Context<'_>, &mut Messages)] = &[
     pod_images::automatic,
     pod_images::versions,
     port_names::analyze,
+    schema::analyze,
     service_entries::addresses,
     service_entries::protocols,
     sidecars::analyze,

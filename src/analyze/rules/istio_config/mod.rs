@@ -23,6 +23,7 @@ pub mod policy_host_unknown;
 pub mod principal_unknown;
 pub mod proxy_image_differs;
 pub mod proxy_image_placeholder;
+pub mod schema_violated;
 pub mod selector_ignored_by_gateway;
 pub mod selects_no_pod;
 pub mod server_certificate_not_checked;
