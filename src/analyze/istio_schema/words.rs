@@ -121,13 +121,13 @@ pub(super) fn duration(out: &mut Faults, value: &Value, key: &str, base: &str) {
 
 /// Whether an address of IP version 4 or 6 is written down.
 pub(super) fn is_address(text: &str) -> bool {
-    text.split('%').next().is_some_and(|address| address.parse::<std::net::IpAddr>().is_ok())
+    text.split('%').next().is_some_and(|address| address.parse::<core::net::IpAddr>().is_ok())
 }
 
 /// An address, or a block of addresses.
 pub(super) fn block(out: &mut Faults, path: String, text: &str) {
     let good = match text.split_once('/') {
-        Some((address, bits)) => address.parse::<std::net::IpAddr>().is_ok_and(|address| {
+        Some((address, bits)) => address.parse::<core::net::IpAddr>().is_ok_and(|address| {
             let most = if address.is_ipv4() { 32 } else { 128 };
             bits.parse::<u8>().is_ok_and(|bits| bits <= most)
         }),

@@ -40,6 +40,15 @@ crate::rule! {
     }
 }
 
+/// What answered such requests before.
+#[derive(Debug)]
+struct Before {
+    service: ServiceName,
+    port: Option<i64>,
+    /// Whether it still gets requests for the host, though for other paths as well.
+    still: bool,
+}
+
 /// Fewer answers than this say nothing.
 const ENOUGH: u64 = 5;
 
@@ -57,7 +66,7 @@ pub struct Fact<'a> {
     code: u16,
     /// Where requests go, and where they went before, with the port.
     to: ServiceName,
-    from: (ServiceName, Option<i64>),
+    from: Before,
     tally: Tally,
 }
 
@@ -78,7 +87,9 @@ impl Check for RouteLeadsElsewhere {
                 let Some(from) = before(snapshot, edge, outcome, &host, path) else { continue };
                 let twin = twin.get_or_insert_with(|| Twin::new(snapshot));
                 let ask = Ask { name: describe(&origin, &request), from: origin, request };
-                let Some((object, field)) = decided(snapshot, &twin.answer(&ask), to) else { continue };
+                let Some((object, field)) = decided(snapshot, &twin.answer(&ask), to, from.still) else {
+                    continue;
+                };
                 let value = format!(
                     "{} requests for {}: {}",
                     outcome.count,
@@ -104,14 +115,14 @@ impl Check for RouteLeadsElsewhere {
         let object = &fact.object.reference;
         let subject = object.field(&fact.field);
         let (host, path) = (text::plain(&fact.host, 60), text::plain(&fact.path, 60));
-        let (to, from) = (&fact.to, &fact.from.0);
+        let (to, from) = (&fact.to, &fact.from.service);
         let value =
             fact.object.body.pointer(&pointer(&fact.field)).and_then(Value::as_str).unwrap_or_default();
         let code = fact.code.to_string();
         Finding::new(Self::META, subject.clone(), &[])
             .title(format!("{object} sends {path} to {}, which does not know it: {} served it before", to.name, from.name))
             .message(format!(
-                "{} for {host}{path} got {code} from Service {to}{}. Before that Service {from} answered such requests, and none has reached it since: {} of {object} leads elsewhere.",
+                "{} for {host}{path} got {code} from Service {to}{}. Before that Service {from} answered such requests: {} of {object} leads elsewhere.",
                 fact.tally.share(),
                 since(fact.tally.onset),
                 fact.field
@@ -141,16 +152,18 @@ fn unknown(outcome: &Outcome) -> bool {
         && outcome.count >= ENOUGH
 }
 
-/// The Service that answered the same requests of the same proxies before, and has not got one since.
+/// The Service that answered the same requests of the same proxies before; `None` where it, or the one that they go to now, still
+/// answers them.
 fn before(
     snapshot: &Snapshot,
     edge: &EdgeTraffic,
     outcome: &Outcome,
     host: &str,
     path: &str,
-) -> Option<(ServiceName, Option<i64>)> {
+) -> Option<Before> {
     let first = outcome.first?;
-    let mut found = None;
+    let mut found: Option<Before> = None;
+    let mut still = false;
     let own = snapshot
         .traffic
         .iter()
@@ -161,21 +174,28 @@ fn before(
         if !same || well.upstreams.is_empty() || unknown(well) {
             continue;
         }
+        let later = well.last.is_some_and(|last| last.as_second() > first.as_second() + SETTLED);
         // Served by the same Service as well, or by another one still: then the path is not unknown, or only a part goes elsewhere.
-        if other.service == edge.service
-            || well.last.is_some_and(|last| last.as_second() > first.as_second() + SETTLED)
-        {
+        if other.service == edge.service || (later && well.paths.len() == 1) {
             return None;
         }
+        still |= later;
         if well.code < 400 && !well.failed && well.first.is_some_and(|at| at < first) {
-            found = other.service.clone().map(|service| (service, other.cluster.port));
+            let service = other.service.clone();
+            found = service.map(|service| Before { service, port: other.cluster.port, still: false });
         }
     }
-    found
+    found.map(|found| Before { still, ..found })
 }
 
-/// The object by which a request goes to a Service, and the field that names the Service.
-fn decided<'a>(snapshot: &'a Snapshot, answer: &Answer, to: &ServiceName) -> Option<(&'a Object, String)> {
+/// The object by which a request goes to a Service, and the field that names the Service; with `alone` only where the route has no
+/// other destination.
+fn decided<'a>(
+    snapshot: &'a Snapshot,
+    answer: &Answer,
+    to: &ServiceName,
+    alone: bool,
+) -> Option<(&'a Object, String)> {
     if answer.outcome != Ending::Forwarded {
         return None;
     }
@@ -198,13 +218,14 @@ fn decided<'a>(snapshot: &'a Snapshot, answer: &Answer, to: &ServiceName) -> Opt
         }
     };
     let (list, leaf) = if virtual_service { ("route", "destination.host") } else { ("backendRefs", "name") };
-    let index = body.list(list).iter().position(names)?;
+    let destinations = body.list(list);
+    let index = destinations.iter().position(names).filter(|_| !alone || destinations.len() == 1)?;
     Some((object, format!("{route}.{list}[{index}].{leaf}")))
 }
 
 /// Names the Service of before again, with its port where one is written.
 fn back(fact: &Fact<'_>) -> Option<Remedy> {
-    let (service, port) = &fact.from;
+    let Before { service, port, .. } = &fact.from;
     let at = pointer(&fact.field);
     let virtual_service = fact.object.reference.kind == "VirtualService";
     let near = service.namespace == fact.object.namespace();
