@@ -60,8 +60,9 @@ fn rank(route: &Route, matching: &RouteMatch, rule: usize, at: usize, entry: &Va
     let (kind, length) = match &matching.path {
         PathMatch::Exact(path) => (3, path.chars().count()),
         PathMatch::Below(path) | PathMatch::Prefix(path) => (2, path.chars().count()),
-        PathMatch::Any => (2, 1),
         PathMatch::Regex(pattern) => (1, pattern.text.chars().count()),
+        // A GRPCRoute's condition without service and method stands behind all that have one.
+        PathMatch::Any => (0, 0),
     };
     let method = entry.at("method").is_some_and(Value::is_string);
     let headers = matching.headers.len() - usize::from(method);
@@ -110,12 +111,12 @@ fn grpc_match(entry: &Value) -> RouteMatch {
         (Some(service), Some(method)) if !regex => PathMatch::Exact(format!("/{service}/{method}")),
         (Some(service), None) if !regex => PathMatch::Prefix(format!("/{service}/")),
         (service, method) => {
-            let part = |text: Option<&str>| match text {
+            let part = |text: Option<&str>, any: &str| match text {
                 Some(text) if regex => text.to_owned(),
                 Some(text) => regex::escape(text),
-                None => "[^/]+".to_owned(),
+                None => any.to_owned(),
             };
-            PathMatch::Regex(Pattern::new(&format!("/{}/{}", part(service), part(method))))
+            PathMatch::Regex(Pattern::new(&format!("/{}/{}", part(service, "[^/]+"), part(method, ".+"))))
         }
     };
     RouteMatch { path, headers: header_matches(entry), ..RouteMatch::default() }
@@ -231,7 +232,24 @@ mod tests {
         assert!(fit(json!({"service": "p.S"}), "/p.S/X") && !fit(json!({"service": "p.S"}), "/p.Sx/X"));
         assert!(fit(json!({"method": "M"}), "/any/M") && !fit(json!({"method": "M"}), "/any/x/M"));
         assert!(fit(json!({"type": "RegularExpression", "service": "p\\.[ST]", "method": "M.*"}), "/p.T/Mx"));
+        let service = json!({"type": "RegularExpression", "service": "p.*"});
+        assert!(fit(service.clone(), "/p.S/M/x") && !fit(service, "/q.S/M"));
         assert!(fit(json!({}), "/p.S/M"));
+    }
+
+    #[test]
+    fn a_grpc_rule_for_everything_stands_behind_those_with_a_method() {
+        let rules = json!([
+            {},
+            {"matches": [{"headers": [{"name": "x", "value": "1"}]}]},
+            {"matches": [{"method": {"type": "RegularExpression", "service": "a.*", "method": "[a-z].*"}}]},
+            {"matches": [{"method": {"service": "a"}}]}
+        ]);
+        let made = route("GRPCRoute", "r", "", rules);
+        let mut all: Vec<(Rank, String)> = conditions(&made).into_iter().map(|c| (c.rank, c.path)).collect();
+        all.sort();
+        let order: Vec<&str> = all.iter().filter_map(|(_, path)| path.get(11..12)).collect();
+        assert_eq!(order, ["3", "2", "1", "0"]);
     }
 
     fn any_match() -> impl Strategy<Value = Value> {
