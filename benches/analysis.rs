@@ -29,9 +29,9 @@ use meshscope::analyze::logs::mask::mask_into;
 use meshscope::analyze::trial::Trial;
 use meshscope::collect::assemble::assemble;
 use meshscope::collect::material::{LogFile, Material};
+use meshscope::model::json::{Value, json};
 use meshscope::model::log::LogStream;
 use meshscope::model::snapshot::Builder;
-use serde_json::{Value, json};
 use std::hint::black_box;
 
 const LINES: usize = 10_000;
@@ -234,7 +234,7 @@ fn objects() -> Vec<Value> {
 fn broken() -> Material {
     let mut objects = objects();
     let route = objects.iter_mut().find(|object| object["kind"] == "VirtualService").expect("a route");
-    route["spec"]["http"][0]["route"][0]["destination"]["subset"] = json!("v9");
+    *route.pointer_mut("/spec/http/0/route/0/destination/subset").expect("a subset") = json!("v9");
     let mut log = String::new();
     for i in 0..600 {
         let (time, result) = (
@@ -255,7 +255,7 @@ fn broken() -> Material {
 }
 
 fn mesh_objects(criterion: &mut Criterion) {
-    let text = serde_json::to_vec(&Value::Array(objects())).expect("JSON");
+    let text = serde_json::to_vec(&objects()).expect("JSON");
     let mut group = criterion.benchmark_group("mesh_objects");
     group.sample_size(10);
     group.throughput(Throughput::Elements(10_000));

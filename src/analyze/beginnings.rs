@@ -106,10 +106,10 @@ fn of_logs(snapshot: &Snapshot) -> Vec<(ServiceName, Beginning)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::json::{Value, json};
     use crate::model::log::LogStream;
     use crate::model::snapshot::Builder;
     use crate::model::span::{SpansBuilder, read};
-    use serde_json::{Value, json};
 
     const EPOCH: i64 = 1_700_000_000;
     const ONSET: i64 = 200;
@@ -135,7 +135,7 @@ mod tests {
             spans.reverse();
         }
         let mut found = SpansBuilder::default();
-        assert!(read("f", Value::Array(spans).to_string().as_bytes(), &mut found).is_empty());
+        assert!(read("f", Value::from(spans).to_string().as_bytes(), &mut found).is_empty());
         let mut builder = Builder::new();
         builder.spans(found.finish());
         builder.finish()

@@ -403,10 +403,10 @@ fn services(snapshot: &Snapshot, hosts: &BTreeMap<Host, Clock>) -> BTreeMap<Serv
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::json::{Value, json};
     use crate::model::snapshot::Builder;
     use crate::model::span::{SpansBuilder, read};
     use proptest::prelude::*;
-    use serde_json::{Value, json};
 
     /// Calls of `front` to each service, whose clock is that many milliseconds ahead.
     fn called(ahead: &[(&str, i64)], calls: i64, reverse: bool) -> Snapshot {
@@ -429,7 +429,7 @@ mod tests {
             spans.reverse();
         }
         let mut builder = SpansBuilder::default();
-        assert!(read("f", Value::Array(spans).to_string().as_bytes(), &mut builder).is_empty());
+        assert!(read("f", Value::from(spans).to_string().as_bytes(), &mut builder).is_empty());
         let mut snapshot = Builder::new();
         snapshot.spans(builder.finish());
         snapshot.finish()
@@ -484,7 +484,7 @@ mod tests {
             })
             .collect();
         let mut builder = SpansBuilder::default();
-        assert!(read("f", Value::Array(later).to_string().as_bytes(), &mut builder).is_empty());
+        assert!(read("f", Value::from(later).to_string().as_bytes(), &mut builder).is_empty());
         let mut snapshot = Builder::new();
         snapshot.spans(builder.finish());
         let known = snapshot.finish();

@@ -414,10 +414,10 @@ mod tests {
     use super::*;
     use crate::analyze::finding::Effect;
     use crate::analyze::registry::RULES;
+    use crate::model::json::{Value, json};
     use crate::model::network::ServiceName;
     use crate::model::object::ObjectRef;
     use crate::model::snapshot::{Builder, Target};
-    use serde_json::{Value, json};
 
     /// front → middle → back, each a Deployment behind a Service of its name; `edits` are (Deployment, time) pairs.
     fn snapshot(target: Option<&str>, edits: &[(&str, &str)]) -> Snapshot {

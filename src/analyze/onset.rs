@@ -287,9 +287,9 @@ fn jumps<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::json::json;
     use crate::model::series::read;
     use crate::model::snapshot::Builder;
-    use serde_json::json;
 
     fn snapshot(offset: i64) -> Snapshot {
         let mut builder = Builder::new();

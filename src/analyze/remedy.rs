@@ -1,7 +1,7 @@
 //! What to do about a finding, as data: a patch or a command, its inverse, and how to prevent the next one.
 
+use crate::model::json::{Value, json};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
 use super::trial::Trial;
 use crate::model::object::{Object, ObjectRef};
@@ -79,12 +79,11 @@ impl Remedy {
         let mut body = (*object.body).clone();
         for operation in operations.as_array()? {
             let undo = invert(&body, operation)?;
-            let step: json_patch::Patch = serde_json::from_value(json!([operation])).ok()?;
-            json_patch::patch(&mut body, &step).ok()?;
+            body = body.patched(&json!([operation]))?;
             inverse.insert(0, undo);
         }
         let target = ObjectRef { field_path: String::new(), ..object.reference.clone() };
-        let inverse = Value::Array(inverse);
+        let inverse = Value::from(inverse);
         Some(Remedy {
             summary: summary.into(),
             risk: Risk::Low,
@@ -364,8 +363,7 @@ mod tests {
         let remedy = Remedy::patch(&object(), &operations, "s").unwrap();
         let mut body = (*object().body).clone();
         for step in [&operations, &remedy.inverse.unwrap().operations] {
-            let step: json_patch::Patch = serde_json::from_value(step.clone()).unwrap();
-            json_patch::patch(&mut body, &step).unwrap();
+            body = body.patched(step).unwrap();
         }
         assert_eq!(body, *object().body);
         assert!(remedy.commands[0].starts_with("kubectl -n n patch virtualservice a --type=json -p '["));

@@ -1,6 +1,6 @@
 //! How a change is taken back: with the value before, or with the tool that brought it in.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 
 use super::remedy::{Remedy, Risk, patch_command, quote, resource, scope};
 use crate::model::change::{Change, ChangeKind, Release, Tool, applied, path};
@@ -140,7 +140,7 @@ fn edited(snapshot: &Snapshot, change: &Change) -> Option<Remedy> {
     let by = if change.by.is_empty() { String::new() } else { format!(" by {}", change.by) };
     let summary =
         format!("Take the edit of {}{by} back: what was applied before it stands again", time(change));
-    Remedy::patch(object, &Value::Array(operations), summary)
+    Remedy::patch(object, &Value::from(operations), summary)
 }
 
 /// What was applied last, written over the edit. The annotation that holds it is never collected, and stands in the cluster

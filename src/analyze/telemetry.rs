@@ -96,8 +96,8 @@ fn tells(log: &LogStream) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::json::json;
     use crate::model::snapshot::Builder;
-    use serde_json::json;
 
     #[test]
     fn what_collectors_lost_is_a_gap_once() {

@@ -168,7 +168,8 @@ impl Args {
         let Some(session) = session.filter(|session| session.at("spec.symptom.request").is_some()) else {
             return Ok(None);
         };
-        let session: DebugSession = serde_json::from_value(session)
+        let session: DebugSession = session
+            .read()
             .with_context(|| format!("{} holds no session that can be read", path.display()))?;
         Ok(asked(&session))
     }

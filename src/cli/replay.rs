@@ -201,7 +201,7 @@ fn busiest_namespace(material: &Material) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     #[test]
     fn the_namespace_that_it_is_about() {

@@ -1,6 +1,6 @@
 //! From raw material to the snapshot that analysis reads.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 
 use super::material::Material;
 use crate::model::access_format::AccessFormat;

@@ -1,8 +1,8 @@
 //! The raw material of a snapshot: what a live run gathers, what a bundle holds, what a replay serves.
 
+use crate::model::json::Value;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::redact::Counts;
 use crate::model::gap::Gap;

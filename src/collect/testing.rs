@@ -1,10 +1,10 @@
 //! An API server for unit tests: a function from a path to an answer, in memory.
 
+use crate::model::json::{Value, json};
 use bytes::Bytes;
 use http::{Request, Response};
 use kube::Client;
 use kube::client::Body;
-use serde_json::{Value, json};
 use std::convert::Infallible;
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! Access logs in a format of one's own: MeshConfig's `accessLogFormat`, as text or as JSON, made of Envoy's operators.
 
+use crate::model::json::Value;
 use jiff::Timestamp;
-use serde_json::Value;
 
 use super::access_log::AccessRecord;
 use super::fields::Fields;
@@ -183,7 +183,7 @@ impl AccessFormat {
                 let keys: Vec<(String, Operator)> = map
                     .iter()
                     .filter_map(|(key, value)| {
-                        Some((key.clone(), Operator::read(value.as_str()?.trim().trim_matches('%'))))
+                        Some((key.to_string(), Operator::read(value.as_str()?.trim().trim_matches('%'))))
                     })
                     .filter(|(_, operator)| *operator != Operator::Other)
                     .take(MAX_OPERATORS)
@@ -258,7 +258,7 @@ fn split(format: &str) -> (Vec<(String, Operator)>, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     fn format(text: &str) -> Option<AccessFormat> {
         AccessFormat::of_mesh_config(&json!({"accessLogFormat": text}))

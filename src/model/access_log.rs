@@ -1,7 +1,7 @@
 //! Envoy's access log: Istio's default text format and the JSON format, of today and of the versions before.
 
+use crate::model::json::Value;
 use jiff::Timestamp;
-use serde_json::Value;
 
 use super::fields::Fields;
 use super::time;

@@ -1,7 +1,7 @@
 //! Containers: what they are made of, and what the kubelet says of them.
 
+use crate::model::json::Value;
 use jiff::Timestamp;
-use serde_json::Value;
 
 use super::fields::Fields;
 use super::mesh::part::Part;

@@ -1,7 +1,7 @@
 //! Reading fields out of objects that may be malformed: a field of the wrong type is absent, never an error.
 
+use crate::model::json::{Map, Value};
 use jiff::Timestamp;
-use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 use super::time;
@@ -46,11 +46,11 @@ pub trait Fields {
 
     /// The items of a list at a path; absent is empty.
     fn list(&self, path: &str) -> &[Value] {
-        self.at(path).and_then(Value::as_array).map_or(EMPTY, Vec::as_slice)
+        self.at(path).and_then(Value::as_array).map_or(EMPTY, |list| list.as_slice())
     }
 
     /// The entries of an object at a path.
-    fn map(&self, path: &str) -> Option<&Map<String, Value>> {
+    fn map(&self, path: &str) -> Option<&Map> {
         self.at(path).and_then(Value::as_object)
     }
 
@@ -62,7 +62,7 @@ pub trait Fields {
     /// A map of texts at a path (labels, annotations, a selector); values of another type are left out.
     fn text_map(&self, path: &str) -> BTreeMap<String, String> {
         let entries = self.map(path).into_iter().flatten();
-        entries.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
+        entries.filter_map(|(key, value)| Some((key.to_string(), value.as_str()?.to_owned()))).collect()
     }
 
     /// An RFC 3339 time at a path.
@@ -95,7 +95,7 @@ impl Fields for Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     #[test]
     fn a_field_of_the_wrong_type_is_absent() {

@@ -12,6 +12,7 @@ pub mod fields;
 pub mod gap;
 pub mod graph;
 pub mod index;
+pub mod json;
 pub mod log;
 pub mod memo;
 pub mod mesh;

@@ -1,7 +1,7 @@
 //! Services, the endpoints behind them, and NetworkPolicies.
 
+use crate::model::json::Value;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use std::sync::Arc;
 
 use super::fields::Fields;
@@ -168,7 +168,7 @@ impl Service {
             let target = match port.at("targetPort") {
                 Some(Value::Number(n)) => TargetPort::Number(n.as_i64().unwrap_or(number)),
                 Some(Value::String(text)) => {
-                    text.parse().map_or_else(|_| TargetPort::Name(text.clone()), TargetPort::Number)
+                    text.parse().map_or_else(|_| TargetPort::Name(text.to_string()), TargetPort::Number)
                 }
                 _ => TargetPort::Number(number),
             };
@@ -324,7 +324,7 @@ impl NetworkPolicy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     #[test]
     fn protocols_follow_app_protocol_then_the_name() {

@@ -1,8 +1,8 @@
 //! Any Kubernetes object: what names it, who made and edited it, and its body.
 
+use crate::model::json::Value;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -228,7 +228,7 @@ fn field_paths(tree: &Value, prefix: &str, out: &mut Vec<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     #[test]
     fn managed_fields_become_paths() {

@@ -1,7 +1,7 @@
 //! Field paths as findings write them: `spec.http[0].route[1].destination`, `metadata.annotations[sidecar.istio.io/inject]`,
 //! `spec.containers[name=app].image`.
 
-use serde_json::Value;
+use crate::model::json::Value;
 
 use super::fields::Fields;
 
@@ -66,7 +66,7 @@ pub fn find<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     #[test]
     fn brackets_hold_one_step() {

@@ -1,6 +1,6 @@
 //! Time series, as Prometheus gives them.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::BTreeMap;
 
 use super::fields::Fields;
@@ -151,7 +151,7 @@ fn point(value: &Value) -> Option<(f64, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     #[test]
     fn a_native_histogram_reads_as_a_classic_one() {

@@ -356,7 +356,7 @@ impl Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     #[test]
     fn a_pods_owner_is_the_deployment_even_without_its_replica_set() {

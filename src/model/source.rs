@@ -1,8 +1,8 @@
 //! Where objects stand in the YAML files that they were read from.
 
+use crate::model::json::Value;
 use granit_parser::{Event, Parser, Span};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -238,7 +238,7 @@ fn enter(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     const TEXT: &str = "---\n# a list\nkind: List\nitems:\n- kind: A\n  metadata:\n    name: a\n  spec:\n    ports: [80, 443]\n- kind: B\n  metadata: {name: b, annotations: {x.y/z: 'on'}}\n  spec:\n    containers:\n      - image: i\n        name: app\n      - name: side\n        ? [odd, key]\n        : 1\n        \"quoted\": 2\n";
 

@@ -1,7 +1,7 @@
 //! Pods and what owns them.
 
+use crate::model::json::Value;
 use jiff::Timestamp;
-use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -318,7 +318,7 @@ impl Workload {
                     .as_object()
                     .into_iter()
                     .flatten()
-                    .filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned())))
+                    .filter_map(|(k, v)| Some((k.to_string(), v.as_str()?.to_owned())))
                     .collect(),
             ),
             Some(selector) => Selector::read(selector),
@@ -367,7 +367,7 @@ impl Workload {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     #[test]
     fn a_native_sidecar_is_told_from_an_init_container() {

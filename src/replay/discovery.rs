@@ -1,6 +1,6 @@
 //! What there is: `/version`, `/api`, `/apis` in the legacy and the aggregated form.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 
 use super::kinds::{Kind, Kinds};
 

@@ -1,6 +1,6 @@
 //! Events are one set of objects with two faces: `v1` and `events.k8s.io/v1`. They are kept as the former.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 
 use super::kinds::Kind;
 

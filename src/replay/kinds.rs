@@ -1,7 +1,7 @@
 //! Which kinds the replayed API has: those of Kubernetes itself, those of the recording's CRDs, and those that only
 //! objects in the recording tell of.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::BTreeMap;
 
 use crate::model::fields::Fields;
@@ -352,7 +352,7 @@ fn guess(group: &str, version: &str, kind: &str, namespaced: bool) -> Kind {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     #[test]
     fn plurals_are_guessed_as_english_makes_them() {

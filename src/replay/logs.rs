@@ -1,7 +1,7 @@
 //! `pods/log`: recorded logs as the kubelet would hand them out.
 
+use crate::model::json::Value;
 use jiff::{SignedDuration, Timestamp};
-use serde_json::Value;
 use std::collections::BTreeMap;
 
 use super::query::Parameters;
@@ -161,7 +161,7 @@ fn stamp(line: &[u8]) -> Option<(Timestamp, &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     const TEXT: &str =
         "2026-11-21T09:58:00.5Z one\n2026-11-21T09:59:00Z two\n\tat x\n2026-11-21T10:00:00Z three\n";

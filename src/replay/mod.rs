@@ -20,8 +20,8 @@ mod table;
 mod watch;
 mod write;
 
+use crate::model::json::json;
 use jiff::Timestamp;
-use serde_json::json;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -160,7 +160,7 @@ pub async fn serve(material: Material, options: Options) -> Result<Handle, Repla
     let captured_at =
         material.manifest.captured_at.or_else(|| latest(&material)).unwrap_or_else(|| (options.clock)());
     let stop = CancellationToken::new();
-    let mut ours = serde_json::to_value(manifest::crd()?)?;
+    let mut ours: crate::model::json::Value = serde_json::to_value(manifest::crd()?)?.into();
     // As if Meshscope had been installed when the recording was made.
     store::set(&mut ours, "creationTimestamp", json!(captured_at.to_string()));
     let app =

@@ -1,6 +1,6 @@
 //! As much of OpenAPI as clients need: that the server validates fields itself, and the schemas of custom resources.
 
-use serde_json::{Map, Value, json};
+use crate::model::json::{Map, Value, json};
 use std::collections::{BTreeSet, HashMap};
 
 use super::kinds::{Kind, Kinds};
@@ -20,7 +20,7 @@ pub(super) fn index(kinds: &Kinds) -> Value {
         }
     }
     let entry = |path: &String| (path.clone(), json!({"serverRelativeURL": format!("/openapi/v3/{path}")}));
-    json!({ "paths": paths.iter().map(entry).collect::<Map<String, Value>>() })
+    json!({ "paths": paths.iter().map(entry).collect::<Map>() })
 }
 
 fn prefix(kind: &Kind, version: &str) -> String {

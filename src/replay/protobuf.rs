@@ -1,6 +1,6 @@
 //! The one message that `kubectl` sends as Protobuf only: "may I?".
 
-use serde_json::{Map, Value, json};
+use crate::model::json::{Map, Value, json};
 
 /// The fields of a message: number, and content where it is text or a message.
 struct Message<'a>(&'a [u8]);
@@ -70,7 +70,7 @@ pub(super) fn review(body: &[u8]) -> Option<Value> {
     let other = Message::field(spec, 2).map(|bytes| read(bytes, &["path", "verb"]));
     let mut out = Map::new();
     let fields = [("resourceAttributes", resource), ("nonResourceAttributes", other)];
-    out.extend(fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
+    out.extend(fields.into_iter().filter_map(|(name, value)| Some((name.into(), value?))));
     Some(json!({ "spec": out }))
 }
 

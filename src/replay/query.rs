@@ -1,6 +1,6 @@
 //! What a list or a watch asks for.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::BTreeMap;
 
 use super::events;
@@ -82,7 +82,7 @@ impl Filter {
         labels
             && self.fields.iter().all(|term| {
                 let value = match object.at(&term.path) {
-                    Some(Value::String(text)) => text.clone(),
+                    Some(Value::String(text)) => text.to_string(),
                     Some(Value::Null) | None => String::new(),
                     Some(other) => other.to_string(),
                 };
@@ -110,8 +110,8 @@ pub(super) fn read_continue(token: &str) -> Result<(String, String), Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::json::json;
     use crate::replay::kinds::Kinds;
-    use serde_json::json;
 
     fn filter(fields: &str, plural: &str) -> Filter {
         let kinds = Kinds::of(&[], &[]);

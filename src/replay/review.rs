@@ -1,6 +1,6 @@
 //! "May I?": everything may be read, and what a replay can write may be written.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 
 use super::discovery::{REVIEWS, reviews};
 use super::kinds::Kinds;

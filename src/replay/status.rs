@@ -1,7 +1,7 @@
 //! Refusals, as the Kubernetes API words them.
 
+use crate::model::json::{Value, json};
 use http::StatusCode;
-use serde_json::{Value, json};
 
 use super::kinds::Kind;
 
@@ -146,7 +146,7 @@ impl Refusal {
             "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
             "message": self.message, "reason": self.reason, "code": self.code.as_u16(),
         });
-        let mut details = serde_json::Map::new();
+        let mut details = crate::model::json::Map::new();
         if let Some((group, plural, name)) = self.about.as_deref() {
             details.insert("name".to_owned(), json!(name));
             details.insert("kind".to_owned(), json!(plural));

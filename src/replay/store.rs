@@ -1,7 +1,7 @@
 //! The objects of a replay: those of the recording, and those that were written since.
 
+use crate::model::json::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;

@@ -1,10 +1,10 @@
 //! Watches: what there is, if asked for, and then every change.
 
+use crate::model::json::{Value, json};
 use axum::body::{Body, Bytes};
 use axum::response::Response;
 use futures::stream;
 use http::StatusCode;
-use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;

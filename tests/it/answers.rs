@@ -2,7 +2,7 @@
 //! by the controller.
 
 use meshscope::model::fields::Fields;
-use serde_json::{Value, json};
+use meshscope::model::json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

@@ -24,8 +24,8 @@ use meshscope::controller::investigate::{Investigate, InvestigateError, Outcome,
 use meshscope::controller::metrics::Metrics;
 use meshscope::controller::operator::Operator;
 use meshscope::controller::publish;
+use meshscope::model::json::{Value, json};
 use meshscope::replay;
-use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -40,8 +40,7 @@ const PATIENCE: Duration = Duration::from_secs(240);
 /// A Service whose selector matches nothing, and the pods that it should match.
 fn broken() -> Material {
     Material {
-        manifest: serde_json::from_value(json!({"version": 1, "capturedAt": "2026-11-21T10:00:00Z"}))
-            .unwrap(),
+        manifest: json!({"version": 1, "capturedAt": "2026-11-21T10:00:00Z"}).read().unwrap(),
         objects: vec![
             json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "checkout", "namespace": "shop"},
                    "spec": {"selector": {"app": "checkout"}, "ports": [{"port": 80, "targetPort": 8080}]}}),
@@ -173,7 +172,7 @@ impl World {
     }
 
     async fn create(&self, name: &str, spec: Value) -> DebugSession {
-        let spec: DebugSessionSpec = serde_json::from_value(spec).unwrap();
+        let spec: DebugSessionSpec = spec.read().unwrap();
         self.sessions.create(&PostParams::default(), &DebugSession::new(name, spec)).await.unwrap()
     }
 
@@ -441,7 +440,8 @@ async fn a_stored_object_that_is_no_session_is_told_so_and_stops_nothing() {
     // The server under test looks at types, not at CEL rules: as an older schema would have let it through.
     let resource = kube::api::ApiResource::erase::<DebugSession>(&());
     let any: Api<DynamicObject> = Api::namespaced_with(world.client.clone(), "shop", &resource);
-    let bad = DynamicObject::new("bad", &resource).data(json!({"spec": {"target": {}, "timeout": "soon"}}));
+    let bad = DynamicObject::new("bad", &resource)
+        .data(serde_json::json!({"spec": {"target": {}, "timeout": "soon"}}));
     any.create(&PostParams::default(), &bad).await.unwrap();
     let running = world.operator(&StandIn::new(Script::Answer), |_| {});
     world.create("good", checkout()).await;
@@ -467,7 +467,7 @@ async fn time_to_live_deletes_a_session_and_of_one_that_is_kept_only_the_report(
     let world = World::new().await;
     let running = world.operator(&StandIn::new(Script::Answer), |_| {});
     let spec = json!({"target": {"services": ["checkout"]}, "ttlSecondsAfterFinished": 0});
-    let mut kept = DebugSession::new("kept", serde_json::from_value(spec.clone()).unwrap());
+    let mut kept = DebugSession::new("kept", spec.clone().read().unwrap());
     kept.labels_mut().insert("app.kubernetes.io/managed-by".to_owned(), "Helm".to_owned());
     world.sessions.create(&PostParams::default(), &kept).await.unwrap();
     let session = world

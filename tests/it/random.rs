@@ -5,10 +5,10 @@ use meshscope::analyze::diagnosis::{Options, StrictAliases, analyze};
 use meshscope::collect::assemble::assemble;
 use meshscope::collect::bundle;
 use meshscope::collect::material::Material;
+use meshscope::model::json::{Value, json};
 use meshscope::report::json;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 /// All rules, and what istioctl would say.

@@ -1,8 +1,8 @@
 //! A recording served as a Kubernetes API: what the server answers, and what the real `kubectl` makes of it.
 
 use meshscope::collect::material::{LogFile, Material};
+use meshscope::model::json::{Value, json};
 use meshscope::replay::{self, Handle, Options};
-use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -34,8 +34,7 @@ fn shop() -> Material {
         truncated: false,
     };
     Material {
-        manifest: serde_json::from_value(json!({"version": 1, "capturedAt": "2026-11-21T10:00:00Z"}))
-            .unwrap(),
+        manifest: json!({"version": 1, "capturedAt": "2026-11-21T10:00:00Z"}).read().unwrap(),
         objects: vec![pod, service, event, route],
         logs: vec![
             log(false, "2026-11-21T09:59:58Z starting\n2026-11-21T09:59:59Z ready\n"),
@@ -71,7 +70,7 @@ impl Api {
             request.header("content-type", content_type).body(body.to_string()).send().await.unwrap();
         let status = response.status().as_u16();
         let text = response.text().await.unwrap();
-        (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
+        (status, serde_json::from_str(&text).unwrap_or(Value::from(text)))
     }
 }
 

@@ -2,9 +2,9 @@
 
 use meshscope::analyze::diagnosis::{Diagnosis, Options, analyze};
 use meshscope::analyze::finding::{Role, Severity};
+use meshscope::model::json::{Value, json};
 use meshscope::model::log::LogStream;
 use meshscope::model::snapshot::Builder;
-use serde_json::{Value, json};
 
 /// A chain front → middle → back: a Service, a Deployment and one ready pod with a proxy for each.
 fn shop() -> Vec<Value> {

@@ -8,9 +8,9 @@ use meshscope::analyze::series::prepare::Readings;
 use meshscope::collect::assemble::assemble;
 use meshscope::collect::bundle;
 use meshscope::collect::prometheus::catalogue::CATALOGUE;
+use meshscope::model::json::json;
 use meshscope::model::series::{self, Series};
 use meshscope::model::snapshot::Builder;
-use serde_json::json;
 use std::path::Path;
 
 /// The answer to a fixture of the rules.

@@ -44,8 +44,8 @@ fn stands_for(snapshot: &Snapshot, target: &Target, workload: &ObjectRef) -> boo
 mod tests {
     use super::*;
     use crate::analyze::registry::RULES;
+    use crate::model::json::json;
     use crate::model::snapshot::Builder;
-    use serde_json::json;
 
     /// Whether a finding about the pods of a workload concerns somebody who asked about `name`.
     fn asked(name: &str, workload: &ObjectRef) -> bool {

@@ -72,8 +72,8 @@ fn is_late(snapshot: &Snapshot, change: &Change) -> bool {
 mod tests {
     use super::*;
     use crate::analyze::registry::RULES;
+    use crate::model::json::json;
     use crate::model::snapshot::Builder;
-    use serde_json::json;
 
     fn snapshot(edited: &str) -> Snapshot {
         let mut builder = Builder::new();

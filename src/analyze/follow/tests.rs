@@ -1,8 +1,8 @@
 use super::*;
+use crate::model::json::{Value, json};
 use crate::model::log::LogStream;
 use crate::model::snapshot::Builder;
 use crate::model::span::{SpansBuilder, read};
-use serde_json::{Value, json};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const REQUEST: &str = "8b1f1c5e-1c0f-9d7e-b7f8-0f9b6a1f2c3d";

@@ -1,6 +1,6 @@
 //! DestinationRule: policies for all ports, for one, and for subsets.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 use std::collections::BTreeSet;
 
 use super::words::{

@@ -1,6 +1,6 @@
 //! Gateway: servers and their TLS.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::BTreeSet;
 
 use super::words::{

@@ -1,6 +1,6 @@
 //! Routes of HTTP in a VirtualService.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 
 use super::virtual_service::{destination, gateways, is_claim, weighted};
 use super::words::{

@@ -8,7 +8,7 @@ mod peer_authentication;
 mod virtual_service;
 mod words;
 
-use serde_json::Value;
+use crate::model::json::Value;
 
 use crate::model::fields::Fields;
 use crate::model::object::Object;

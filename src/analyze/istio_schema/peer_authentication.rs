@@ -1,6 +1,6 @@
 //! PeerAuthentication.
 
-use serde_json::Value;
+use crate::model::json::Value;
 
 use super::Faults;
 use super::words::selector;

@@ -1,6 +1,6 @@
 //! VirtualService: hosts, gateways, and routes of TLS and TCP.
 
-use serde_json::Value;
+use crate::model::json::Value;
 
 use super::Faults;
 use super::destination_rule::subset_name;

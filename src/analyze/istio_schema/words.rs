@@ -1,7 +1,7 @@
 //! Values that several kinds have: names, ports, durations, labels, visibility.
 
+use crate::model::json::Value;
 use regex::Regex;
-use serde_json::Value;
 use std::collections::BTreeSet;
 
 use super::{Faults, Fix};
@@ -244,7 +244,7 @@ pub(super) fn export_to(out: &mut Faults, namespace: &str, spec: &Value, selecti
     }
     if seen.contains("*") && all.len() > 1 {
         out.error("spec.exportTo", "exportTo has * beside others", NAMESPACES)
-            .fix(Fix::Write(serde_json::json!(["*"])));
+            .fix(Fix::Write(crate::model::json::json!(["*"])));
     }
 }
 

@@ -1,7 +1,7 @@
 //! Which values an annotation of Istio's can have.
 
+use crate::model::json::Value;
 use core::net::{Ipv4Addr, Ipv6Addr};
-use serde_json::Value;
 
 use crate::model::fields::Fields;
 

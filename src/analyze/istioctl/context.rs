@@ -1,6 +1,6 @@
 //! How istioctl sees a cluster: which objects it looks at, which pods are in the mesh, how it writes a selector.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::BTreeMap;
 
 use crate::model::fields::Fields;

@@ -1,6 +1,6 @@
 //! Deployments behind several Services at once, and applications that run as the proxy's user.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::BTreeMap;
 
 use super::context::{Context, DEPLOYMENT, POD, SERVICE, covers, full_name, is_control_plane};
@@ -61,7 +61,7 @@ fn target_ports(deployment: &Object, services: &[&Object], out: &mut Messages) {
         for entry in service.body.list("spec.ports") {
             let port = entry.int("port").unwrap_or_default();
             let target = match entry.at("targetPort") {
-                Some(Value::String(name)) => name.clone(),
+                Some(Value::String(name)) => name.to_string(),
                 Some(number) => number.to_string(),
                 None => String::new(),
             };

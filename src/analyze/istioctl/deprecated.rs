@@ -10,8 +10,9 @@ const REMOVED: &[&str] = &["ClusterRbacConfig", "RbacConfig", "ServiceRole", "Se
 /// IST0002.
 pub(super) fn analyze(context: &Context<'_>, out: &mut Messages) {
     for service in context.all(VIRTUAL_SERVICE) {
-        let percent =
-            |route: &serde_json::Value| route.int("fault.delay.percent").is_some_and(|percent| percent > 0);
+        let percent = |route: &crate::model::json::Value| {
+            route.int("fault.delay.percent").is_some_and(|percent| percent > 0)
+        };
         if service.body.list("spec.http").iter().any(percent) {
             let text = "http[].fault.delay.percent is deprecated: percentage takes its place";
             out.push("IST0002", service, "", text);

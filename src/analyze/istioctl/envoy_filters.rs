@@ -1,6 +1,6 @@
 //! EnvoyFilters whose operation does nothing where it is applied, or depends on the order in which filters came.
 
-use serde_json::Value;
+use crate::model::json::Value;
 
 use super::context::{Context, ENVOY_FILTER};
 use super::message::Messages;

@@ -1,7 +1,7 @@
 //! The Secrets that Gateways take their certificates from.
 
+use crate::model::json::Value;
 use jiff::Timestamp;
-use serde_json::Value;
 
 use super::certificate;
 use super::context::{Context, GATEWAY, SECRET, first_label, selector_text, short_or_full};

@@ -1,6 +1,6 @@
 //! Namespaces whose labels say nothing or too much about injection, and pods that came up without their proxy.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::BTreeSet;
 
 use super::context::{CONFIG_MAP, Context, NAMESPACE, PROXY, full_name};

@@ -1,6 +1,6 @@
 //! The networks of a mesh over several clusters.
 
-use serde_json::Value;
+use crate::model::json::{Text, Value};
 use std::collections::BTreeSet;
 
 use super::context::{Context, SECRET};
@@ -21,8 +21,7 @@ pub(super) fn analyze(context: &Context<'_>, out: &mut Messages) {
     let mut known: BTreeSet<&str> = BUILT_IN.iter().copied().collect();
     for secret in context.all(SECRET) {
         if secret.labels.get("istio/multiCluster").is_some_and(|value| value == "true") {
-            known
-                .extend(secret.body.map("data").into_iter().flat_map(|data| data.keys().map(String::as_str)));
+            known.extend(secret.body.map("data").into_iter().flat_map(|data| data.keys().map(Text::as_str)));
         }
     }
     for (network, entry) in networks.map("networks").into_iter().flatten() {

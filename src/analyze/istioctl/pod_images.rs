@@ -1,6 +1,6 @@
 //! The image of the proxy: another than the injector would put in, or a placeholder that nobody will replace.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::BTreeMap;
 
 use super::context::{
@@ -54,7 +54,7 @@ pub(super) fn versions(context: &Context<'_>, out: &mut Messages) {
 fn injected_image(body: &Value) -> String {
     let Some(values) = injector_values(body) else { return String::new() };
     let field = |path: &str| match values.at(path) {
-        Some(Value::String(text)) => Some(text.clone()),
+        Some(Value::String(text)) => Some(text.to_string()),
         None => Some(String::new()),
         Some(_) => None,
     };

@@ -3,7 +3,7 @@
 use super::context::{Context, SERVICE, is_control_plane};
 use super::message::Messages;
 use crate::model::fields::Fields;
-use serde_json::Value;
+use crate::model::json::Value;
 
 /// Controllers whose Services nobody writes by hand.
 const CONTROLLERS: &[&str] =
@@ -76,7 +76,7 @@ fn says_protocol(port: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     #[test]
     fn names_and_their_protocols() {

@@ -1,7 +1,7 @@
 //! Rules of VirtualServices that no request reaches, as Istio's validation finds them: by equal matches, and by prefixes that an
 //! earlier prefix covers.
 
-use serde_json::Value;
+use crate::model::json::{Text, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::context::{Context, VIRTUAL_SERVICE};
@@ -31,7 +31,7 @@ fn rule_name(rule: &Value, at: usize) -> String {
 fn conditions(entry: &Value) -> String {
     match entry {
         Value::Object(map) => {
-            let all: BTreeMap<&String, &Value> = map.iter().filter(|(key, _)| *key != "name").collect();
+            let all: BTreeMap<&Text, &Value> = map.iter().filter(|(key, _)| *key != "name").collect();
             serde_json::to_string(&all).unwrap_or_default()
         }
         other => other.to_string(),
@@ -108,7 +108,9 @@ impl Prefix {
         let conditions = |field: &str| {
             let entries = entry.map(field).into_iter().flatten();
             entries
-                .map(|(key, value)| (key.clone(), text_condition(&serde_json::json!({ "v": value }), "v")))
+                .map(|(key, value)| {
+                    (key.to_string(), text_condition(&crate::model::json::json!({ "v": value }), "v"))
+                })
                 .collect()
         };
         let method = text_condition(entry, "method");

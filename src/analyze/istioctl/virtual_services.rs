@@ -1,6 +1,6 @@
 //! VirtualServices that claim one host, and destinations that are not there.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::context::{Context, DESTINATION_RULE, VIRTUAL_SERVICE, full_name};

@@ -1,6 +1,6 @@
 //! Webhooks of injectors that would inject twice, or call nobody.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::context::{Context, MUTATING_WEBHOOK, SERVICE};

@@ -333,8 +333,8 @@ pub(super) fn written_time(record: &Record<'_>, head: &str) -> Option<Timestamp>
 mod tests {
     use super::super::digest::percentile;
     use super::*;
+    use crate::model::json::json;
     use crate::model::snapshot;
-    use serde_json::json;
 
     fn digest(text: &str) -> WorkloadLog {
         let mut builder = snapshot::Builder::new();

@@ -1,6 +1,6 @@
 //! One entry of a log: its level, its message and its fields, whatever the application's style.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::borrow::Cow;
 
 use crate::model::log::without_colours;
@@ -149,7 +149,7 @@ fn flatten<'a>(value: &Value, prefix: String, depth: usize, out: &mut Vec<(Cow<'
     match value {
         Value::Object(map) if depth < MAX_DEPTH => {
             for (key, child) in map {
-                let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+                let path = if prefix.is_empty() { key.to_string() } else { format!("{prefix}.{key}") };
                 flatten(child, path, depth + 1, out);
             }
         }

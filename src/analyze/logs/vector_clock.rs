@@ -92,13 +92,13 @@ fn map(text: &str) -> Option<BTreeMap<String, u64>> {
 }
 
 fn in_record(line: &str) -> Option<Stamp> {
-    let record: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line).ok()?;
-    let clock = CLOCKS.iter().find_map(|name| record.get(*name))?;
+    let record: crate::model::json::Map = serde_json::from_str(line).ok()?;
+    let clock = CLOCKS.iter().find_map(|name| record.get(name))?;
     let clock = match clock {
-        serde_json::Value::String(text) => map(text)?,
+        crate::model::json::Value::String(text) => map(text)?,
         other => map(&other.to_string())?,
     };
-    let named = HOSTS.iter().filter_map(|name| record.get(*name)?.as_str());
+    let named = HOSTS.iter().filter_map(|name| record.get(name)?.as_str());
     let host = named.into_iter().find(|host| clock.get(*host).is_some_and(|own| *own > 0))?;
     Some(Stamp { host: host.to_owned(), clock })
 }

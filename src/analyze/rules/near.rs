@@ -1,6 +1,6 @@
 //! Names that were probably meant: for a reference to something that does not exist, the existing name closest to it.
 
-use serde_json::Value;
+use crate::model::json::Value;
 
 use crate::model::object::Object;
 
@@ -91,7 +91,7 @@ pub fn applied(object: &Object, path: &str) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     #[test]
     fn the_closest_name_is_found_and_ties_are_none() {

@@ -287,9 +287,9 @@ fn fit(class: Class, pairs: &[(f64, f64)], scale: (f64, f64)) -> Option<Curve> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::json::{Value, json};
     use crate::model::series::read;
     use crate::model::snapshot::Builder;
-    use serde_json::{Value, json};
 
     /// A service whose load rises and falls, and a figure made of it; `broken` multiplies it in the last ten minutes.
     fn grown(figure: impl Fn(f64) -> f64, unit: f64, broken: f64) -> Option<Growth> {

@@ -370,9 +370,9 @@ fn point_at_callees(readings: &mut [Reading]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::json::{Value, json};
     use crate::model::series::read as parse;
     use crate::model::snapshot::Builder;
-    use serde_json::{Value, json};
 
     fn readings(series: &[(Value, &[f64])]) -> Vec<Reading> {
         let mut builder = Builder::new();

@@ -185,7 +185,7 @@ fn a_running_cluster_without_an_onset_is_not_judged_by_its_series() {
     let judged = |running: bool| {
         let mut plain = Builder::new();
         if running {
-            plain.object(serde_json::json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a-0", "namespace": "n"},
+            plain.object(crate::model::json::json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a-0", "namespace": "n"},
                 "status": {"phase": "Running"}}));
         }
         let risen = |n: usize| if n >= 24 { 0.5 } else { 0.0 };

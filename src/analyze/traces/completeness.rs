@@ -142,10 +142,10 @@ fn no_baseline(snapshot: &Snapshot) -> Option<Gap> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::json::{Value, json};
     use crate::model::log::LogStream;
     use crate::model::snapshot::Builder;
     use crate::model::span::{SpansBuilder, read};
-    use serde_json::{Value, json};
 
     fn told(spans: Value, more: impl FnOnce(&mut Builder)) -> Vec<String> {
         let mut found = SpansBuilder::default();

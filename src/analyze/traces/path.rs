@@ -258,9 +258,9 @@ fn tell(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::json::{Value, json};
     use crate::model::snapshot::Builder;
     use crate::model::span::{SpansBuilder, read};
-    use serde_json::{Value, json};
 
     fn snapshot(spans: &Value) -> Snapshot {
         let mut builder = SpansBuilder::default();
@@ -317,7 +317,7 @@ mod tests {
             spans.push(span(trace, "1", "", "front", 0, 20 + length));
             spans.push(span(trace, "2", "1", "pay", 10, 10 + length));
         }
-        let told = requests(&snapshot(&Value::Array(spans)), Timestamp::from_second(1_700_000_010).ok());
+        let told = requests(&snapshot(&Value::from(spans)), Timestamp::from_second(1_700_000_010).ok());
         let pay = &told[0].parts[0];
         assert_eq!((pay.service.as_str(), pay.ms, pay.before_ms), ("/pay", 60.0, Some(10.0)));
         assert_eq!((told[0].count, told[0].before_ms, told[0].p95_ms), (10, Some(30.0), Some(80.0)));

@@ -210,9 +210,9 @@ fn tried_again(
 mod tests {
     use super::*;
     use crate::analyze::traces::anomalies as all;
+    use crate::model::json::{Value, json};
     use crate::model::snapshot::{Builder, Snapshot};
     use crate::model::span::{SpansBuilder, read};
-    use serde_json::{Value, json};
 
     const EPOCH: u64 = 1_700_000_000;
     const ONSET: u64 = 60;
@@ -224,7 +224,7 @@ mod tests {
         for second in 0..90u64 {
             let base = (EPOCH + second) * 1_000_000;
             let mut push = |id: u64, parent: u64, service: &str, kind: &str, from: u64, error: bool| {
-                let mut tags = serde_json::Map::new();
+                let mut tags = crate::model::json::Map::new();
                 if error {
                     tags.insert("error".to_owned(), json!("timeout"));
                 }
@@ -242,7 +242,7 @@ mod tests {
             }
         }
         let mut builder = SpansBuilder::default();
-        assert!(read("f", Value::Array(spans).to_string().as_bytes(), &mut builder).is_empty());
+        assert!(read("f", Value::from(spans).to_string().as_bytes(), &mut builder).is_empty());
         let mut snapshot = Builder::new();
         snapshot.spans(builder.finish());
         snapshot.finish()

@@ -1,9 +1,9 @@
 use super::*;
 use crate::analyze::anomaly::{Kind, Place};
+use crate::model::json::{Value, json};
 use crate::model::network::ServiceName;
 use crate::model::snapshot::Builder;
 use crate::model::span::{SpansBuilder, read};
-use serde_json::{Value, json};
 
 /// One request each second: `front` calls `pay` and then `ship`; `pay` asks `db` thrice. All lengths are milliseconds.
 struct Shop {
@@ -51,7 +51,7 @@ impl Shop {
                             start: i64,
                             length: i64,
                             error: bool| {
-                let mut tags = serde_json::Map::new();
+                let mut tags = crate::model::json::Map::new();
                 if error {
                     tags.insert("error".to_owned(), json!("boom"));
                 }
@@ -90,7 +90,7 @@ impl Shop {
             spans.reverse();
         }
         let mut builder = SpansBuilder::default();
-        assert!(read("f", Value::Array(spans).to_string().as_bytes(), &mut builder).is_empty());
+        assert!(read("f", Value::from(spans).to_string().as_bytes(), &mut builder).is_empty());
         let mut snapshot = Builder::new();
         snapshot.spans(builder.finish());
         let onset = Timestamp::from_second(EPOCH + ONSET + self.shift).unwrap();

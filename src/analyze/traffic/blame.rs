@@ -33,8 +33,8 @@ pub fn changed_last(snapshot: &Snapshot, objects: &[&ObjectRef], onset: Option<T
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::json::json;
     use crate::model::snapshot::Builder;
-    use serde_json::json;
 
     #[test]
     fn the_edit_shortly_before_decides() {

@@ -272,11 +272,11 @@ pub fn earlier_onset(
 mod tests {
     use super::*;
     use crate::analyze::traffic::failures as all;
+    use crate::model::json::json;
     use crate::model::series;
     use crate::model::snapshot::Builder;
-    use serde_json::json;
 
-    fn points(from: i64, values: &[u64]) -> serde_json::Value {
+    fn points(from: i64, values: &[u64]) -> crate::model::json::Value {
         json!(
             values
                 .iter()
@@ -286,7 +286,7 @@ mod tests {
         )
     }
 
-    fn snapshot(result: serde_json::Value) -> Snapshot {
+    fn snapshot(result: crate::model::json::Value) -> Snapshot {
         let mut builder = Builder::new();
         builder.object(json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "pay", "namespace": "shop"}, "spec": {"selector": {"app": "pay"}}}));
         builder.series(series::read(&json!({"data": {"result": result}}), ""));

@@ -336,9 +336,9 @@ fn sustained<'a>(edges: impl Iterator<Item = &'a EdgeTraffic>, first: Timestamp)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::json::json;
     use crate::model::log::LogStream;
     use crate::model::snapshot::Builder;
-    use serde_json::json;
 
     /// A caller's access log: seconds after 10:00:00 and what follows the request line.
     fn snapshot(lines: &[(i64, &str)]) -> Snapshot {

@@ -1,7 +1,7 @@
 //! Which requests a fix is tried on: those that were seen to fail, those that a route at fault takes, those that known callers
 //! make, and some of the neighbours', which must fare as before.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::BTreeSet;
 
 use crate::analyze::diagnosis::Diagnosis;

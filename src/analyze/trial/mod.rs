@@ -11,7 +11,7 @@ mod outcome;
 mod settle;
 mod there_and_back;
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -282,7 +282,7 @@ fn change(before: &Snapshot, remedy: &Remedy) -> Result<Settled, String> {
     let missing = |reference: &ObjectRef| format!("{reference} is not among what was read");
     if let Some(patch) = &remedy.patch {
         let object = before.find(&patch.target).ok_or_else(|| missing(&patch.target))?;
-        let body = patched(&object.body, &patch.operations).ok_or("the patch does not fit the object")?;
+        let body = object.body.patched(&patch.operations).ok_or("the patch does not fit the object")?;
         return settle::put(before, renewed(object, body));
     }
     match &remedy.whole {
@@ -312,21 +312,13 @@ fn renewed(object: &Object, body: Value) -> Object {
     }
 }
 
-/// A body with a JSON patch applied; `None` where it does not fit.
-fn patched(body: &Value, operations: &Value) -> Option<Value> {
-    let steps: json_patch::Patch = serde_json::from_value(operations.clone()).ok()?;
-    let mut body = body.clone();
-    json_patch::patch(&mut body, &steps).ok()?;
-    Some(body)
-}
-
 /// Whether the way back leads to the objects as they were.
 fn restores(before: &Snapshot, remedy: &Remedy) -> bool {
     let patch = remedy.patch.as_ref().zip(remedy.inverse.as_ref());
     if let Some((patch, inverse)) = patch {
         let object = before.find(&patch.target);
-        let after = object.and_then(|object| patched(&object.body, &patch.operations));
-        let back = after.and_then(|after| patched(&after, &inverse.operations));
+        let after = object.and_then(|object| object.body.patched(&patch.operations));
+        let back = after.and_then(|after| after.patched(&inverse.operations));
         return back.is_some_and(|back| object.is_some_and(|object| *object.body == back));
     }
     remedy.whole.as_ref().is_some_and(|whole| there_and_back::leads_back(before, whole, &remedy.back))

@@ -1,7 +1,7 @@
 //! How far a fix reaches. On a large cluster a trial reads the namespaces that the fix, what it is to heal and the requests at
 //! stake stand in, and those whose mesh configuration names one of them: nothing else can tell the difference.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::asks::Question;
@@ -200,8 +200,8 @@ fn whose(value: &Value, left: Whose, namespaces: &Words<'_>, hosts: &Words<'_>) 
 mod tests {
     use super::*;
     use crate::analyze::twin::ask::{Ask, Named, Request};
+    use crate::model::json::json;
     use crate::model::snapshot::Builder;
-    use serde_json::json;
 
     fn object(group: &str, kind: &str, namespace: &str, spec: Value) -> Value {
         json!({"apiVersion": format!("{group}/v1"), "kind": kind, "metadata": {"name": "x", "namespace": namespace}, "spec": spec})

@@ -1,6 +1,6 @@
 //! What follows in a cluster from a change of an object: pods of a scaled workload, endpoints of a Service.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 

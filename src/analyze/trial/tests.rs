@@ -1,7 +1,7 @@
 use super::*;
 use crate::analyze::diagnosis::{RootCause, analyze};
+use crate::model::json::json;
 use crate::model::snapshot::Builder;
-use serde_json::json;
 
 /// frontend calls checkout, whose route sends a share to subset v2.
 fn shop(v2: Value, more: Vec<Value>) -> Snapshot {

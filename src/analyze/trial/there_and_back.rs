@@ -1,6 +1,6 @@
 //! Whether what makes, deletes or scales objects is taken back by what follows it.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 use std::collections::BTreeMap;
 
 use crate::analyze::remedy::{Whole, written};

@@ -383,10 +383,10 @@ fn headers<'de, D: Deserializer<'de>>(input: D) -> Result<BTreeMap<String, Strin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
-    fn ask(from: serde_json::Value) -> Result<Ask, serde_json::Error> {
-        serde_json::from_value(json!({"name": "a", "from": from}))
+    fn ask(from: crate::model::json::Value) -> Result<Ask, serde_json::Error> {
+        json!({"name": "a", "from": from}).read()
     }
 
     #[test]
@@ -406,15 +406,14 @@ mod tests {
 
     #[test]
     fn defaults_are_those_of_the_published_form() {
-        let request: Request =
-            serde_json::from_value(json!({"host": "A.example.com:8443", "tls": "tls"})).unwrap();
+        let request: Request = json!({"host": "A.example.com:8443", "tls": "tls"}).read().unwrap();
         assert_eq!(
             (request.method.as_str(), request.path.as_str(), request.destination_port()),
             ("GET", "/", 8443)
         );
         assert_eq!(request.server_name().as_deref(), Some("a.example.com"));
         assert_eq!(Request::default().destination_port(), 80);
-        assert!(serde_json::from_value::<Request>(json!({"hots": "a"})).is_err());
+        assert!(json!({"hots": "a"}).read::<Request>().is_err());
     }
 
     #[test]

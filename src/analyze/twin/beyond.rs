@@ -179,8 +179,8 @@ mod tests {
     use super::*;
     use crate::analyze::twin::Twin;
     use crate::analyze::twin::ask::{Ask, Named, Origin, Request};
+    use crate::model::json::{Value, json};
     use crate::model::snapshot::Builder;
-    use serde_json::{Value, json};
 
     /// `front` calls `shop`, which calls `pay` and `stock`; the routes to them allow what is given.
     fn told(routes: &[(&str, Value)]) -> Vec<String> {

@@ -1,6 +1,6 @@
 //! Requests to ask about where nobody named one: what a route's condition takes, what a port speaks, how a gateway is reached.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::BTreeMap;
 
 use super::ask::{Named, Origin, Protocol, Request, Tls};
@@ -242,7 +242,7 @@ pub fn istio_request(matching: &Value, host: &str) -> Option<Request> {
     let method = text(matching.at("method"))?.unwrap_or_else(|| "GET".to_owned());
     let mut headers = BTreeMap::new();
     for (name, entry) in matching.map("headers").into_iter().flatten() {
-        headers.insert(name.clone(), text(Some(entry))?.unwrap_or_default());
+        headers.insert(name.to_string(), text(Some(entry))?.unwrap_or_default());
     }
     let mut query = vec![];
     for (name, entry) in matching.map("queryParams").into_iter().flatten() {

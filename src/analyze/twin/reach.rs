@@ -241,8 +241,8 @@ fn at_doors(snapshot: &Snapshot, service: &ServiceName) -> Vec<(Origin, Request)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::json::{Value, json};
     use crate::model::snapshot::Builder;
-    use serde_json::{Value, json};
 
     fn workload(name: &str) -> [Value; 2] {
         let meta = json!({"name": name, "namespace": "n"});

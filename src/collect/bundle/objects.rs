@@ -1,7 +1,7 @@
 //! The text of a YAML or JSON file, and the Kubernetes objects in it.
 
+use crate::model::json::{Map, Value};
 use serde::de::Error as _;
-use serde_json::{Map, Value};
 use serde_saphyr::options::{DuplicateKeyPolicy, NonFiniteFloatPolicy};
 
 use super::{MAX_ENTRY_BYTES, MAX_NESTING, MAX_OBJECTS, plain};
@@ -201,7 +201,7 @@ fn unroll_into(
         if let Some(Value::Array(items)) = object.remove("items") {
             for (at, mut item) in items.into_iter().enumerate() {
                 if let (Value::Object(item), Some(kind)) = (&mut item, &item_kind) {
-                    fill(item, "kind", Some(Value::String(kind.clone())));
+                    fill(item, "kind", Some(Value::from(kind.clone())));
                     fill(item, "apiVersion", item_version.clone());
                 }
                 let list = if place.is_empty() { "items".to_owned() } else { format!("{place}.items") };
@@ -218,7 +218,7 @@ fn unroll_into(
     }
 }
 
-fn fill(item: &mut Map<String, Value>, key: &str, value: Option<Value>) {
+fn fill(item: &mut Map, key: &str, value: Option<Value>) {
     let present = item.get(key).and_then(Value::as_str).is_some_and(|text| !text.is_empty());
     if let (false, Some(value)) = (present, value) {
         item.insert(key.to_owned(), value);
@@ -246,7 +246,7 @@ pub(crate) fn strip_secret(object: &mut Value) {
             let public =
                 certificates && CERTIFICATE_KEYS.contains(&key.as_str()) && is_public(value, encoded);
             if !public {
-                *value = Value::String(String::new());
+                *value = Value::from(String::new());
             }
         }
     }
@@ -261,7 +261,7 @@ fn is_public(value: &Value, encoded: bool) -> bool {
     if !encoded {
         return !text.contains("PRIVATE KEY");
     }
-    match serde_json::from_value::<k8s_openapi::ByteString>(value.clone()) {
+    match value.clone().read::<k8s_openapi::ByteString>() {
         Ok(bytes) => memchr::memmem::find(&bytes.0, b"PRIVATE KEY").is_none(),
         Err(_) => !text.contains("PRIVATE KEY"),
     }
@@ -270,7 +270,7 @@ fn is_public(value: &Value, encoded: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     fn objects(text: &str) -> Vec<Value> {
         let mut out = vec![];

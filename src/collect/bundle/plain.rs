@@ -4,7 +4,7 @@
 //! goes beyond it, or might (anchors, tags, flow collections, folded texts, numbers but whole ones, tabs, anything that is not ASCII), is left
 //! to the full parser, document by document; so is whatever is wrong, and saying what. The tests hold both against each other.
 
-use serde_json::{Map, Value};
+use crate::model::json::{List, Map, Value};
 
 /// Levels of nesting read here; the full parser judges what is deeper.
 const MAX_DEPTH: usize = 32;
@@ -119,7 +119,7 @@ impl<'t> Reader<'t> {
         }
         // Most lists are short, and room for more would stay empty in all of them.
         list.shrink_to_fit();
-        Some(Value::Array(list))
+        Some(Value::from(list))
     }
 
     /// What stands behind a key or a dash: on the same line, or below it.
@@ -189,7 +189,7 @@ impl<'t> Reader<'t> {
         }
         self.nodes += 1;
         self.advance();
-        Some(Value::String(out))
+        Some(Value::from(out))
     }
 }
 
@@ -232,14 +232,14 @@ fn is_word(text: &str) -> bool {
 fn scalar(text: &str) -> Option<Value> {
     match text {
         "{}" => return Some(Value::Object(Map::new())),
-        "[]" => return Some(Value::Array(vec![])),
+        "[]" => return Some(Value::Array(List::new())),
         "true" | "false" => return Some(Value::Bool(text == "true")),
         _ => {}
     }
     let mut bytes = text.bytes();
     let (first, second) = (bytes.next()?, bytes.next());
     if matches!(first, b'"' | b'\'') {
-        return quoted(text).filter(|(_, rest)| rest.is_empty()).map(|(value, _)| Value::String(value));
+        return quoted(text).filter(|(_, rest)| rest.is_empty()).map(|(value, _)| Value::from(value));
     }
     if first.is_ascii_digit() {
         if text.len() <= 18 && text.bytes().all(|b| b.is_ascii_digit()) {
@@ -259,7 +259,7 @@ fn scalar(text: &str) -> Option<Value> {
         }
     }
     let plain = colon(text).is_none() && memchr::memmem::find(text.as_bytes(), b" #").is_none();
-    plain.then(|| Value::String(text.to_owned()))
+    plain.then(|| Value::from(text.to_owned()))
 }
 
 /// A text in quotes that ends on its line, and what stands behind it.
@@ -297,8 +297,8 @@ fn quoted(text: &str) -> Option<(String, &str)> {
 mod tests {
     use super::super::objects::parse_fully;
     use super::*;
+    use crate::model::json::json;
     use proptest::prelude::*;
-    use serde_json::json;
 
     #[test]
     fn a_manifest_is_read() {

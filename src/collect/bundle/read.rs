@@ -1,6 +1,6 @@
 //! Reading a bundle into [`Material`].
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::Read;
@@ -198,7 +198,7 @@ impl Reader {
         if !body.is_object() {
             return Err(wrong("it is no JSON object".to_owned()));
         }
-        let manifest: Manifest = serde_json::from_value(body).map_err(|error| wrong(error.to_string()))?;
+        let manifest: Manifest = body.read().map_err(|error| wrong(error.to_string()))?;
         if manifest.version > Manifest::VERSION {
             return Err(wrong(format!(
                 "it is of format {}, and this meshscope reads up to {}; take a newer one",

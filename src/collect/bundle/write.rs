@@ -1,7 +1,7 @@
 //! Writing [`Material`] as a bundle. The same material gives the same bytes: files are sorted, and times, owners and
 //! modes are fixed.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -239,8 +239,8 @@ mod tests {
     use crate::collect::bundle::{read, read_stream};
     use crate::collect::material::{ControlPlaneFile, LogFile, MetricFile, ProxyFile, TraceFile};
     use crate::collect::redact::{Counts, redact_bytes};
+    use crate::model::json::json;
     use proptest::prelude::*;
-    use serde_json::json;
     use std::io::Cursor;
 
     fn log(container: &str, previous: bool, bytes: &[u8]) -> LogFile {
@@ -256,13 +256,14 @@ mod tests {
 
     fn full() -> Material {
         Material {
-            manifest: serde_json::from_value(json!({
+            manifest: json!({
                 "version": 1, "capturedAt": "2026-11-21T10:00:00Z", "onset": "2026-11-21T09:41:00Z",
                 "window": {"start": "2026-11-21T09:00:00Z", "end": "2026-11-21T10:00:00Z"},
                 "target": {"namespace": "shop", "services": ["checkout"]}, "edges": [["a", "b"]],
                 "istio": {"rootNamespace": "mesh", "meshConfig": {"a": 1}},
                 "gaps": [{"source": "Logs", "what": "x", "reason": "Forbidden"}]
-            }))
+            })
+            .read()
             .unwrap(),
             objects: vec![
                 json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}),

@@ -1,6 +1,6 @@
 //! What may be read in a namespace, asked once: a denial is then one gap and not a hundred refused requests.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 
 use crate::model::fields::Fields;
 

@@ -1,7 +1,7 @@
 //! Lists kinds of one namespace, or of the cluster, at once, and keeps the books on what came and what did not.
 
+use crate::model::json::Value;
 use futures::StreamExt;
-use serde_json::Value;
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 
@@ -240,8 +240,8 @@ mod tests {
     use crate::collect::outcome::CollectorState;
     use crate::collect::plan::Asker;
     use crate::collect::testing::{Answer, server};
+    use crate::model::json::json;
     use kube::Client;
-    use serde_json::json;
     use std::sync::Arc;
     use tokio_util::sync::CancellationToken;
 

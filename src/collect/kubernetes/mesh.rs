@@ -1,6 +1,6 @@
 //! Where the mesh's control plane lives, and what it is configured to do.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::BTreeSet;
 
 use crate::collect::plan::is_label;
@@ -54,7 +54,7 @@ pub fn root_namespace(mesh_config: &Value, control_plane: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     #[test]
     fn the_injector_says_where_istio_lives() {

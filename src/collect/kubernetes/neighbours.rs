@@ -1,7 +1,7 @@
 //! Who matters to the target: its callers and callees on the service graph, and the namespaces that its configuration
 //! leads to. Pure: it reads what was collected so far and says what to collect next.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::strip::{host_words, service_of_word};
@@ -296,7 +296,7 @@ mod tests {
     use crate::collect::budget::Budget;
     use crate::collect::material::Material;
     use crate::collect::plan::{Asker, Question};
-    use serde_json::json;
+    use crate::model::json::json;
 
     fn deployment(namespace: &str, name: &str, env: &str) -> Value {
         json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"namespace": namespace, "name": name},

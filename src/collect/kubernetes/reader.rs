@@ -1,12 +1,12 @@
 //! One request at a time: counted, bounded in bytes and time, cancellable. All that collectors send goes through here.
 
+use crate::model::json::Value;
 use bytes::Bytes;
 use futures::AsyncRead;
 use futures::AsyncReadExt;
 use http::Request;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use kube::Client;
-use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -354,8 +354,8 @@ fn take_items(mut page: Value, left: usize, visit: &impl Fn(&mut Value), out: &m
     let more = items.len() > left;
     for mut item in items.drain(..).take(left) {
         let Some(fields) = item.as_object_mut() else { continue };
-        fields.entry("apiVersion").or_insert_with(|| Value::String(version.clone()));
-        fields.entry("kind").or_insert_with(|| Value::String(kind.to_owned()));
+        fields.entry("apiVersion").or_insert_with(|| Value::from(version.clone()));
+        fields.entry("kind").or_insert_with(|| Value::from(kind.to_owned()));
         visit(&mut item);
         out.push(item);
     }
@@ -381,7 +381,7 @@ const CHUNK: usize = 32 << 10;
 mod tests {
     use super::*;
     use crate::collect::testing::{Answer, server};
-    use serde_json::json;
+    use crate::model::json::json;
 
     fn reader(client: Client, budget: Budget) -> Reader {
         Reader::new(client, Arc::new(Meter::new(budget)), CancellationToken::new())

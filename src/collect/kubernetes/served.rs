@@ -1,6 +1,6 @@
 //! Which kinds this API server serves, and in which version: what is not served is absent, not broken.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::BTreeMap;
 
 use super::kinds::{KINDS, Kind};
@@ -115,7 +115,7 @@ pub fn wanted_groups(answer: &Value) -> Vec<(String, Vec<String>)> {
 mod tests {
     use super::*;
     use crate::collect::kubernetes::kinds;
-    use serde_json::json;
+    use crate::model::json::json;
 
     #[test]
     fn the_version_that_the_server_prefers_is_taken() {

@@ -1,7 +1,7 @@
 //! What is taken out of an object before anything else sees it: values that nobody may read, and weight that nobody
 //! needs.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 use std::collections::BTreeSet;
 
 use crate::model::fields::Fields;
@@ -26,7 +26,7 @@ pub fn strip(object: &mut Value, keep_values: bool) {
         "ConfigMap" if !keep_values => {
             for field in ["data", "binaryData"] {
                 for (_, value) in object.get_mut(field).and_then(Value::as_object_mut).into_iter().flatten() {
-                    *value = Value::String(String::new());
+                    *value = Value::from(String::new());
                 }
             }
         }

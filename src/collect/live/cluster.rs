@@ -1,6 +1,6 @@
 //! What belongs to the cluster as a whole: namespaces, webhooks, definitions, the mesh's control plane, nodes.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::BTreeSet;
 
 use super::LiveRun;

@@ -1,7 +1,7 @@
 //! The mesh's edge: the gateways that the target's configuration is bound to, wherever their pods run. What a request from
 //! outside ends with is written down there and nowhere else.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::LiveRun;
@@ -209,7 +209,7 @@ fn outline(object: &mut Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     #[test]
     fn gateways_are_looked_for_by_what_their_configuration_names() {

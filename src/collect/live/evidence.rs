@@ -1,6 +1,6 @@
 //! Events, logs and series of a run.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{LiveRun, ObjectKey};

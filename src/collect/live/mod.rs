@@ -9,8 +9,8 @@ mod evidence;
 mod objects;
 mod proxies;
 
+use crate::model::json::Value;
 use kube::Client;
-use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;

@@ -1,6 +1,6 @@
 //! Objects of the target's namespace and of its neighbours.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::BTreeSet;
 
 use super::LiveRun;

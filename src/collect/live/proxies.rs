@@ -1,6 +1,6 @@
 //! What proxies and their control plane say of themselves.
 
-use serde_json::Value;
+use crate::model::json::Value;
 
 use super::{LiveRun, ObjectKey};
 use crate::collect::kubernetes::reader::ReadError;

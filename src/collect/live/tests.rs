@@ -4,7 +4,7 @@ use crate::collect::outcome::CollectorState;
 use crate::collect::plan::{Question, Reach, Source, Target};
 use crate::collect::testing::FakeCluster;
 use crate::model::gap::GapReason;
-use serde_json::json;
+use crate::model::json::json;
 use std::sync::Mutex;
 
 fn app(namespace: &str, name: &str, url: &str) -> Vec<Value> {

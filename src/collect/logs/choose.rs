@@ -154,7 +154,7 @@ mod tests {
     use crate::collect::kubernetes::neighbours::{Mentions, neighbourhood};
     use crate::collect::material::Material;
     use crate::collect::plan::{Asker, Question};
-    use serde_json::{Value, json};
+    use crate::model::json::{Value, json};
 
     fn pod(name: &str, app: &Value) -> Value {
         let proxy =

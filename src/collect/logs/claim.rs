@@ -1,6 +1,6 @@
 //! Which lines of a shared gateway's access log are about the target: those of requests for its hosts and to its Services.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::BTreeSet;
 
 use super::tail::Tail;
@@ -133,7 +133,7 @@ impl LineSink for Claimed<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     fn claim() -> Claim {
         let objects = [

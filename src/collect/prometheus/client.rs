@@ -1,10 +1,10 @@
 //! The metrics source that speaks Prometheus' HTTP API: Prometheus itself, Thanos, Mimir, VictoriaMetrics.
 
+use crate::model::json::Value;
 use futures::future::BoxFuture;
 use http::StatusCode;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use prometheus_http_query::Client;
-use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::escape::quote;
@@ -237,12 +237,12 @@ mod tests {
     use crate::collect::prometheus::catalogue::CATALOGUE;
     use crate::collect::prometheus::variants::Variants;
     use crate::model::gap::GapReason;
+    use crate::model::json::json;
     use crate::model::time::Window;
     use axum::extract::RawQuery;
     use axum::http::HeaderMap as Headers;
     use axum::routing::get;
     use axum::{Json, Router};
-    use serde_json::json;
     use std::time::Duration;
 
     fn range() -> Range {

@@ -14,8 +14,8 @@ pub mod read;
 pub mod recorded;
 pub mod variants;
 
+use crate::model::json::Value;
 use futures::future::BoxFuture;
-use serde_json::Value;
 use std::collections::BTreeSet;
 
 use self::query::Query;

@@ -333,8 +333,8 @@ mod tests {
     use crate::collect::budget::{Budget, Meter};
     use crate::collect::plan::{Asker, Question};
     use crate::collect::testing::{Answer as Http, server};
+    use crate::model::json::json;
     use futures::future::BoxFuture;
-    use serde_json::json;
     use std::sync::{Arc, Mutex};
     use tokio_util::sync::CancellationToken;
 

@@ -1,8 +1,8 @@
 //! The metrics of a bundle as a metrics source, so that a replayed incident can be investigated as a live one. It does not
 //! say what it has: a recording holds what was asked for, under the usual names, and nothing can be scraped for it any more.
 
+use crate::model::json::{Value, json};
 use futures::future::BoxFuture;
-use serde_json::{Value, json};
 
 use super::query::Query;
 use super::{Answer, Limits, MetricsError, MetricsSource, Range};

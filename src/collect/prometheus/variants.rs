@@ -4,7 +4,7 @@
 //! `_bucket`, or with labels that a scrape configuration has renamed (`kubernetes_namespace`, `exported_pod`). Answers are
 //! brought back to the usual names, so nothing behind this knows of it.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::catalogue::{CATALOGUE, Exporter};
@@ -118,7 +118,7 @@ impl Variants {
                     }
                 }
                 for label in REPLICA_LABELS {
-                    metric.remove(*label);
+                    metric.remove(label);
                 }
                 let recorded =
                     metric.get("__name__").and_then(Value::as_str).and_then(|name| name.rsplit_once(':'));
@@ -137,7 +137,7 @@ impl Variants {
                 }
             }
         }
-        *result = kept;
+        *result = kept.into();
     }
 }
 
@@ -167,8 +167,8 @@ pub fn clusters(body: &Value) -> BTreeSet<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::json::json;
     use futures::future::BoxFuture;
-    use serde_json::json;
 
     struct Fake(&'static [&'static str], &'static [&'static str]);
 

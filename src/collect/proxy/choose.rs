@@ -104,7 +104,7 @@ fn admin_port(pod: &Pod, snapshot: &Snapshot) -> Option<u16> {
         return Some(*usual);
     }
     let annotation = pod.object.annotations.get("proxy.istio.io/config");
-    let own = annotation.and_then(|text| serde_saphyr::from_str::<serde_json::Value>(text).ok());
+    let own = annotation.and_then(|text| serde_saphyr::from_str::<crate::model::json::Value>(text).ok());
     let port = own.and_then(|config| config.int("proxyAdminPort"));
     let port = port.or_else(|| snapshot.istio.mesh_config.int("defaultConfig.proxyAdminPort"));
     Some(port.and_then(|port| u16::try_from(port).ok()).unwrap_or(*usual))
@@ -117,7 +117,7 @@ mod tests {
     use crate::collect::material::Material;
     use crate::collect::plan::{Asker, Question};
     use crate::collect::proxy::CHEAP;
-    use serde_json::{Value, json};
+    use crate::model::json::{Value, json};
 
     fn pod(name: &str, owner: &str, container: &str, phase: &str) -> Value {
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "shop", "name": name,

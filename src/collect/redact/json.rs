@@ -86,7 +86,7 @@ mod tests {
         ] {
             let out = redacted(text);
             assert!(!out.contains("abcdef0123456789") && out.contains("[redacted:"), "{out}");
-            assert!(serde_json::from_str::<serde_json::Value>(&out).is_ok(), "{out}");
+            assert!(serde_json::from_str::<crate::model::json::Value>(&out).is_ok(), "{out}");
         }
     }
 

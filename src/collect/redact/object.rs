@@ -1,6 +1,6 @@
 //! Redaction of Kubernetes objects and other documents: text that people or programs put into them.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::borrow::Cow;
 
 use super::{Counts, redact_text};
@@ -32,7 +32,7 @@ fn walk(value: &mut Value, free: bool, counts: &mut Counts, depth: usize) {
     match value {
         Value::String(text) if free => {
             if let Cow::Owned(masked) = redact_text(text, counts) {
-                *text = masked;
+                *text = masked.into();
             }
         }
         Value::Array(items) => {
@@ -47,7 +47,7 @@ fn walk(value: &mut Value, free: bool, counts: &mut Counts, depth: usize) {
             {
                 let masked = environment(name, text, counts);
                 if let Some(masked) = masked {
-                    map.insert("value".to_owned(), Value::String(masked));
+                    map.insert("value".to_owned(), Value::from(masked));
                 }
             }
             for (key, item) in map {
@@ -74,7 +74,7 @@ pub(super) fn environment(name: &str, text: &str, counts: &mut Counts) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     #[test]
     fn environment_arguments_and_messages() {

@@ -1,7 +1,7 @@
 //! Redaction of what proxies say of themselves. A configuration dump may hold private keys, passwords and tokens in places
 //! that filters of anybody's making choose, so data that stands in it literally is dropped as a whole: no rule needs it.
 
-use serde_json::{Map, Value};
+use crate::model::json::{Map, Value};
 
 use super::object::environment;
 use super::{Counts, redact_all, redact_bytes};
@@ -103,7 +103,7 @@ fn mask_pairs(value: &mut Value, counts: &mut Counts, depth: usize) {
         Value::Object(fields) => {
             let name = ["key", "name", "header_name"]
                 .iter()
-                .find_map(|key| fields.get(*key)?.as_str().map(str::to_owned));
+                .find_map(|key| fields.get(key)?.as_str().map(str::to_owned));
             if let Some(name) = name {
                 for key in ["value", "exact_match", "prefix_match", "contains_match", "raw_value"] {
                     mask_value(&name, fields.get_mut(key), counts);
@@ -129,14 +129,14 @@ fn mask_value(name: &str, value: Option<&mut Value>, counts: &mut Counts) {
     if let Some(Value::String(text)) = value
         && let Some(masked) = environment(name, text, counts)
     {
-        *text = masked;
+        *text = masked.into();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     fn redacted(file: &str, body: &Value) -> String {
         let bytes = redact_proxy_file(file, body.to_string().as_bytes(), &mut Counts::default()).unwrap();

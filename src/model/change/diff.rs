@@ -1,6 +1,6 @@
 //! What differs between two versions of an object.
 
-use serde_json::Value;
+use crate::model::json::{List, Text, Value};
 
 use super::Difference;
 use crate::model::fields::Fields;
@@ -13,7 +13,7 @@ pub fn diff(old: &Value, new: &Value, path: &str, out: &mut Vec<Difference>) {
     if old == new || out.len() >= MAX_DIFFERENCES {
         return;
     }
-    let (empty_map, empty_list) = (Value::Object(serde_json::Map::new()), Value::Array(vec![]));
+    let (empty_map, empty_list) = (Value::Object(crate::model::json::Map::new()), Value::Array(List::new()));
     let same_shape = |a: &Value, b: &Value| {
         (a.is_object() && (b.is_object() || b.is_null())) || (a.is_array() && (b.is_array() || b.is_null()))
     };
@@ -23,7 +23,7 @@ pub fn diff(old: &Value, new: &Value, path: &str, out: &mut Vec<Difference>) {
             if new.is_null() { if old.is_object() { &empty_map } else { &empty_list } } else { new },
         );
         if let (Some(a), Some(b)) = (old.as_object(), new.as_object()) {
-            let keys: std::collections::BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+            let keys: std::collections::BTreeSet<&Text> = a.keys().chain(b.keys()).collect();
             for key in keys {
                 diff(
                     a.get(key).unwrap_or(&Value::Null),
@@ -66,7 +66,7 @@ pub fn diff(old: &Value, new: &Value, path: &str, out: &mut Vec<Difference>) {
 pub(super) fn short(value: &Value) -> String {
     let text = match value {
         Value::Null => return String::new(),
-        Value::String(text) => text.clone(),
+        Value::String(text) => text.to_string(),
         other => other.to_string(),
     };
     match text.char_indices().nth(120) {
@@ -78,7 +78,7 @@ pub(super) fn short(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     #[test]
     fn named_items_are_compared_by_name() {

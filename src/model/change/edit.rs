@@ -1,8 +1,8 @@
 //! Objects made, edited, scaled and deleted, from what objects and events carry of it.
 
+use crate::model::json::Value;
 use jiff::Timestamp;
 use regex::Regex;
-use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
@@ -196,7 +196,7 @@ pub(super) fn scalings(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     fn objects(all: Vec<Value>) -> Objects {
         let read = all.into_iter().filter_map(Object::read).map(Arc::new);

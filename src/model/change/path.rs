@@ -1,6 +1,6 @@
 //! Paths of managed fields and of differences, in an object: `spec.containers[name=app].image`.
 
-use serde_json::Value;
+use crate::model::json::Value;
 
 use crate::model::fields::Fields;
 
@@ -54,7 +54,7 @@ fn selects(selector: &str, item: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     #[test]
     fn items_are_found_by_key_and_by_place() {

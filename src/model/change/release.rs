@@ -1,7 +1,7 @@
 //! Tools that deploy: to which of their releases an object belongs, and which versions these brought in. Helm keeps its own
 //! history in Secrets, which nobody here reads: what it tells stands in labels, annotations and managed fields.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -164,7 +164,7 @@ fn kustomization(object: &Object) -> Option<Change> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     fn object(metadata: Value) -> Object {
         Object::read(json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata})).unwrap()

@@ -1,8 +1,8 @@
 //! Rollouts, from the history that workloads keep: ReplicaSets of a Deployment, ControllerRevisions of a StatefulSet or
 //! DaemonSet.
 
+use crate::model::json::Value;
 use jiff::Timestamp;
-use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -112,7 +112,7 @@ fn author(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     #[test]
     fn a_stateful_set_keeps_its_history_in_revisions() {

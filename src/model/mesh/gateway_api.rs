@@ -1,6 +1,6 @@
 //! The Gateway API: gateways, routes and grants, whatever implements them.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::sync::Arc;
 
 use crate::model::fields::Fields;

@@ -1,6 +1,6 @@
 //! Istio's objects: the fields that routing and policy follow from. What is not here stands in the object's body.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::sync::{Arc, OnceLock};
 
 use crate::model::fields::Fields;
@@ -499,7 +499,7 @@ fn specificity(host: &str) -> (bool, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     #[test]
     fn hosts() {

@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
-use serde_json::Value;
+use crate::model::json::Value;
 
 use crate::model::fields::Fields;
 
@@ -65,7 +65,7 @@ impl Deref for Part {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     #[test]
     fn a_part_reads_as_the_value_that_stands_there() {

@@ -1,7 +1,7 @@
 //! `/certs`: the certificates that a proxy holds.
 
+use crate::model::json::Value;
 use jiff::Timestamp;
-use serde_json::Value;
 
 use crate::model::fields::Fields;
 
@@ -50,7 +50,7 @@ fn certificate(body: &Value, authority: bool) -> Certificate {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     #[test]
     fn the_same_certificate_on_every_cluster_is_one() {

@@ -1,6 +1,6 @@
 //! `/clusters?format=json`: the endpoints that a proxy knows, what it thinks of them, and how it fared with each.
 
-use serde_json::Value;
+use crate::model::json::Value;
 
 use super::address;
 use crate::model::fields::Fields;
@@ -167,7 +167,7 @@ fn read_host(host: &Value) -> ProxyHost {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     #[test]
     fn hosts_are_told_apart_by_what_the_proxy_thinks_of_them() {

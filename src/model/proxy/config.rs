@@ -2,8 +2,8 @@
 //!
 //! Private keys and other inline data are dropped when the answer is taken in; names, versions and references stay.
 
+use crate::model::json::Value;
 use jiff::Timestamp;
-use serde_json::Value;
 use std::collections::BTreeSet;
 
 use super::address;
@@ -374,7 +374,7 @@ fn visit(value: &Value, found: &mut References, depth: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     fn dump() -> ProxyConfig {
         read(&json!({"configs": [

@@ -10,7 +10,7 @@ pub mod config;
 pub mod server;
 pub mod sync;
 
-use serde_json::Value;
+use crate::model::json::Value;
 
 use self::certificate::Certificate;
 use self::cluster::ProxyCluster;

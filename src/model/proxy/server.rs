@@ -1,6 +1,6 @@
 //! `/server_info`: who a proxy is and how it fares.
 
-use serde_json::Value;
+use crate::model::json::Value;
 
 use crate::model::fields::Fields;
 
@@ -40,7 +40,7 @@ impl ServerInfo {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     #[test]
     fn the_version_stands_between_slashes() {

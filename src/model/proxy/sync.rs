@@ -1,7 +1,7 @@
 //! istiod's `/debug/syncz`: what it sent to each proxy, and what each proxy said to it.
 
+use crate::model::json::Value;
 use jiff::Timestamp;
-use serde_json::Value;
 use std::collections::BTreeMap;
 
 use crate::model::fields::Fields;
@@ -98,7 +98,7 @@ const FLAT: &[(ConfigKind, &str)] = &[
 
 /// Reads one `syncz` answer of the control plane's pod.
 pub fn read(control_plane: &str, body: &Value) -> Vec<ProxySync> {
-    let entries = body.as_array().map(Vec::as_slice).unwrap_or_default();
+    let entries = body.as_array().map(|list| list.as_slice()).unwrap_or_default();
     entries.iter().filter_map(|entry| read_one(control_plane, entry)).collect()
 }
 
@@ -135,7 +135,7 @@ fn read_one(control_plane: &str, entry: &Value) -> Option<ProxySync> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     #[test]
     fn newer_and_older_answers_say_the_same() {

@@ -1,7 +1,7 @@
 //! A snapshot as it would be if objects stood otherwise. What was seen of the past (logs, series, events, what proxies said)
 //! belongs to the objects as they were, and is left out.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -101,8 +101,8 @@ fn without_judgement(object: Arc<Object>) -> Arc<Object> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::json::json;
     use crate::model::log::LogStream;
-    use serde_json::json;
 
     fn service(selector: &str) -> Value {
         json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a", "namespace": "n"},

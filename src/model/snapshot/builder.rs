@@ -1,7 +1,7 @@
 //! Fills a snapshot from whatever a source gives.
 
+use crate::model::json::Value;
 use jiff::Timestamp;
-use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

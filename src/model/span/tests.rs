@@ -1,6 +1,6 @@
 use super::*;
+use crate::model::json::{Value, json};
 use proptest::prelude::*;
-use serde_json::{Value, json};
 
 pub(super) fn read_all(files: &[Value]) -> (Spans, Vec<String>) {
     let mut builder = SpansBuilder::default();

@@ -141,8 +141,8 @@ fn parent_of(spans: &Spans, by_id: &[(u64, u32)], span: &Span, at: u32) -> Optio
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::json::json;
     use crate::model::span::tests::zipkin;
-    use serde_json::json;
 
     #[test]
     fn children_orphans_halves_and_loops() {

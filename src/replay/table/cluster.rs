@@ -1,6 +1,6 @@
 //! Events, nodes, configuration, storage and access.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 
 use super::{Printer, age, created, name, or_none};
 use crate::model::fields::Fields;
@@ -123,7 +123,7 @@ pub(super) const NAMESPACES: Printer = Printer {
 };
 
 fn keys(object: &Value, paths: &[&str]) -> Value {
-    json!(paths.iter().filter_map(|path| object.map(path)).map(serde_json::Map::len).sum::<usize>())
+    json!(paths.iter().filter_map(|path| object.map(path)).map(crate::model::json::Map::len).sum::<usize>())
 }
 
 pub(super) const CONFIG_MAPS: Printer = Printer {

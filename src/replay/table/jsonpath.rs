@@ -1,6 +1,6 @@
 //! The part of JSONPath that printer columns of CRDs use.
 
-use serde_json::Value;
+use crate::model::json::Value;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Step {
@@ -114,7 +114,7 @@ fn bracket(text: &str) -> Option<(Step, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     #[test]
     fn paths_of_columns() {

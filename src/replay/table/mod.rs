@@ -9,8 +9,8 @@ mod network;
 mod pods;
 mod workloads;
 
+use crate::model::json::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 use std::sync::Arc;
 
 use super::kinds::Kind;

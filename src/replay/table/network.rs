@@ -1,6 +1,6 @@
 //! Services and what routes to them.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 
 use super::{Printer, created, labels, name, or_none, selector};
 use crate::model::fields::Fields;

@@ -1,7 +1,7 @@
 //! Pods: the STATUS column is a judgement over phase, conditions and every container's state.
 
+use crate::model::json::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use super::{Printer, age, created, name, or_none};
 use crate::model::fields::Fields;

@@ -1,7 +1,7 @@
 //! What runs pods, and what scales and protects them.
 
+use crate::model::json::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use super::{Printer, age, containers, count, created, labels, name, or_none, selector};
 use crate::model::fields::Fields;

@@ -1,6 +1,6 @@
 //! Server-side apply: merging what a manager wants into what is there.
 
-use serde_json::{Map, Value};
+use crate::model::json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::fields::{self, Entry, ListType, Path, child, item_key, items, list_type};
@@ -59,7 +59,7 @@ pub(super) fn apply(
 /// Whether the field is one of the keys of the list item that it is in.
 fn identifies(path: &Path) -> bool {
     let [.., item, field] = path.as_slice() else { return false };
-    let keys = item.strip_prefix("k:").and_then(|keys| serde_json::from_str::<Map<String, Value>>(keys).ok());
+    let keys = item.strip_prefix("k:").and_then(|keys| serde_json::from_str::<Map>(keys).ok());
     keys.zip(field.strip_prefix("f:")).is_some_and(|(keys, field)| keys.contains_key(field))
 }
 
@@ -119,14 +119,15 @@ fn remove(value: &mut Value, path: &[String]) {
                 map.remove(key);
             } else if let Some(below) = map.get_mut(key) {
                 remove(below, rest);
-                if below.as_object().is_some_and(Map::is_empty) || below.as_array().is_some_and(Vec::is_empty)
+                if below.as_object().is_some_and(Map::is_empty)
+                    || below.as_array().is_some_and(|list| list.is_empty())
                 {
                     map.remove(key);
                 }
             }
         }
         (Some(("k", keys)), Value::Array(list)) => {
-            let keys: Map<String, Value> = serde_json::from_str(keys).unwrap_or_default();
+            let keys: Map = serde_json::from_str(keys).unwrap_or_default();
             let is = |item: &Value| keys.iter().all(|(key, value)| item.get(key) == Some(value));
             if rest.is_empty() {
                 list.retain(|item| !is(item));

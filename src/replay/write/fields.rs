@@ -3,7 +3,7 @@
 //! A field is a path of elements as `fieldsV1` writes them: `f:NAME`, `k:{KEYS}` for an item of a map list, `v:VALUE` for
 //! one of a set. Owners are sets of such paths.
 
-use serde_json::{Map, Value, json};
+use crate::model::json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::fields::Fields;
@@ -84,8 +84,7 @@ fn atomic(schema: Option<&Value>) -> bool {
 
 /// The path element of an item of a map list.
 pub(super) fn item_key(item: &Value, keys: &[String]) -> String {
-    let keys: Map<String, Value> =
-        keys.iter().filter_map(|key| Some((key.clone(), item.get(key)?.clone()))).collect();
+    let keys: Map = keys.iter().filter_map(|key| Some((key.clone(), item.get(key)?.clone()))).collect();
     format!("k:{}", Value::Object(keys))
 }
 
@@ -161,7 +160,7 @@ pub(super) fn read(tree: &Value) -> BTreeSet<Path> {
                 out.insert(path.clone());
                 continue;
             }
-            path.push(key.clone());
+            path.push(key.to_string());
             walk(below, path, out);
             path.pop();
         }
@@ -173,7 +172,7 @@ pub(super) fn read(tree: &Value) -> BTreeSet<Path> {
 
 /// Paths as `fieldsV1`.
 fn tree(paths: &BTreeSet<Path>) -> Value {
-    fn insert(map: &mut Map<String, Value>, path: &[String], itself: bool) {
+    fn insert(map: &mut Map, path: &[String], itself: bool) {
         let Some((element, rest)) = path.split_first() else {
             if itself {
                 map.insert(".".to_owned(), json!({}));
@@ -221,7 +220,7 @@ pub(super) fn own(object: &mut Value, entry: &Entry, paths: BTreeSet<Path>, now:
         (None, true) => {}
         (None, false) => entries.push(new),
     }
-    set(object, "managedFields", Value::Array(entries));
+    set(object, "managedFields", Value::from(entries));
 }
 
 /// Takes fields away from all entries but `keep`.
@@ -279,7 +278,7 @@ pub(super) fn shown(path: &Path) -> String {
     for element in path {
         match element.split_once(':') {
             Some(("k", keys)) => {
-                let keys: Map<String, Value> = serde_json::from_str(keys).unwrap_or_default();
+                let keys: Map = serde_json::from_str(keys).unwrap_or_default();
                 let keys: Vec<String> = keys.iter().map(|(key, value)| format!("{key}={value}")).collect();
                 out.push_str(&format!("[{}]", keys.join(",")));
             }

@@ -4,8 +4,8 @@ mod apply;
 mod fields;
 mod schema;
 
+use crate::model::json::{Map, Value, json};
 use http::{Method, StatusCode};
-use serde_json::{Map, Value, json};
 
 use super::app::{App, Target};
 use super::kinds::Kind;
@@ -268,8 +268,8 @@ impl Request<'_> {
             return self.apply(store, parse(body, content_type)?);
         }
         let old = self.existing(store)?;
-        let patch = parse(body, "application/json")?;
-        let mut new = old.clone();
+        let patch: serde_json::Value = parse(body, "application/json")?.into();
+        let mut new: serde_json::Value = old.clone().into();
         match patch_type {
             "application/merge-patch+json" => json_patch::merge(&mut new, &patch),
             // Without a schema of merge keys a strategic patch of these kinds is a merge patch: their lists are atomic.
@@ -286,6 +286,7 @@ impl Request<'_> {
             }
             other => return Err(Refusal::media_type(other)),
         }
+        let mut new = Value::from(new);
         self.identify(&mut new, &self.target.name)?;
         self.update(store, &old, new)
     }
@@ -348,7 +349,7 @@ impl Request<'_> {
     /// Stores a changed object; one that did not change keeps its version.
     fn finish(&self, store: &mut Store, old: &Value, mut next: Value) -> Result<Written, Refusal> {
         let bare = |object: &Value| {
-            let mut map: Map<String, Value> = object.as_object().cloned().unwrap_or_default();
+            let mut map: Map = object.as_object().cloned().unwrap_or_default();
             map.remove("metadata");
             map.remove("status");
             map

@@ -2,8 +2,8 @@
 //!
 //! CEL rules (`x-kubernetes-validations`) are not evaluated in a replay; the real API server does.
 
+use crate::model::json::{Map, Value};
 use regex::Regex;
-use serde_json::{Map, Value};
 
 use crate::model::fields::Fields;
 
@@ -19,10 +19,9 @@ pub(super) fn prune(object: &mut Value, schema: &Value) -> Vec<String> {
         }
     }
     map.retain(|key, _| {
-        let known =
-            matches!(key.as_str(), "apiVersion" | "kind" | "metadata") || property(schema, key).is_some();
+        let known = matches!(key, "apiVersion" | "kind" | "metadata") || property(schema, key).is_some();
         if !known {
-            unknown.push(key.clone());
+            unknown.push(key.to_owned());
         }
         known
     });
@@ -207,7 +206,7 @@ fn check_list(list: &[Value], schema: &Value, path: &str, errors: &mut Vec<(Stri
     }
 }
 
-fn check_map(map: &Map<String, Value>, schema: &Value, path: &str, errors: &mut Vec<(String, String)>) {
+fn check_map(map: &Map, schema: &Value, path: &str, errors: &mut Vec<(String, String)>) {
     let join = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
     for required in schema.texts("required") {
         if !map.contains_key(&required) {
@@ -228,7 +227,7 @@ fn check_map(map: &Map<String, Value>, schema: &Value, path: &str, errors: &mut 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     fn schema() -> Value {
         json!({"type": "object", "required": ["spec"], "properties": {"spec": {"type": "object", "required": ["mode"], "properties": {

@@ -308,5 +308,5 @@ fn verified(remedy: &Remedy) -> Option<VerifiedView> {
 }
 
 fn patch(patch: &crate::analyze::remedy::Patch) -> PatchView {
-    PatchView { target: (&patch.target).into(), operations: patch.operations.clone() }
+    PatchView { target: (&patch.target).into(), operations: patch.operations.clone().into() }
 }

@@ -159,8 +159,8 @@ fn place_of(snapshot: &Snapshot, event: &Event) -> Option<Place> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::json::json;
     use crate::model::snapshot::Builder;
-    use serde_json::json;
 
     fn snapshot() -> Snapshot {
         let mut builder = Builder::new();

@@ -1,6 +1,6 @@
 //! AMBIENT101.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 
 use super::enrolment::{self, WAYPOINT};
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role, Severity};

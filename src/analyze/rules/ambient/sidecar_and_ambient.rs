@@ -1,6 +1,6 @@
 //! AMBIENT103.
 
-use serde_json::json;
+use crate::model::json::json;
 
 use super::enrolment::{self, MODE};
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role, Severity};

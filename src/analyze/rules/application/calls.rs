@@ -300,9 +300,9 @@ pub fn service_of(snapshot: &Snapshot, workload: &ObjectRef) -> Option<ServiceNa
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::json::json;
     use crate::model::log::LogStream;
     use crate::model::snapshot::Builder;
-    use serde_json::json;
 
     fn snapshot(log: &str) -> Snapshot {
         let mut builder = Builder::new();

@@ -1,7 +1,7 @@
 //! What an application is told by its environment, its arguments and its ConfigMaps, and where that stands.
 
+use crate::model::json::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 use crate::analyze::remedy::{Remedy, pointer, pointer_segment, quote, resource, scope};
@@ -150,7 +150,7 @@ pub fn settings(snapshot: &Snapshot, workload: &Workload) -> Vec<Setting> {
             continue;
         }
         for key in map.object.body.map("data").into_iter().flatten().map(|(key, _)| key) {
-            if reference.keys.is_empty() || reference.keys.contains(key) {
+            if reference.keys.is_empty() || reference.keys.iter().any(|own| own == key) {
                 let setting = map.key(workload, key, key);
                 match setting.as_ref().and_then(|s| s.value.as_deref()).filter(|_| mounted) {
                     Some(file) if file.contains(['\n', '=', ':']) => {

@@ -1,6 +1,6 @@
 //! CONFIG101.
 
-use serde_json::json;
+use crate::model::json::json;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::source::{self, User, Wait, Waiting};

@@ -142,7 +142,8 @@ impl Check for MissingConfigMapKey {
 /// Let the pod start without the key.
 fn optional(fact: &Fact<'_>) -> Option<Remedy> {
     let path = fact.user.path(&format!("{}.optional", fact.reference.path));
-    let operations = serde_json::json!([common::operation("add", &path, &serde_json::json!(true))]);
+    let operations =
+        crate::model::json::json!([common::operation("add", &path, &crate::model::json::json!(true))]);
     Remedy::patch(
         fact.user.object(),
         &operations,

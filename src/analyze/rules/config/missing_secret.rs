@@ -117,7 +117,9 @@ fn create(secret: &ObjectRef, key: &str, keys: &[String]) -> Remedy {
     if key.is_empty() {
         return source::create("Secret", secret, keys);
     }
-    let body = |value: serde_json::Value| serde_json::json!({"stringData": {key: value}}).to_string();
+    let body = |value: crate::model::json::Value| {
+        crate::model::json::json!({"stringData": {key: value}}).to_string()
+    };
     let patch = |body: String| {
         format!(
             "kubectl {}patch secret {} --type=merge -p {}",
@@ -126,10 +128,10 @@ fn create(secret: &ObjectRef, key: &str, keys: &[String]) -> Remedy {
             crate::analyze::remedy::quote(&body)
         )
     };
-    let remove = serde_json::json!({"data": {key: null}}).to_string();
+    let remove = crate::model::json::json!({"data": {key: null}}).to_string();
     Remedy::commands(
         format!("Add key {key} to {secret}: replace VALUE"),
-        vec![patch(body(serde_json::json!("VALUE")))],
+        vec![patch(body(crate::model::json::json!("VALUE")))],
         vec![patch(remove)],
     )
 }

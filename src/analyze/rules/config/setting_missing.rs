@@ -246,8 +246,9 @@ fn holder<'a>(snapshot: &'a Snapshot, pod: &Pod, container: &str, setting: &str)
     });
     // Not what is mounted for others in the pod: every sidecar of a mesh brings a ConfigMap of its own.
     let mounts = container.body.list("volumeMounts");
-    let mine =
-        |volume: &&serde_json::Value| mounts.iter().any(|mount| mount.text("name") == volume.text("name"));
+    let mine = |volume: &&crate::model::json::Value| {
+        mounts.iter().any(|mount| mount.text("name") == volume.text("name"))
+    };
     let volumes = pod.template.spec.list("volumes").iter().filter(mine);
     let mounted = volumes.filter_map(|volume| volume.text("configMap.name"));
     let mut names: Vec<&str> = whole.chain(by_key).chain(mounted).collect();
@@ -265,7 +266,7 @@ fn holder<'a>(snapshot: &'a Snapshot, pod: &Pod, container: &str, setting: &str)
 
 /// Write the setting into the template, where no ConfigMap is there to hold it.
 fn set_env(fact: &Fact<'_>, setting: &str) -> Option<crate::analyze::remedy::Remedy> {
-    use serde_json::json;
+    use crate::model::json::json;
     if fact.map.is_some() {
         return None;
     }

@@ -1,7 +1,7 @@
 //! CONFIG106.
 
+use crate::model::json::json;
 use regex::Regex;
-use serde_json::json;
 use std::sync::LazyLock;
 
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
@@ -250,7 +250,7 @@ fn correct(fact: &Fact<'_>, snapshot: &Snapshot) -> Option<Remedy> {
 mod tests {
     use super::*;
 
-    fn of(env: serde_json::Value) -> Container {
+    fn of(env: crate::model::json::Value) -> Container {
         let template = json!({"spec": {"containers": [{"name": "app", "env": env}]}});
         crate::model::workload::PodTemplate::read(&std::sync::Arc::new(template)).containers.remove(0)
     }

@@ -1,7 +1,7 @@
 //! Where pods take their configuration from, who waits for it, and how a key that is gone comes back.
 
+use crate::model::json::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 use crate::analyze::finding::Evidence;
@@ -203,7 +203,7 @@ pub(crate) fn restore_key(map: &Object, key: &str, user: User<'_>) -> Vec<Remedy
         if map.body.at("data").is_none() {
             operations.insert(0, json!({"op": "add", "path": "/data", "value": {}}));
         }
-        out.extend(Remedy::patch(map, &Value::Array(operations), summary));
+        out.extend(Remedy::patch(map, &Value::from(operations), summary));
     };
     match applied {
         Some(value) => add(

@@ -1,6 +1,6 @@
 //! CONSUL102.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 use std::collections::BTreeSet;
 
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role};

@@ -1,6 +1,6 @@
 //! DNS110.
 
-use serde_json::json;
+use crate::model::json::json;
 
 use super::unanswered::others_fail;
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
@@ -236,9 +236,9 @@ fn take_away(fact: &Fact<'_>) -> Option<Remedy> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::json::json;
     use crate::model::log::LogStream;
     use crate::model::snapshot::Builder;
-    use serde_json::json;
 
     #[test]
     fn an_address_is_found_as_a_whole() {

@@ -1,6 +1,6 @@
 //! DNS105.
 
-use serde_json::json;
+use crate::model::json::json;
 
 use super::server::name_server;
 use super::unanswered::unanswered;

@@ -220,8 +220,8 @@ pub fn answered(snapshot: &Snapshot, rcode: &str) -> Option<(f64, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::json::{Value, json};
     use crate::model::snapshot::Builder;
-    use serde_json::{Value, json};
 
     fn series(name: &str, labels: Value, last: u32) -> Vec<Series> {
         let mut metric = labels;

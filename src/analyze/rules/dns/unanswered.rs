@@ -93,9 +93,9 @@ fn slow(snapshot: &Snapshot, callee: &ServiceName, calls: &Calls) -> bool {
 mod tests {
     use super::*;
     use crate::analyze::rules::application::calls::failing;
+    use crate::model::json::{Value, json};
     use crate::model::log::LogStream;
     use crate::model::snapshot::Builder;
-    use serde_json::{Value, json};
 
     const TIMED_OUT: &str = r#"error="Get \"http://pay/a\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)""#;
 

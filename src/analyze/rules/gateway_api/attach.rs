@@ -1,6 +1,6 @@
 //! Whether a route attaches to its parents, as the Gateway API decides it from configuration alone.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::BTreeSet;
 
 use super::{classes, listener_sets, status};

@@ -3,6 +3,7 @@
 use super::grants;
 use super::prelude::*;
 use crate::analyze::rules::istio::hosts::unread;
+use crate::model::json::Text;
 
 /// One reference to a certificate, or the list of them that an object validates with.
 #[derive(Debug)]
@@ -115,7 +116,7 @@ pub fn look(snapshot: &Snapshot, trust: &Trust<'_>, entry: &Value) -> Option<Bad
         };
     };
     let held = ["data", "binaryData", "stringData"].iter().filter_map(|part| object.body.map(part));
-    let keys: Vec<&String> = held.flat_map(|map| map.keys()).collect();
+    let keys: Vec<&Text> = held.flat_map(|map| map.keys()).collect();
     // An object without any data was read without it.
     if keys.is_empty() && kind == "Secret" {
         return None;

@@ -1,6 +1,6 @@
 //! What every rule of this family needs at hand.
 
-pub(super) use serde_json::{Value, json};
+pub(super) use crate::model::json::{Value, json};
 
 pub(super) use super::attach::{self, Attachment, Listener, Tried};
 pub(super) use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};

@@ -1,8 +1,8 @@
 //! Everything that a route sends requests to: backends, mirrors and whoever decides on requests.
 
 use crate::model::fields::Fields;
+use crate::model::json::Value;
 use crate::model::mesh::gateway_api::{Reference, Route};
-use serde_json::Value;
 
 /// A filter of a route with the place where it stands: of its rules, then of their backends.
 #[derive(Debug, Clone, Copy)]

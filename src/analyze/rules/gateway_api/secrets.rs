@@ -11,12 +11,13 @@ const PAIRS: &[[&str; 2]] = &[["tls.crt", "tls.key"], ["cert", "key"]];
 /// any data was read without it.
 pub fn flaw(secret: &Object) -> Option<(String, &'static str)> {
     let parts = ["data", "stringData"].iter().filter_map(|part| Some((*part, secret.body.map(part)?)));
-    let held: Vec<(&str, &String, &Value)> =
-        parts.flat_map(|(part, map)| map.iter().map(move |(key, value)| (part, key, value))).collect();
+    let held: Vec<(&str, &str, &Value)> = parts
+        .flat_map(|(part, map)| map.iter().map(move |(key, value)| (part, key.as_str(), value)))
+        .collect();
     let find = |name: &str| held.iter().rfind(|(_, key, _)| *key == name);
     let pair = PAIRS.iter().find_map(|[first, second]| Some((*first, find(first)?, find(second)?)));
     let Some((name, (part, _, value), _)) = pair else {
-        let keys = held.iter().map(|(_, key, _)| key.as_str()).take(8).collect::<Vec<_>>().join(", ");
+        let keys = held.iter().map(|(_, key, _)| *key).take(8).collect::<Vec<_>>().join(", ");
         let why = format!("has no tls.crt and tls.key; its keys are {keys}");
         return (!held.is_empty())
             .then_some((why, "certificate unusable: Secret without tls.crt and tls.key"));

@@ -1,6 +1,6 @@
 //! What a controller wrote into an object's status, as far as it is about the object as it is now.
 
-use serde_json::Value;
+use crate::model::json::Value;
 
 use crate::model::fields::Fields;
 use crate::model::object::Object;
@@ -34,7 +34,7 @@ pub fn of_ancestor<'a>(object: &'a Object, kind: &'a str, name: &'a str) -> impl
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     #[test]
     fn a_condition_of_an_older_generation_says_nothing() {

@@ -1,6 +1,6 @@
 //! ISTIO165.
 
-use serde_json::Value;
+use crate::model::json::Value;
 
 use super::support::{Tally, since, take_patch_out};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role};

@@ -1,6 +1,6 @@
 //! ISTIO161.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 use std::collections::BTreeSet;
 
 use super::hosts::service_of;
@@ -360,5 +360,5 @@ fn remedy(snapshot: &Snapshot, fact: &Fact<'_>) -> Option<Remedy> {
         What::NoBackend => format!("Give {} backendRefs{to}", fact.route),
         _ => format!("Take {} out of {}{to}", fact.field.rsplit('.').next().unwrap_or_default(), fact.route),
     };
-    Remedy::patch(object, &Value::Array(operations), out).map(|remedy| remedy.risk(Risk::Medium))
+    Remedy::patch(object, &Value::from(operations), out).map(|remedy| remedy.risk(Risk::Medium))
 }

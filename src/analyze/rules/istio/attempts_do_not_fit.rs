@@ -1,6 +1,6 @@
 //! ISTIO159.
 
-use serde_json::json;
+use crate::model::json::json;
 
 use super::hops::Hop;
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};

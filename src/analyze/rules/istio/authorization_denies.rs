@@ -1,6 +1,6 @@
 //! ISTIO121.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 use std::collections::BTreeMap;
 
 use super::policy_match::Request;
@@ -543,7 +543,7 @@ fn presented(clause: &str, request: &Request) -> Option<Value> {
         "ipBlocks" => request.ip.clone(),
         _ => return None,
     };
-    (!text.is_empty()).then_some(Value::String(text))
+    (!text.is_empty()).then_some(Value::from(text))
 }
 
 #[cfg(test)]

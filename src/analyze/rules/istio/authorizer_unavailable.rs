@@ -1,6 +1,6 @@
 //! ISTIO133.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 
 use super::support::{parts, since};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};

@@ -1,7 +1,7 @@
 //! ISTIO141.
 
+use crate::model::json::json;
 use jiff::Timestamp;
-use serde_json::json;
 use std::collections::BTreeSet;
 
 use super::support::{parts, since};

@@ -1,7 +1,7 @@
 //! ISTIO137.
 
+use crate::model::json::json;
 use jiff::Timestamp;
-use serde_json::json;
 
 use super::support::{Said, of_proxy, parts, said, since};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};

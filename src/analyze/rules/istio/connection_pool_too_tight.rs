@@ -1,6 +1,6 @@
 //! ISTIO125.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 
 use super::support::{parts, traffic_policy};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};

@@ -1,6 +1,6 @@
 //! ISTIO144.
 
-use serde_json::json;
+use crate::model::json::json;
 use std::collections::BTreeSet;
 
 use super::session_affinity_imbalance::hashing;

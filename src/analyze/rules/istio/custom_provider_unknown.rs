@@ -124,7 +124,7 @@ impl Check for CustomProviderUnknown {
         if let Some(near) = fact.known.iter().flatten().find(|known| close(known, &fact.provider)) {
             finding = finding.maybe_remedy(Remedy::patch(
                 object,
-                &serde_json::json!([{"op": "replace", "path": pointer("spec.provider.name"), "value": near}]),
+                &crate::model::json::json!([{"op": "replace", "path": pointer("spec.provider.name"), "value": near}]),
                 format!("Set spec.provider.name to \"{near}\", which MeshConfig declares"),
             ));
         }

@@ -1,6 +1,6 @@
 //! ISTIO119.
 
-use serde_json::json;
+use crate::model::json::json;
 
 use super::hosts::{Hosts, ingress_effects, no_route, service_of};
 use super::support::served_before;

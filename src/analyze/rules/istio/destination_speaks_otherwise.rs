@@ -1,6 +1,6 @@
 //! ISTIO170.
 
-use serde_json::json;
+use crate::model::json::json;
 
 use super::support::{parts, since, traffic_policy};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};

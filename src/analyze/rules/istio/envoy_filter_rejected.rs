@@ -1,7 +1,7 @@
 //! ISTIO128.
 
+use crate::model::json::json;
 use jiff::Timestamp;
-use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role};

@@ -1,6 +1,6 @@
 //! ISTIO157.
 
-use serde_json::json;
+use crate::model::json::json;
 
 use super::support::parts;
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};

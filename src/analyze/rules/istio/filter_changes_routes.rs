@@ -1,6 +1,6 @@
 //! ISTIO171.
 
-use serde_json::Value;
+use crate::model::json::Value;
 
 use super::support::{Tally, asked, since, take_patch_out};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role};
@@ -237,7 +237,7 @@ fn service(snapshot: &Snapshot, edge: &EdgeTraffic, host: &str) -> Option<Servic
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     #[test]
     fn a_patch_names_its_host_in_several_ways() {

@@ -1,6 +1,6 @@
 //! ISTIO106.
 
-use serde_json::json;
+use crate::model::json::json;
 
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy, pointer};
@@ -195,7 +195,7 @@ fn gateway_changed(fact: &Fact<'_>) -> bool {
 
 /// Where the gateway would admit the host, and the patch that does it: the host that was edited, or is nearest; else a
 /// further one in the first server.
-fn server_place(fact: &Fact<'_>) -> (String, serde_json::Value) {
+fn server_place(fact: &Fact<'_>) -> (String, crate::model::json::Value) {
     let all: Vec<(String, &str)> = fact
         .gateway
         .servers

@@ -10,12 +10,12 @@ use crate::analyze::rules::istio::hosts;
 use crate::analyze::rules::near::applied;
 use crate::analyze::rules::seen;
 use crate::model::fields::Fields;
+use crate::model::json::json;
 use crate::model::mesh::istio::{Gateway, VirtualService};
 use crate::model::network::{ServiceName, TargetPort};
 use crate::model::selector::Labels;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::PodTemplate;
-use serde_json::json;
 
 crate::rule! {
     /// An Istio Gateway that no gateway pod serves, or that listens on a port which its Service does not offer.

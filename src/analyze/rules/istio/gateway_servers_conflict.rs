@@ -9,9 +9,9 @@ use crate::analyze::rule::{Check, Declared};
 use crate::analyze::rules::seen::configured;
 use crate::analyze::traffic::text;
 use crate::model::fields::Fields;
+use crate::model::json::json;
 use crate::model::mesh::istio::{Gateway, GatewayServer};
 use crate::model::snapshot::Snapshot;
-use serde_json::json;
 
 crate::rule! {
     /// Two servers of Gateways claim the same port of the same pods and do not fit together.

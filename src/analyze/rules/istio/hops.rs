@@ -1,6 +1,6 @@
 //! Time-outs and retries of routes along the ways that requests take through the service graph.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::analyze::remedy::pointer;

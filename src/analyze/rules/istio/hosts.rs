@@ -238,10 +238,10 @@ pub fn unread(snapshot: &Snapshot, resource: &str) -> bool {
 
 /// A route's mirrors: host, subset, port and where each stands.
 pub fn mirrors(route: &Route) -> Vec<(String, String, Option<i64>, String)> {
-    let one = |value: &serde_json::Value, path: String| {
+    let one = |value: &crate::model::json::Value, path: String| {
         (value.string("host"), value.string("subset"), value.int("port.number"), path)
     };
-    let body: &serde_json::Value = &route.body;
+    let body: &crate::model::json::Value = &route.body;
     let single = body.at("mirror").map(|mirror| one(mirror, format!("{}.mirror", route.path)));
     let several = body.list("mirrors").iter().enumerate().filter_map(|(index, entry)| {
         Some(one(entry.at("destination")?, format!("{}.mirrors[{index}].destination", route.path)))

@@ -1,6 +1,6 @@
 //! ISTIO126.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy, Risk, pointer, pointer_segment};
@@ -280,7 +280,7 @@ fn key_of<'a>(
         object,
         value_at: at.clone(),
         entry_at: at,
-        name: key.clone(),
+        name: key.to_string(),
         value: value.as_str().unwrap_or_default().to_owned(),
     })
 }

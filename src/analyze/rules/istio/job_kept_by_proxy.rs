@@ -1,7 +1,7 @@
 //! ISTIO142.
 
+use crate::model::json::json;
 use jiff::Timestamp;
-use serde_json::json;
 use std::collections::BTreeMap;
 
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};

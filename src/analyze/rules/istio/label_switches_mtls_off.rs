@@ -1,6 +1,6 @@
 //! ISTIO169.
 
-use serde_json::json;
+use crate::model::json::json;
 
 use super::support::{failing, parts, since};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};

@@ -1,6 +1,6 @@
 //! ISTIO147.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::BTreeSet;
 
 use super::support::{parts, since};
@@ -10,11 +10,11 @@ use crate::analyze::rule::{Check, Declared};
 use crate::analyze::traffic::way::Way;
 use crate::analyze::traffic::{Failures, failures, text};
 use crate::model::fields::Fields;
+use crate::model::json::json;
 use crate::model::mesh::istio::{DestinationRule, service_of_host};
 use crate::model::network::{Service, ServiceName};
 use crate::model::snapshot::Snapshot;
 use crate::model::traffic::Reporter;
-use serde_json::json;
 
 crate::rule! {
     /// A DestinationRule sends requests to localities in which the callee has no endpoint.
@@ -145,7 +145,7 @@ impl Check for LocalityWithoutEndpoints {
 fn weights(entry: &Value) -> Vec<String> {
     let to = entry.map("to").into_iter().flatten();
     to.filter(|(_, weight)| weight.as_i64().is_none_or(|w| w > 0))
-        .map(|(locality, _)| locality.clone())
+        .map(|(locality, _)| locality.to_string())
         .collect()
 }
 

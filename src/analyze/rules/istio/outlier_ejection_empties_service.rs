@@ -1,7 +1,7 @@
 //! ISTIO127.
 
+use crate::model::json::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use super::spells::{self, Spells};
 use super::support::{parts, since, traffic_policy};

@@ -1,6 +1,6 @@
 //! ISTIO117.
 
-use serde_json::json;
+use crate::model::json::json;
 use std::collections::BTreeMap;
 
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role, Severity};

@@ -2,7 +2,7 @@
 
 use core::net::IpAddr;
 
-use serde_json::json;
+use crate::model::json::json;
 
 use crate::analyze::remedy::{Remedy, Risk, pointer, pointer_segment};
 use crate::model::cidr::Cidr;
@@ -116,7 +116,7 @@ mod tests {
 
     fn of(annotations: &[(&str, &str)]) -> PodTemplate {
         let key = |short: &str| format!("traffic.sidecar.istio.io/{short}");
-        let annotations: serde_json::Map<_, _> =
+        let annotations: crate::model::json::Map =
             annotations.iter().map(|(short, value)| (key(short), json!(value))).collect();
         PodTemplate::read(&std::sync::Arc::new(json!({"metadata": {"annotations": annotations}, "spec": {}})))
     }

@@ -186,7 +186,8 @@ fn raise(fact: &Fact<'_>) -> Option<Remedy> {
         written(now)
     );
     if fact.gateway {
-        let operations = serde_json::json!([{"op": "replace", "path": pointer(&field(fact)), "value": next}]);
+        let operations =
+            crate::model::json::json!([{"op": "replace", "path": pointer(&field(fact)), "value": next}]);
         return Some(Remedy::patch(&fact.workload.object, &operations, summary)?.risk(Risk::Medium));
     }
     annotate(fact.workload, annotation(&fact.container)?, &next, summary)

@@ -1,6 +1,6 @@
 //! ISTIO131.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 
 use super::support::{field_path, find_below, parts, since};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};

@@ -1,6 +1,6 @@
 //! ISTIO116.
 
-use serde_json::json;
+use crate::model::json::json;
 
 use super::hosts::gateway_services;
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};

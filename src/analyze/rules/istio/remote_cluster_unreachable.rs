@@ -1,8 +1,8 @@
 //! ISTIO148.
 
+use crate::model::json::Value;
 use jiff::Timestamp;
 use regex::Regex;
-use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
@@ -347,7 +347,7 @@ fn no_gateway(snapshot: &Snapshot) -> Option<What> {
 
 /// The Gateway that passes calls of other clusters on.
 fn passthrough(root: &str) -> Remedy {
-    let body = serde_json::json!({
+    let body = crate::model::json::json!({
         "apiVersion": "networking.istio.io/v1", "kind": "Gateway",
         "metadata": {"name": "cross-network-gateway", "namespace": root},
         "spec": {"selector": {"istio": "eastwestgateway"}, "servers": [{

@@ -1,7 +1,7 @@
 //! ISTIO118.
 
+use crate::model::json::{Value, json};
 use regex::Regex;
-use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
 use super::hosts::{gateway, ingress_effects, service_of, speaks_for};

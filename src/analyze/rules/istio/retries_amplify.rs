@@ -1,6 +1,6 @@
 //! ISTIO145.
 
-use serde_json::json;
+use crate::model::json::json;
 use std::collections::BTreeMap;
 
 use super::support::since;

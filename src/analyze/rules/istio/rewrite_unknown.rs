@@ -1,7 +1,7 @@
 //! ISTIO164.
 
+use crate::model::json::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 
 use super::support::{Tally, asked, since};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};

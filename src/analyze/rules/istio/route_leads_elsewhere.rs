@@ -1,6 +1,6 @@
 //! ISTIO174.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 
 use super::support::{Tally, asked, since};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role};
@@ -247,5 +247,5 @@ fn back(fact: &Fact<'_>) -> Option<Remedy> {
         operations.push(json!({"op": "replace", "path": place, "value": port}));
     }
     let summary = format!("Send these requests to {name} again, as before");
-    Remedy::patch(fact.object, &Value::Array(operations), summary).map(|remedy| remedy.risk(Risk::Medium))
+    Remedy::patch(fact.object, &Value::from(operations), summary).map(|remedy| remedy.risk(Risk::Medium))
 }

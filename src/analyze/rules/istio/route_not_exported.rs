@@ -1,6 +1,6 @@
 //! ISTIO166.
 
-use serde_json::json;
+use crate::model::json::json;
 
 use super::hosts::{self, gateway, no_route, service_of};
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role, Severity};

@@ -1,6 +1,6 @@
 //! ISTIO108.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 use std::collections::BTreeSet;
 
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
@@ -181,7 +181,7 @@ fn short(route: &Route) -> String {
 
 /// What a route does with a request, its name and its conditions apart.
 fn effect_of(route: &Route) -> Value {
-    let mut body = serde_json::Value::clone(&route.body);
+    let mut body = crate::model::json::Value::clone(&route.body);
     if let Some(map) = body.as_object_mut() {
         map.remove("name");
         map.remove("match");
@@ -220,7 +220,7 @@ fn covers(wide: &Value, narrow: &Value) -> bool {
                     })
                 }),
                 // Nothing is asked of an empty list or map.
-                _ if value.as_array().is_some_and(Vec::is_empty)
+                _ if value.as_array().is_some_and(|list| list.is_empty())
                     || value.as_object().is_some_and(|m| m.is_empty()) =>
                 {
                     true

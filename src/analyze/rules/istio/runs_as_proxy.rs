@@ -1,6 +1,6 @@
 //! ISTIO151.
 
-use serde_json::json;
+use crate::model::json::json;
 
 use super::support::services_of;
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};

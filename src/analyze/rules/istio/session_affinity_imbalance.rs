@@ -1,6 +1,6 @@
 //! ISTIO152.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 
 use super::skew::{Skew, skews};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};

@@ -1,6 +1,6 @@
 //! ISTIO163.
 
-use serde_json::json;
+use crate::model::json::json;
 
 use super::support::since;
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};

@@ -1,7 +1,7 @@
 //! ISTIO146.
 
+use crate::model::json::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 use super::support::{field_path, find_below, since};

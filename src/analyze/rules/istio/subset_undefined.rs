@@ -1,6 +1,6 @@
 //! ISTIO103.
 
-use serde_json::json;
+use crate::model::json::json;
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,7 +1,7 @@
 //! ISTIO104.
 
+use crate::model::json::json;
 use jiff::Timestamp;
-use serde_json::json;
 
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy, pointer};

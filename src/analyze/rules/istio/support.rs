@@ -1,7 +1,7 @@
 //! What several rules about a mesh share: evidence from failing edges, lines of logs, traffic policies, annotations of pods.
 
+use crate::model::json::{Value, json};
 use jiff::Timestamp;
-use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::analyze::finding::{Evidence, Severity};

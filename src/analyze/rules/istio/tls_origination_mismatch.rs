@@ -1,6 +1,6 @@
 //! ISTIO130.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 use std::collections::BTreeSet;
 
 use super::support::{parts, said, since};

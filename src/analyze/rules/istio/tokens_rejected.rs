@@ -1,6 +1,6 @@
 //! ISTIO132.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 
 use super::support::{Said, of_control_plane, parts, said, since};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};

@@ -1,7 +1,7 @@
 //! ISTIO173.
 
+use crate::model::json::json;
 use regex::Regex;
-use serde_json::json;
 use std::sync::LazyLock;
 
 use super::support::{Said, of_proxy, said};

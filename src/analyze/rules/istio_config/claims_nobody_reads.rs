@@ -103,7 +103,7 @@ fn claim(service: &VirtualService) -> Option<(String, String)> {
                 let header = entry.map(field)?.keys().find(|key| {
                     key.get(..CLAIM.len()).is_some_and(|head| head.eq_ignore_ascii_case(CLAIM))
                 })?;
-                Some((format!("{}.match[{index}].{field}[{header}]", route.path), header.clone()))
+                Some((format!("{}.match[{index}].{field}[{header}]", route.path), header.to_string()))
             })
         })
     })

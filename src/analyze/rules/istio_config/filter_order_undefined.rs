@@ -1,6 +1,6 @@
 //! ISTIO208.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 use std::collections::BTreeMap;
 
 use super::support::of_istio;

@@ -1,6 +1,6 @@
 //! ISTIO226.
 
-use serde_json::json;
+use crate::model::json::json;
 
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role};
 use crate::analyze::remedy::{Prevention, Remedy, pointer};

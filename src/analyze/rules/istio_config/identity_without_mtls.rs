@@ -121,7 +121,8 @@ impl Check for IdentityWithoutMtls {
 /// Turns mutual TLS on, for those who speak it.
 fn permissive(snapshot: &Snapshot, peer: &ObjectRef) -> Option<Remedy> {
     let object = snapshot.object("PeerAuthentication", &peer.namespace, &peer.name)?;
-    let operations = serde_json::json!([{"op": "replace", "path": "/spec/mtls/mode", "value": "PERMISSIVE"}]);
+    let operations =
+        crate::model::json::json!([{"op": "replace", "path": "/spec/mtls/mode", "value": "PERMISSIVE"}]);
     Remedy::patch(
         object,
         &operations,

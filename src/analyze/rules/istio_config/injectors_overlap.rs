@@ -1,6 +1,6 @@
 //! ISTIO217.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::BTreeSet;
 
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role};

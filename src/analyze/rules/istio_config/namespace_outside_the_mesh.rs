@@ -1,6 +1,6 @@
 //! ISTIO204.
 
-use serde_json::json;
+use crate::model::json::json;
 use std::collections::BTreeSet;
 
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role};
@@ -71,7 +71,7 @@ impl Check for NamespaceOutsideTheMesh {
             let values = map
                 .body
                 .text("data.values")
-                .and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok());
+                .and_then(|text| serde_json::from_str::<crate::model::json::Value>(text).ok());
             map.name().starts_with("istio-sidecar-injector")
                 && values
                     .is_some_and(|values| values.flag("sidecarInjectorWebhook.enableNamespacesByDefault"))

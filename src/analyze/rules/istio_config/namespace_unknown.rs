@@ -1,6 +1,6 @@
 //! ISTIO225.
 
-use serde_json::json;
+use crate::model::json::json;
 use std::collections::BTreeSet;
 
 use super::support::asked_about;

@@ -1,6 +1,6 @@
 //! ISTIO222.
 
-use serde_json::Value;
+use crate::model::json::{Text, Value};
 use std::collections::BTreeSet;
 
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role};
@@ -61,10 +61,9 @@ impl Check for NetworkRegistryUnknown {
             .objects_of("Secret")
             .filter(|secret| secret.labels.get("istio/multiCluster").is_some_and(|value| value == "true"));
         let mut known: BTreeSet<String> = BUILT_IN.iter().map(|name| (*name).to_owned()).collect();
-        known
-            .extend(remote.flat_map(|secret| {
-                secret.body.map("data").into_iter().flat_map(|data| data.keys().cloned())
-            }));
+        known.extend(remote.flat_map(|secret| {
+            secret.body.map("data").into_iter().flat_map(|data| data.keys().map(Text::to_string))
+        }));
         // The control plane's own cluster, as it is told.
         let own = snapshot.workloads.iter().flat_map(|workload| &workload.template.containers);
         let own = own.flat_map(|container| container.body.list("env"));
@@ -78,7 +77,7 @@ impl Check for NetworkRegistryUnknown {
                     continue;
                 };
                 let near = nearest(registry, known.iter().map(String::as_str)).map(str::to_owned);
-                out.push(Fact { map, network: network.clone(), registry: registry.to_owned(), near });
+                out.push(Fact { map, network: network.to_string(), registry: registry.to_owned(), near });
             }
         }
         out

@@ -1,6 +1,6 @@
 //! ISTIO233.
 
-use serde_json::json;
+use crate::model::json::json;
 
 use super::support::asked_about;
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role};

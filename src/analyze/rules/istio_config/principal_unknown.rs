@@ -1,6 +1,6 @@
 //! ISTIO230.
 
-use serde_json::json;
+use crate::model::json::json;
 use std::collections::BTreeSet;
 
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role};

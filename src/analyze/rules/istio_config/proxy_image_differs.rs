@@ -1,6 +1,6 @@
 //! ISTIO216.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role};

@@ -1,6 +1,6 @@
 //! ISTIO206.
 
-use serde_json::json;
+use crate::model::json::json;
 
 use super::support::{Carriers, labels_text, of_istio};
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role};

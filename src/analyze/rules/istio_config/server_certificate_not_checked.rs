@@ -1,6 +1,6 @@
 //! ISTIO207.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 
 use super::support::of_istio;
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role};

@@ -1,6 +1,6 @@
 //! ISTIO210.
 
-use serde_json::json;
+use crate::model::json::json;
 
 use super::support::of_istio;
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role};

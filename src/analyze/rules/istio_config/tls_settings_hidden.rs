@@ -1,6 +1,6 @@
 //! ISTIO235.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role};
 use crate::analyze::remedy::{Prevention, Remedy};

@@ -1,6 +1,6 @@
 //! LINKERD102.
 
-use serde_json::json;
+use crate::model::json::json;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::lines::{Call, calls};

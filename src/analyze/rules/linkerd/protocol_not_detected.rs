@@ -1,6 +1,6 @@
 //! LINKERD103.
 
-use serde_json::json;
+use crate::model::json::json;
 use std::collections::BTreeMap;
 
 use super::lines::{Call, calls};

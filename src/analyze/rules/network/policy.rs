@@ -1,6 +1,6 @@
 //! The policies that keep a connection closed, as objects that a rule can name and mend.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 
 use crate::analyze::remedy::{Remedy, pointer};
 use crate::analyze::twin::policy::network::{Direction, End, NetworkPolicies, PodEnd, Port, Verdict};
@@ -55,7 +55,7 @@ impl Blocking<'_> {
         let ports: Vec<Value> =
             ports.iter().map(|(port, protocol)| json!({"port": port, "protocol": protocol})).collect();
         let Some((namespace, labels)) = peer else { return json!({"ports": ports}) };
-        let mut selected = serde_json::Map::new();
+        let mut selected = crate::model::json::Map::new();
         if namespace != self.object.namespace() {
             selected.insert("namespaceSelector".to_owned(), in_namespace(namespace));
         }

@@ -1,7 +1,7 @@
 //! PLAT110.
 
+use crate::model::json::json;
 use regex::Regex;
-use serde_json::json;
 use std::sync::LazyLock;
 
 use super::refused::{Refused, refused};

@@ -275,7 +275,7 @@ fn applied_in_old_versions(snapshot: &Snapshot) -> Vec<Fact> {
         else {
             continue;
         };
-        let Ok(applied) = serde_json::from_str::<serde_json::Value>(text) else { continue };
+        let Ok(applied) = serde_json::from_str::<crate::model::json::Value>(text) else { continue };
         let Some(version) = applied.text("apiVersion") else { continue };
         if let Some((minor, _)) =
             removed(&object.reference.kind, version).filter(|(minor, _)| *minor <= newest)

@@ -1,6 +1,6 @@
 //! PLAT105.
 
-use serde_json::json;
+use crate::model::json::json;
 
 use super::scaling::{Autoscaler, autoscalers};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};

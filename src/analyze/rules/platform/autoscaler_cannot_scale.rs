@@ -1,7 +1,7 @@
 //! PLAT104.
 
+use crate::model::json::json;
 use regex::Regex;
-use serde_json::json;
 use std::sync::LazyLock;
 
 use super::scaling::{Autoscaler, autoscalers};

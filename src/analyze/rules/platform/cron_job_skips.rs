@@ -7,9 +7,9 @@ use crate::analyze::rule::{Check, Declared};
 use crate::analyze::rules::pods::common;
 use crate::model::event::Event;
 use crate::model::fields::Fields;
+use crate::model::json::json;
 use crate::model::object::Object;
 use crate::model::snapshot::Snapshot;
-use serde_json::json;
 
 crate::rule! {
     /// A CronJob skips runs.

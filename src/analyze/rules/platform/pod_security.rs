@@ -1,7 +1,7 @@
 //! PLAT109.
 
+use crate::model::json::{Value, json};
 use regex::Regex;
-use serde_json::{Value, json};
 use std::sync::LazyLock;
 
 use super::refused::{Refused, refused};
@@ -140,7 +140,7 @@ fn comply(fact: &Fact<'_>) -> Option<Remedy> {
     let own = |container: &Container| {
         let mut context = container.body.at("securityContext").cloned().unwrap_or_else(|| json!({}));
         let fields = context.as_object_mut()?;
-        fields.extend(wanted.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        fields.extend(wanted.iter().map(|(name, value)| ((*name).into(), value.clone())));
         let path = workload.template_path(&format!("spec.{}.securityContext", container.path()));
         Some(json!({"op": "add", "path": pointer(&path), "value": context}))
     };
@@ -150,7 +150,7 @@ fn comply(fact: &Fact<'_>) -> Option<Remedy> {
     if names.contains("runAsNonRoot") {
         summary += "; the image must work as a user other than root";
     }
-    Some(Remedy::patch(&workload.object, &Value::Array(operations), summary)?.risk(Risk::Medium))
+    Some(Remedy::patch(&workload.object, &Value::from(operations), summary)?.risk(Risk::Medium))
 }
 
 /// Enforces a weaker standard in the namespace.

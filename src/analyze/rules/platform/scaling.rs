@@ -1,6 +1,6 @@
 //! HorizontalPodAutoscalers as the rules about them read them, of every version of their API.
 
-use serde_json::Value;
+use crate::model::json::Value;
 
 use crate::model::fields::Fields;
 use crate::model::network::ServiceName;

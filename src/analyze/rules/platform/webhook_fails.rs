@@ -1,7 +1,7 @@
 //! PLAT107.
 
+use crate::model::json::json;
 use regex::Regex;
-use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
@@ -87,7 +87,7 @@ impl Why {
 struct Hook<'a> {
     object: &'a Object,
     index: usize,
-    body: &'a serde_json::Value,
+    body: &'a crate::model::json::Value,
 }
 
 impl Hook<'_> {
@@ -234,8 +234,8 @@ fn called(message: &str) -> Option<(String, Option<ServiceName>)> {
 }
 
 /// Whether a webhook must be asked before a pod is made, whatever the namespace.
-fn blocks_pods(hook: &serde_json::Value) -> bool {
-    let covers = |rule: &serde_json::Value| {
+fn blocks_pods(hook: &crate::model::json::Value) -> bool {
+    let covers = |rule: &crate::model::json::Value| {
         let any = |list: &str, words: &[&str]| rule.texts(list).iter().any(|w| words.contains(&w.as_str()));
         any("resources", &["pods", "*", "*/*"])
             && any("operations", &["CREATE", "*"])

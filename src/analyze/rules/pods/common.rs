@@ -181,7 +181,7 @@ impl<'a, T> Group<'a, T> {
     /// A patch of the container in the workload's template: `(operation, field below the container, value)`.
     pub(crate) fn patch_container(
         &self,
-        operations: &[(&str, &str, serde_json::Value)],
+        operations: &[(&str, &str, crate::model::json::Value)],
         summary: impl Into<String>,
     ) -> Option<Remedy> {
         let workload = self.workload?;
@@ -190,7 +190,7 @@ impl<'a, T> Group<'a, T> {
             .iter()
             .map(|(op, rest, value)| operation(op, &self.container_field(rest), value))
             .collect();
-        Remedy::patch(&workload.object, &serde_json::Value::Array(operations), summary)
+        Remedy::patch(&workload.object, &crate::model::json::Value::from(operations), summary)
     }
 }
 
@@ -212,10 +212,14 @@ pub(crate) fn undo_last_rollout(snapshot: &Snapshot, owner: &ObjectRef, within: 
 }
 
 /// One operation of a JSON patch at a field path.
-pub(crate) fn operation(op: &str, path: &str, value: &serde_json::Value) -> serde_json::Value {
+pub(crate) fn operation(
+    op: &str,
+    path: &str,
+    value: &crate::model::json::Value,
+) -> crate::model::json::Value {
     match op {
-        "remove" => serde_json::json!({"op": op, "path": pointer(path)}),
-        _ => serde_json::json!({"op": op, "path": pointer(path), "value": value}),
+        "remove" => crate::model::json::json!({"op": op, "path": pointer(path)}),
+        _ => crate::model::json::json!({"op": op, "path": pointer(path), "value": value}),
     }
 }
 

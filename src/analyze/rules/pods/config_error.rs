@@ -1,6 +1,6 @@
 //! POD104.
 
-use serde_json::json;
+use crate::model::json::json;
 
 use super::common::{self, Group};
 use super::missing;

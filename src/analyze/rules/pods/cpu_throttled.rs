@@ -1,6 +1,6 @@
 //! POD111.
 
-use serde_json::json;
+use crate::model::json::json;
 use std::collections::BTreeMap;
 
 use super::common::{self, Group, cores};
@@ -260,7 +260,7 @@ fn former(group: &Group<'_, Case>, snapshot: &Snapshot) -> Option<Remedy> {
     let at = common::clock(at);
     if before.is_empty() {
         return group.patch_container(
-            &[("remove", "resources.limits.cpu", serde_json::Value::Null)],
+            &[("remove", "resources.limits.cpu", crate::model::json::Value::Null)],
             format!(
                 "Remove the CPU limit of container {} again: there was none before {at}",
                 group.container
@@ -292,7 +292,7 @@ fn raise(group: &Group<'_, Case>, limit: Option<f64>, share: f64) -> Option<Reme
 fn remove(group: &Group<'_, Case>, limit: Option<f64>) -> Option<Remedy> {
     limit?;
     let remedy = group.patch_container(
-        &[("remove", "resources.limits.cpu", serde_json::Value::Null)],
+        &[("remove", "resources.limits.cpu", crate::model::json::Value::Null)],
         format!(
             "Remove the CPU limit of container {}: its request still guards its neighbours",
             group.container

@@ -411,8 +411,8 @@ fn drop_hook(group: &Group<'_, Case<'_>>) -> Option<Remedy> {
         "Remove lifecycle.postStart of container {}, or correct its command: what it runs must be in the image and end with 0",
         group.container
     );
-    let remedy =
-        group.patch_container(&[("remove", "lifecycle.postStart", serde_json::Value::Null)], summary)?;
+    let remedy = group
+        .patch_container(&[("remove", "lifecycle.postStart", crate::model::json::Value::Null)], summary)?;
     Some(remedy.risk(Risk::Medium))
 }
 
@@ -421,7 +421,7 @@ fn drop_command(group: &Group<'_, Case<'_>>) -> Option<Remedy> {
     let body = &group.container()?.body;
     body.get("command")?;
     let remedy = group.patch_container(
-        &[("remove", "command", serde_json::Value::Null)],
+        &[("remove", "command", crate::model::json::Value::Null)],
         format!("Remove the command of container {} so that the image's own entry point runs, or correct its path", group.container),
     )?;
     Some(remedy.risk(Risk::Medium))

@@ -1,7 +1,7 @@
 //! POD106.
 
+use crate::model::json::{Value, json};
 use regex::Regex;
-use serde_json::{Value, json};
 use std::sync::LazyLock;
 
 use super::common::{self, Group};
@@ -227,7 +227,7 @@ fn by_shortage(case: &Case, group: &Group<'_, Case>, container: Option<&str>) ->
             };
             Remedy::patch(
                 &workload.object,
-                &Value::Array(vec![operation]),
+                &Value::from(vec![operation]),
                 format!(
                     "Request as much memory as the limit allows ({limit}): the pod is then among the last to be evicted"
                 ),
@@ -242,7 +242,7 @@ fn by_shortage(case: &Case, group: &Group<'_, Case>, container: Option<&str>) ->
             let path = group.pod_field(&format!("volumes[{at}].emptyDir.sizeLimit"));
             Remedy::patch(
                 &workload.object,
-                &Value::Array(vec![common::operation("replace", &path, &json!(next))]),
+                &Value::from(vec![common::operation("replace", &path, &json!(next))]),
                 format!("Raise sizeLimit of the emptyDir {volume} to {next}"),
             )
         }

@@ -1,6 +1,6 @@
 //! POD103.
 
-use serde_json::json;
+use crate::model::json::json;
 
 use super::common::{self, Group};
 use crate::analyze::finding::{Confidence, Finding, Role, Severity};

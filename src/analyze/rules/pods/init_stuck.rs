@@ -1,7 +1,7 @@
 //! POD109.
 
+use crate::model::json::json;
 use regex::Regex;
-use serde_json::json;
 use std::sync::LazyLock;
 
 use super::common::{self, Group, seconds};

@@ -1,6 +1,6 @@
 //! POD112.
 
-use serde_json::json;
+use crate::model::json::json;
 
 use super::common::{self, Group, bytes};
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role, Severity};

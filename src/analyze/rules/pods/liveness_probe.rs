@@ -1,6 +1,6 @@
 //! POD107.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 
 use super::common::{self, Group, seconds};
 use super::probe::{Answer, Probe};
@@ -297,7 +297,7 @@ fn remedies(
         out.extend(probe.set(
             group,
             "httpGet.path",
-            Value::String(path.clone()),
+            Value::from(path.clone()),
             format!(
                 "Set the path of the probe to {path}, where the other probe of the container is answered"
             ),

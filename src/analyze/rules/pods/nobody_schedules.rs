@@ -97,8 +97,8 @@ impl Check for NobodySchedules {
             .evidence(Evidence::object(&group.owner.field(&path), name.to_owned()))
             .onset(created)
             .maybe_remedy(group.workload.filter(|_| own && template.spec.at("schedulerName").is_some()).and_then(|workload| {
-                let operation = common::operation("remove", &path, &serde_json::Value::Null);
-                Remedy::patch(&workload.object, &serde_json::json!([operation]), format!("Remove schedulerName {name}: the cluster's own scheduler then places the pods"))
+                let operation = common::operation("remove", &path, &crate::model::json::Value::Null);
+                Remedy::patch(&workload.object, &crate::model::json::json!([operation]), format!("Remove schedulerName {name}: the cluster's own scheduler then places the pods"))
             }))
             .maybe_remedy(group.undo_rollout(snapshot, "schedulerName"))
             .remedy(Remedy::commands(

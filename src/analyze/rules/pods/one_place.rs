@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::json;
+use crate::model::json::json;
 
 use super::common;
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};

@@ -1,6 +1,6 @@
 //! POD102.
 
-use serde_json::json;
+use crate::model::json::json;
 
 use super::common::{self, Group, bytes, seconds};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};

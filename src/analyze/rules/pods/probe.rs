@@ -1,7 +1,7 @@
 //! A probe's figures, what its failures say, and how it is corrected.
 
+use crate::model::json::{Value, json};
 use regex::Regex;
-use serde_json::{Value, json};
 use std::sync::LazyLock;
 
 use super::common::{self, Group};
@@ -44,7 +44,7 @@ impl Probe {
         let kind = KINDS.into_iter().find(|kind| body.at(kind).is_some())?;
         let number = |field: &str, default: f64| body.number(field).filter(|n| *n > 0.0).unwrap_or(default);
         let port = match body.at(kind).and_then(|handler| handler.at("port")) {
-            Some(Value::String(text)) => text.clone(),
+            Some(Value::String(text)) => text.to_string(),
             Some(Value::Number(number)) => number.to_string(),
             _ => String::new(),
         };

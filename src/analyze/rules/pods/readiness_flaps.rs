@@ -1,7 +1,7 @@
 //! POD118.
 
+use crate::model::json::json;
 use jiff::Timestamp;
-use serde_json::json;
 use std::collections::BTreeMap;
 
 use super::common::{self, Group};

@@ -1,6 +1,6 @@
 //! POD108.
 
-use serde_json::json;
+use crate::model::json::json;
 
 use super::common::{self, Group, seconds};
 use super::probe::{Answer, Probe};

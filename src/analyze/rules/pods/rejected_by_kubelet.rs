@@ -1,6 +1,6 @@
 //! POD121.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 
 use super::common::{self, Group};
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role, Severity};

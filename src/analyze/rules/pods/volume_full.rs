@@ -1,6 +1,6 @@
 //! POD119.
 
-use serde_json::json;
+use crate::model::json::json;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::common;
@@ -80,8 +80,9 @@ impl Check for VolumeFull {
                 else {
                     continue;
                 };
-                let uses =
-                    |volume: &serde_json::Value| volume.text("persistentVolumeClaim.claimName") == Some(name);
+                let uses = |volume: &crate::model::json::Value| {
+                    volume.text("persistentVolumeClaim.claimName") == Some(name)
+                };
                 let users = snapshot
                     .pods
                     .iter()

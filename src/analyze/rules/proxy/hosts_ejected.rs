@@ -1,6 +1,6 @@
 //! PROXY103.
 
-use serde_json::json;
+use crate::model::json::json;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{MAX_PROXIES, ask, concerns, evidence, plural, service_of};
@@ -116,7 +116,7 @@ impl Check for HostsEjected {
             finding = finding
                 .related(rule.reference().field(&path))
                 .evidence(Evidence::object(&rule.reference().field(&path), "outlier detection of this host"));
-            let percent = detection.get("maxEjectionPercent").and_then(serde_json::Value::as_i64);
+            let percent = detection.get("maxEjectionPercent").and_then(crate::model::json::Value::as_i64);
             if none_left && percent.is_some_and(|percent| percent > SENSIBLE_EJECTION_PERCENT) {
                 let field = format!("{}/maxEjectionPercent", pointer(&path));
                 finding = finding.maybe_remedy(Remedy::patch(

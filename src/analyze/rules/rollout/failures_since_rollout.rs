@@ -1,7 +1,7 @@
 //! ROLLOUT103.
 
+use crate::model::json::json;
 use jiff::Timestamp;
-use serde_json::json;
 use std::collections::BTreeMap;
 
 use super::slow_since::{self, Slow};

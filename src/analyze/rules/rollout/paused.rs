@@ -1,6 +1,6 @@
 //! ROLLOUT105.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy};

@@ -1,6 +1,6 @@
 //! SVC115.
 
-use serde_json::json;
+use crate::model::json::json;
 use std::collections::BTreeSet;
 
 use super::identity::{self, Meant, words};

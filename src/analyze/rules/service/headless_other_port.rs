@@ -1,6 +1,6 @@
 //! SVC120.
 
-use serde_json::Value;
+use crate::model::json::Value;
 
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role, Severity};
 use crate::analyze::logs::failure_text::Kind;

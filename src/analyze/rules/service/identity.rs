@@ -61,7 +61,7 @@ pub fn meant<'a>(snapshot: &'a Snapshot, service: &Service) -> Option<Meant<'a>>
         let workloads: Vec<&Workload> = beside.iter().copied().filter(carries).collect();
         (!labels.is_empty() && !workloads.is_empty()).then_some(Meant { labels, workloads, why })
     };
-    let before = applied(&service.object, "spec.selector").and_then(|old| serde_json::from_value(old).ok());
+    let before = applied(&service.object, "spec.selector").and_then(|old| old.read().ok());
     if let Some(meant) = before
         .filter(|old: &Labels| *old != service.selector)
         .and_then(|old| with(old, "it was applied with that selector"))

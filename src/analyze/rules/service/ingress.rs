@@ -1,6 +1,6 @@
 //! Ingresses as the rules about them read them.
 
-use serde_json::Value;
+use crate::model::json::Value;
 
 use crate::model::fields::Fields;
 use crate::model::object::Object;

@@ -1,6 +1,6 @@
 //! SVC107.
 
-use serde_json::json;
+use crate::model::json::json;
 
 use super::ingress::{Backend, backends};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};

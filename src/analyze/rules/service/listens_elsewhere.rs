@@ -1,7 +1,7 @@
 //! SVC118.
 
+use crate::model::json::json;
 use regex::Regex;
-use serde_json::json;
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 

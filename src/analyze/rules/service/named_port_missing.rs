@@ -1,6 +1,6 @@
 //! SVC104.
 
-use serde_json::json;
+use crate::model::json::json;
 use std::collections::BTreeSet;
 
 use super::protocol_differs::other_protocols;

@@ -1,6 +1,6 @@
 //! SVC117.
 
-use serde_json::json;
+use crate::model::json::json;
 use std::collections::BTreeSet;
 
 use super::served;

@@ -1,6 +1,6 @@
 //! SVC112.
 
-use serde_json::json;
+use crate::model::json::json;
 
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy};

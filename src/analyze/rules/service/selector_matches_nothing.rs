@@ -1,6 +1,6 @@
 //! SVC101.
 
-use serde_json::json;
+use crate::model::json::json;
 
 use super::gone::gone;
 use super::identity::{is_common, words as labels};

@@ -1,6 +1,6 @@
 //! SVC116.
 
-use serde_json::json;
+use crate::model::json::json;
 
 use super::identity::{self, Meant, words};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};

@@ -1,6 +1,6 @@
 //! Which ports the pods behind a Service really serve.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::analyze::rules::near::applied;
@@ -38,7 +38,7 @@ fn probe_port(container: &Container, probe: &Value) -> Option<i64> {
     let port = ["httpGet.port", "tcpSocket.port", "grpc.port"].iter().find_map(|path| probe.at(path))?;
     match port {
         Value::String(name) if name.parse::<i64>().is_err() => {
-            container.ports.iter().find(|p| &p.name == name).map(|p| p.number)
+            container.ports.iter().find(|p| p.name == name).map(|p| p.number)
         }
         Value::String(number) => number.parse().ok(),
         other => other.as_i64(),

@@ -1,6 +1,6 @@
 //! SVC113.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 
 use super::missing_ports::{MissingPort, MissingPorts};
 use super::served;
@@ -200,7 +200,7 @@ fn add_back(fact: &Fact<'_>) -> Option<Remedy> {
     operations.push(json!({"op": "add", "path": "/spec/ports/-", "value": entry}));
     Remedy::patch(
         &fact.service.object,
-        &Value::Array(operations),
+        &Value::from(operations),
         format!(
             "Add port {} to spec.ports of {} beside the others, with {why}",
             fact.port,

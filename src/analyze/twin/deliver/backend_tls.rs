@@ -69,8 +69,8 @@ fn broken(snapshot: &Snapshot, policy: &Object) -> Option<(String, String)> {
 mod tests {
     use crate::analyze::twin::Twin;
     use crate::analyze::twin::ask::{Ask, Named, Origin, Request};
+    use crate::model::json::{Value, json};
     use crate::model::snapshot::Builder;
-    use serde_json::{Value, json};
 
     /// What a call of Service `b` comes to from a pod with a sidecar, with a policy and what else there is.
     fn asked(policy: Value, more: Vec<Value>) -> String {

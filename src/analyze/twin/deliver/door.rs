@@ -113,8 +113,8 @@ mod tests {
     use crate::analyze::twin::Twin;
     use crate::analyze::twin::answer::{Answer, Outcome};
     use crate::analyze::twin::ask::{Ask, Named, Origin, Request};
+    use crate::model::json::{Value, json};
     use crate::model::snapshot::Builder;
-    use serde_json::{Value, json};
 
     /// A request at a Gateway whose pods a policy with this spec guards.
     fn asked(path: &str, spec: Value) -> Answer {

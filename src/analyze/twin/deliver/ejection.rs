@@ -46,8 +46,8 @@ mod tests {
     use crate::analyze::twin::Twin;
     use crate::analyze::twin::answer::Outcome;
     use crate::analyze::twin::ask::{Ask, Named, Origin, Request};
+    use crate::model::json::json;
     use crate::model::snapshot::Builder;
-    use serde_json::json;
 
     /// What a caller's request comes to whose proxy has ejected these pods of two.
     fn asked(ejected: &[&str]) -> crate::analyze::twin::answer::Answer {

@@ -2,7 +2,7 @@
 
 use core::net::IpAddr;
 
-use serde_json::Value;
+use crate::model::json::Value;
 
 use super::machines::{Found, answers_probes};
 use super::{Leg, Share, speaks_h2};

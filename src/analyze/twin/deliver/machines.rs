@@ -1,6 +1,6 @@
 //! Endpoints that are written down: of ServiceEntries, and WorkloadEntries beside the pods of a Service.
 
-use serde_json::Value;
+use crate::model::json::Value;
 
 use super::{Leg, Share};
 use crate::analyze::twin::answer::{Answer, Backend};

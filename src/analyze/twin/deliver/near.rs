@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
+use crate::model::json::Value;
 
 use super::Leg;
 use crate::analyze::twin::answer::{Answer, Step};
@@ -211,8 +211,8 @@ mod tests {
     use crate::analyze::twin::Twin;
     use crate::analyze::twin::answer::Answer;
     use crate::analyze::twin::ask::{Ask, Named, Origin, Request};
+    use crate::model::json::{Value, json};
     use crate::model::snapshot::Builder;
-    use serde_json::{Value, json};
 
     /// A call from pod `a` in region `r1`, zone `z1`, to Service `b` with a pod in each of `r1/z1`, `r1/z2`, `r2/z3`.
     fn asked(service: Value, policy: Value) -> Answer {

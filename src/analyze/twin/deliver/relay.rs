@@ -210,8 +210,8 @@ mod tests {
     use crate::analyze::twin::Twin;
     use crate::analyze::twin::answer::Answer;
     use crate::analyze::twin::ask::{Ask, Named, Origin, Request};
+    use crate::model::json::{Value, json};
     use crate::model::snapshot::Builder;
-    use serde_json::{Value, json};
 
     /// A call of `bank.example.com` by a pod whose requests to it leave through gateway `egress`.
     fn asked(path: &str, server: Value, rule: Value) -> Answer {

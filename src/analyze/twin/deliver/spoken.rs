@@ -1,6 +1,6 @@
 //! What a proxy speaks to a destination: the TLS that it wraps the connection in, and the version of HTTP.
 
-use serde_json::Value;
+use crate::model::json::Value;
 
 use super::{Leg, Share, backend_tls};
 use crate::analyze::twin::answer::{Answer, Step};

@@ -3,8 +3,8 @@
 use crate::analyze::twin::Twin;
 use crate::analyze::twin::answer::Answer;
 use crate::analyze::twin::ask::{Ask, Named, Origin, Request};
+use crate::model::json::{Value, json};
 use crate::model::snapshot::Builder;
-use serde_json::{Value, json};
 
 const HOST: &str = "ext.example.com";
 

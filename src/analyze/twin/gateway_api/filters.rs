@@ -1,6 +1,6 @@
 //! Filters of rules and backends: what they do to a request and to its answer.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::BTreeSet;
 
 use crate::analyze::twin::http::headers::HeaderOps;
@@ -143,7 +143,7 @@ fn cors(body: &Value) -> Cors {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     #[test]
     fn a_redirect_keeps_the_port_only_without_a_scheme() {

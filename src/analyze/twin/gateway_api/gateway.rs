@@ -100,7 +100,7 @@ fn not_modelled(gateway: &Gateway, open: &[&Served<'_>], request: &Request) -> O
     let options = own.listener.body.map("tls.options");
     let mode = options
         .and_then(|o| o.get("gateway.istio.io/tls-terminate-mode"))
-        .and_then(serde_json::Value::as_str);
+        .and_then(crate::model::json::Value::as_str);
     let insecure = validation.and_then(|v| v.text("mode")) == Some("AllowInsecureFallback");
     let asks = (validation.is_some() && !insecure) || matches!(mode, Some("MUTUAL" | "ISTIO_MUTUAL"));
     asks.then(|| {

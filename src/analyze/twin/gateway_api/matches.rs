@@ -1,7 +1,7 @@
 //! Conditions of HTTPRoutes and GRPCRoutes, and which of two conditions is looked at first.
 
+use crate::model::json::Value;
 use jiff::Timestamp;
-use serde_json::Value;
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
@@ -145,9 +145,9 @@ fn text_match(entry: &Value) -> TextMatch {
 mod tests {
     use super::*;
     use crate::analyze::twin::http::engine::{Seen, fits};
+    use crate::model::json::json;
     use crate::model::object::Object;
     use proptest::prelude::*;
-    use serde_json::json;
     use std::collections::BTreeMap;
 
     fn route(kind: &str, name: &str, created: &str, rules: Value) -> Route {

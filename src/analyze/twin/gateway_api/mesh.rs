@@ -51,9 +51,9 @@ pub fn http_routes(snapshot: &Snapshot, parent: &Object, client: &str, port: u16
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::json::json;
     use crate::model::network::ServiceName;
     use crate::model::snapshot::Builder;
-    use serde_json::json;
 
     #[test]
     fn a_consumers_route_comes_before_the_producers_for_its_own_namespace_alone() {

@@ -6,9 +6,9 @@ use super::matches::{self, Rank};
 use crate::analyze::rules::gateway_api::route_checks;
 use crate::analyze::twin::http::table::{Action, Destination, Forward, Route as TableRoute, Weighted};
 use crate::model::fields::Fields;
+use crate::model::json::Value;
 use crate::model::mesh::gateway_api::{Reference, Route};
 use crate::model::snapshot::Snapshot;
-use serde_json::Value;
 
 /// Where a route is served.
 #[derive(Debug, Clone, Copy)]
@@ -138,8 +138,8 @@ pub fn in_order(mut made: Vec<Made>) -> Vec<TableRoute> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::json::json;
     use crate::model::snapshot::Builder;
-    use serde_json::json;
 
     fn actions(rules: Value) -> Vec<Action> {
         let mut builder = Builder::new();

@@ -88,8 +88,8 @@ pub fn belongs_elsewhere(together: &[&Served<'_>], hostname: &str, host: &str) -
 mod tests {
     use super::*;
     use crate::analyze::twin::http::engine::{Routed, Seen, route};
+    use crate::model::json::{Value, json};
     use crate::model::snapshot::Builder;
-    use serde_json::{Value, json};
 
     fn http(name: &str, parent: Value, hostnames: Value, value: &str) -> Value {
         json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": name, "namespace": "n"},

@@ -123,8 +123,8 @@ fn same_text(a: &TextMatch, b: &TextMatch) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::json::{Value, json};
     use crate::model::snapshot::Builder;
-    use serde_json::{Value, json};
 
     /// The fields of the conditions of route `b`, beside an older route `a`, that are never met first.
     fn never(a: Value, b: Value, parent: &Value) -> Vec<String> {

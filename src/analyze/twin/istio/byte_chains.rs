@@ -1,6 +1,6 @@
 //! The filter chains of bytes: hosts' own, and those of `tls` and `tcp` rules.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::BTreeSet;
 
 use super::outbound::Claim;

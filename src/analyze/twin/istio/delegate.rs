@@ -1,7 +1,7 @@
 //! Delegation: a root VirtualService's rule that names another VirtualService, whose rules take its place, narrowed by the
 //! root's conditions.
 
-use serde_json::{Map, Value};
+use crate::model::json::{Map, Value};
 use std::collections::BTreeMap;
 
 use super::virtual_services::HttpRule;
@@ -86,7 +86,7 @@ fn merged(root: &HttpRule, inner: HttpRule) -> Option<HttpRule> {
         .into_iter()
         .filter(|name| !name.is_empty())
         .collect();
-    body.insert("name".to_owned(), Value::String(names.join("-")));
+    body.insert("name".to_owned(), Value::from(names.join("-")));
     Some(HttpRule { body: Part::own(Value::Object(body)), matches, ..inner })
 }
 
@@ -147,12 +147,12 @@ fn join(root: &Value, inner: &Value) -> Option<Value> {
     let names: Vec<String> =
         [root.string("name"), inner.string("name")].into_iter().filter(|name| !name.is_empty()).collect();
     if !names.is_empty() {
-        out.insert("name".to_owned(), Value::String(names.join("-")));
+        out.insert("name".to_owned(), Value::from(names.join("-")));
     }
     Some(Value::Object(out))
 }
 
-fn put(out: &mut Map<String, Value>, key: &str, map: Map<String, Value>) {
+fn put(out: &mut Map, key: &str, map: Map) {
     if !map.is_empty() {
         out.insert(key.to_owned(), Value::Object(map));
     }
@@ -173,7 +173,7 @@ fn narrower(own: &Value, root: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::model::json::json;
 
     #[test]
     fn conditions_join_where_they_can_hold_together() {

@@ -1,6 +1,6 @@
 //! Which DestinationRule counts for a host, and what it says.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::HashMap;
 
 use super::{full_host, host_matches};
@@ -182,10 +182,10 @@ impl<'a> Level<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::json::json;
     use crate::model::snapshot::Builder;
-    use serde_json::json;
 
-    fn snapshot(rules: &[(&str, &str, serde_json::Value)]) -> Snapshot {
+    fn snapshot(rules: &[(&str, &str, crate::model::json::Value)]) -> Snapshot {
         let mut builder = Builder::new();
         for (namespace, name, spec) in rules {
             builder.object(json!({"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", "metadata": {"name": name, "namespace": namespace}, "spec": spec}));

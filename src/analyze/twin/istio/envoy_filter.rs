@@ -1,7 +1,7 @@
 //! EnvoyFilters, which change Envoy's configuration in ways that are not looked into, but for those of which it is known that
 //! they decide nothing: what is logged and measured, how long connections live, how much is buffered.
 
-use serde_json::Value;
+use crate::model::json::Value;
 
 use crate::analyze::twin::Twin;
 use crate::analyze::twin::ask::{Mode, ProxyNode};
@@ -170,8 +170,8 @@ fn limits_everything(patch: &Value) -> bool {
 mod tests {
     use super::*;
     use crate::analyze::twin::ask::ProxyType;
+    use crate::model::json::json;
     use crate::model::snapshot::Builder;
-    use serde_json::json;
 
     fn found(patch: Value, port: u16) -> bool {
         let mut builder = Builder::new();

@@ -1,6 +1,6 @@
 //! The Gateways of one proxy, merged into what it listens on.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::targets::{Target, targets};

@@ -1,6 +1,6 @@
 //! What a sidecar listens on for what its pod receives.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 

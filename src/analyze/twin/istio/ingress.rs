@@ -1,6 +1,6 @@
 //! Ingresses of Istio's class, as the Gateways and VirtualServices that its control plane reads them as.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 
 use super::gateway::{Declaration, Declared};
 use super::virtual_services::{Effective, HttpRule};

@@ -1,6 +1,6 @@
 //! One VirtualService's HTTP rules as routes of a virtual host.
 
-use serde_json::Value;
+use crate::model::json::Value;
 
 use super::full_host;
 use super::scope::Scope;
@@ -140,7 +140,7 @@ fn matching(entry: &Value, segments: bool) -> RouteMatch {
     for (list, not) in [("headers", false), ("withoutHeaders", true)] {
         for (name, value) in entry.map(list).into_iter().flatten() {
             headers.push(HeaderMatch {
-                name: name.to_ascii_lowercase(),
+                name: name.to_ascii_lowercase().into(),
                 value: text_match(value),
                 not,
                 ignore_case: false,
@@ -162,7 +162,7 @@ fn matching(entry: &Value, segments: bool) -> RouteMatch {
         path,
         ignore_path_case: entry.flag("ignoreUriCase"),
         headers,
-        query: query.map(|(name, value)| (name.clone(), text_match(value))).collect(),
+        query: query.map(|(name, value)| (name.to_string(), text_match(value))).collect(),
     }
 }
 

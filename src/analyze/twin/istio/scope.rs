@@ -405,9 +405,9 @@ fn unknown(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::json::{Value, json};
     use crate::model::selector::Labels;
     use crate::model::snapshot::Builder;
-    use serde_json::{Value, json};
 
     /// A ServiceEntry for `x.example.com`; those of a later minute are younger.
     fn entry(builder: &mut Builder, namespace: &str, minute: u8, resolution: &str, ports: &[u16]) {

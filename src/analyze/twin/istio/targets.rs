@@ -79,7 +79,9 @@ fn of_entry(node: &ProxyNode, entry: &ServiceEntry, host: &Host<'_>, port: &Host
     let endpoint = body.list("spec.endpoints").iter().find(|endpoint| {
         endpoint.text("address").is_some_and(|address| node.ips.iter().any(|ip| ip == address))
     })?;
-    let given =
-        endpoint.at("ports").and_then(|ports| ports.child(&port.name)).and_then(serde_json::Value::as_i64);
+    let given = endpoint
+        .at("ports")
+        .and_then(|ports| ports.child(&port.name))
+        .and_then(crate::model::json::Value::as_i64);
     given.and_then(|number| u16::try_from(number).ok()).or(own)
 }

@@ -1,6 +1,6 @@
 //! VirtualServices as routing reads them: hosts and gateways in full, delegates merged in, in the order in which they count.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::{BTreeMap, HashMap};
 
 use super::delegate;

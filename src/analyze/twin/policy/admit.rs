@@ -337,8 +337,8 @@ fn greet(
     server: Server,
     steps: &mut Vec<Step>,
 ) -> Result<Handshake, Ruling> {
-    let auto =
-        snapshot.istio.mesh_config.at("enableAutoMtls").and_then(serde_json::Value::as_bool) != Some(false);
+    let auto = snapshot.istio.mesh_config.at("enableAutoMtls").and_then(crate::model::json::Value::as_bool)
+        != Some(false);
     // Ztunnel at the source speaks mutual TLS wherever it is understood.
     let carried = passage.from.party().is_some_and(|party| ambient::captured(snapshot, party));
     let client = if carried { &ClientTls::Auto } else { &passage.tls };

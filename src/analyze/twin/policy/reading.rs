@@ -1,7 +1,7 @@
 //! What the destination's proxy reads of a passage, and which policies apply to it.
 
+use crate::model::json::Value;
 use core::net::IpAddr;
-use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::istio::facts::{Fact, Facts};

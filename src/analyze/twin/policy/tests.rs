@@ -1,6 +1,6 @@
 //! Passages through all that looks at them, on small snapshots.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 use std::collections::BTreeMap;
 
 use super::*;

@@ -1,7 +1,7 @@
 //! What a waypoint enforces: policies that name it, its class, or what stands behind it. Selectors are none of its business.
 
+use crate::model::json::Value;
 use core::net::IpAddr;
-use serde_json::Value;
 
 use super::targets;
 use crate::analyze::twin::Twin;

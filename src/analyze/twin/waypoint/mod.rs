@@ -8,7 +8,7 @@ mod enforce;
 mod tests;
 mod through;
 
-use serde_json::Value;
+use crate::model::json::Value;
 
 use crate::analyze::rules::ambient::enrolment::{WAYPOINT, WAYPOINT_CLASS, WAYPOINT_NAMESPACE};
 use crate::analyze::rules::gateway_api::attach;

@@ -1,6 +1,6 @@
 //! Requests through waypoints, and past them.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 
 use crate::analyze::twin::Twin;
 use crate::analyze::twin::answer::{Answer, Outcome};

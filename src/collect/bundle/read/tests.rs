@@ -1,8 +1,8 @@
 use super::*;
+use crate::model::json::json;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use proptest::prelude::*;
-use serde_json::json;
 use std::fs;
 use std::io::{Cursor, Write};
 

@@ -90,9 +90,9 @@ fn workloads(snapshot: &Snapshot, graph: &Graph, service: u32, pod: &str) -> BTr
 
 #[cfg(test)]
 mod tests {
+    use crate::model::json::json;
     use crate::model::snapshot::Builder;
     use crate::model::span::{SpansBuilder, read};
-    use serde_json::json;
 
     #[test]
     fn calls_between_services_and_to_a_known_host_are_edges() {

@@ -1,6 +1,6 @@
 //! The nodes have no room: no resources, no place for one more pod or volume, no free port.
 
-use serde_json::json;
+use crate::model::json::json;
 
 use super::{Case, Verdict};
 use crate::analyze::finding::Evidence;

@@ -1,6 +1,6 @@
 //! No node has the labels that the pods want.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 
 use super::{Case, Verdict};
 use crate::analyze::finding::Evidence;
@@ -79,7 +79,7 @@ pub(super) fn verdict(template: &PodTemplate, nodes: &[&Object], group: &Group<'
         remedies.extend(
             Remedy::patch(
                 &workload.object,
-                &Value::Array(operations),
+                &Value::from(operations),
                 format!("Remove {what}: the pods then fit any node with room"),
             )
             .map(|r| r.risk(Risk::Medium)),

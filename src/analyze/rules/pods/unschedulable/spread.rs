@@ -1,6 +1,6 @@
 //! Rules of the pods about where their like may run: spread constraints and affinity to other pods.
 
-use serde_json::{Value, json};
+use crate::model::json::{Value, json};
 
 use super::{Case, Verdict};
 use crate::analyze::finding::Evidence;
@@ -55,7 +55,7 @@ fn relax(template: &PodTemplate, group: &Group<'_, Case<'_>>) -> Option<Remedy> 
         return None;
     }
     let summary = "Set whenUnsatisfiable of the constraint to ScheduleAnyway: the spread is then a wish, and the pods run";
-    Some(Remedy::patch(&workload.object, &Value::Array(operations), summary)?.risk(Risk::Medium))
+    Some(Remedy::patch(&workload.object, &Value::from(operations), summary)?.risk(Risk::Medium))
 }
 
 /// No node has the label that the spread counts by.

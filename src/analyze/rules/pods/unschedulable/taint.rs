@@ -1,6 +1,6 @@
 //! The nodes are there and keep the pods away: by a taint, or because they are cordoned.
 
-use serde_json::json;
+use crate::model::json::json;
 
 use super::{Case, Verdict};
 use crate::analyze::finding::Evidence;

@@ -7,8 +7,8 @@ use super::facts::Facts;
 use super::rule::{Purpose, Verdict, judge};
 use crate::analyze::twin::answer::Step;
 use crate::model::fields::Fields;
+use crate::model::json::Value;
 use crate::model::mesh::istio::{Istio, Policy};
-use serde_json::Value;
 
 /// What authorization says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -244,7 +244,7 @@ enum Provider<'a> {
 
 /// A provider of the MeshConfig; `None` where the MeshConfig was not seen.
 fn provider<'a>(istio: &'a Istio, name: &str) -> Option<Provider<'a>> {
-    if istio.mesh_config.as_object().is_none_or(serde_json::Map::is_empty) {
+    if istio.mesh_config.as_object().is_none_or(crate::model::json::Map::is_empty) {
         return None;
     }
     let all = istio.mesh_config.list("extensionProviders");

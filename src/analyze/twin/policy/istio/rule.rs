@@ -6,8 +6,8 @@
 #[cfg(test)]
 mod tests;
 
+use crate::model::json::Value;
 use core::net::IpAddr;
-use serde_json::Value;
 
 use super::facts::{Fact, Facts};
 use super::path::template_fits;

@@ -3,7 +3,7 @@
 //! A token's parts are read, its signature is not checked: the keys are elsewhere. So a token can be refused for certain, but
 //! never accepted for certain.
 
-use serde_json::Value;
+use crate::model::json::Value;
 use std::collections::BTreeMap;
 
 use crate::model::fields::Fields;
@@ -196,8 +196,8 @@ fn decode(text: &str) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::json::json;
     use crate::model::object::Object;
-    use serde_json::json;
 
     /// `{"alg":"RS256"}` . `{"iss":"https://a.example.com","aud":["shop"],"sub":"u"}` . a signature.
     const TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.eyJpc3MiOiJodHRwczovL2EuZXhhbXBsZS5jb20iLCJhdWQiOlsic2hvcCJdLCJzdWIiOiJ1In0.c2ln";

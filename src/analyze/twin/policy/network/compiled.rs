@@ -1,7 +1,7 @@
 //! All network policies of a snapshot, read once.
 
+use crate::model::json::Value;
 use core::net::IpAddr;
-use serde_json::Value;
 use std::collections::BTreeMap;
 
 use super::admin::{Admin, Peer as AdminPeer, Rule as AdminRule};
@@ -105,7 +105,7 @@ fn port(value: &Value) -> PortMatch {
     match value.at("port") {
         None => PortMatch::Transport(transport),
         Some(Value::String(name)) if name.parse::<i64>().is_err() => {
-            PortMatch::Name { transport: Some(transport), name: name.clone() }
+            PortMatch::Name { transport: Some(transport), name: name.to_string() }
         }
         Some(_) => match value.int("port") {
             Some(from) => PortMatch::Range { transport, from, to: value.int("endPort").unwrap_or(from) },

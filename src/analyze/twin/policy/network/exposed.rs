@@ -1,6 +1,6 @@
 //! What an ingress controller connects to: the pods' ports that Ingresses and OpenShift's Routes name.
 
-use serde_json::Value;
+use crate::model::json::Value;
 
 use super::{PodEnd, Port};
 use crate::model::fields::Fields;
@@ -112,7 +112,7 @@ fn route(object: &Object) -> Vec<Backend> {
             // A name is one of the Service's ports, a number one of its pods'.
             Some(Value::String(name)) => match name.parse() {
                 Ok(number) => Wanted::Target(number),
-                Err(_) => Wanted::Name(name.clone()),
+                Err(_) => Wanted::Name(name.to_string()),
             },
             Some(number) => Wanted::Target(number.as_i64()?),
         };

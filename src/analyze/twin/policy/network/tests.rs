@@ -1,7 +1,7 @@
 //! The documented meaning of each field, row by row, and properties that hold for every set of policies.
 
+use crate::model::json::{Value, json};
 use proptest::prelude::*;
-use serde_json::{Value, json};
 
 use super::*;
 use crate::model::snapshot::{Builder, Snapshot};
@@ -363,7 +363,7 @@ fn any_admin(actions: &'static [&'static str]) -> impl Strategy<Value = Value> {
             json!({"action": action, "from": [{"pods": {"namespaceSelector": {}, "podSelector": pods}}],
             "ports": [{"portNumber": {"protocol": "TCP", "port": port}}]})
         });
-    proptest::collection::vec(rule, 0..4).prop_map(Value::Array)
+    proptest::collection::vec(rule, 0..4).prop_map(Value::from)
 }
 
 /// The documentation's sentences, word by word and without any of the code above: whether `shop` pods with `own` labels take

@@ -1,7 +1,7 @@
 //! Properties that hold for every set of AuthorizationPolicies.
 
+use crate::model::json::{Value, json};
 use proptest::prelude::*;
-use serde_json::{Value, json};
 
 use super::*;
 use crate::analyze::twin::policy::istio::facts::Fact;

@@ -1,7 +1,7 @@
 //! The documented meaning of each field of a rule, row by row.
 
 use super::*;
-use serde_json::json;
+use crate::model::json::json;
 
 fn facts() -> Facts {
     let mut facts = Facts {
