@@ -37,8 +37,13 @@ pub struct Fault {
     pub fix: Option<Fix>,
 }
 
-/// The kinds of which all faults are known.
-pub const KINDS: &[&str] = &["VirtualService", "DestinationRule", "Gateway", "PeerAuthentication"];
+/// The kinds of which all faults are known, each with its group.
+pub const KINDS: &[(&str, &str)] = &[
+    ("VirtualService", "networking.istio.io"),
+    ("DestinationRule", "networking.istio.io"),
+    ("Gateway", "networking.istio.io"),
+    ("PeerAuthentication", "security.istio.io"),
+];
 
 /// What Istio accepts for the value of a header that it adds or sets.
 pub const HEADER_VALUE: &str = "percent signs doubled, or around an operator of Envoy";

@@ -17,7 +17,7 @@ pub(super) const PROXY: &str = "istio-proxy";
 
 /// A kind that istioctl reads: its key among a snapshot's objects, and its group.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Kind(&'static str, &'static str);
+pub(super) struct Kind(pub(super) &'static str, pub(super) &'static str);
 
 pub(super) const NAMESPACE: Kind = Kind("Namespace", "");
 pub(super) const POD: Kind = Kind("Pod", "");
@@ -40,7 +40,6 @@ pub(super) const SIDECAR: Kind = Kind("Sidecar", "networking.istio.io");
 pub(super) const ENVOY_FILTER: Kind = Kind("EnvoyFilter", "networking.istio.io");
 pub(super) const PROXY_CONFIG: Kind = Kind("ProxyConfig", "networking.istio.io");
 pub(super) const AUTHORIZATION_POLICY: Kind = Kind("AuthorizationPolicy", "security.istio.io");
-pub(super) const PEER_AUTHENTICATION: Kind = Kind("PeerAuthentication", "security.istio.io");
 pub(super) const REQUEST_AUTHENTICATION: Kind = Kind("RequestAuthentication", "security.istio.io");
 pub(super) const TELEMETRY: Kind = Kind("Telemetry", "telemetry.istio.io");
 pub(super) const WASM_PLUGIN: Kind = Kind("WasmPlugin", "extensions.istio.io");

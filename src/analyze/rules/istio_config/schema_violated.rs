@@ -7,7 +7,8 @@ use crate::analyze::finding::{Confidence, Evidence, Finding, Role};
 use crate::analyze::istio_schema::{self, Fault, Fix};
 use crate::analyze::remedy::{Prevention, Remedy, pointer};
 use crate::analyze::rule::{Check, Declared};
-use crate::model::object::Object;
+use crate::model::memo::Derived;
+use crate::model::object::{Object, ObjectRef};
 use crate::model::path;
 use crate::model::snapshot::Snapshot;
 
@@ -68,16 +69,29 @@ pub struct Fact<'a> {
     fault: Fault,
 }
 
-fn detect(snapshot: &Snapshot, warning: bool) -> Vec<Fact<'_>> {
-    let objects = istio_schema::KINDS.iter().flat_map(|kind| snapshot.objects_of(kind));
-    let own = objects.filter(|object| {
-        matches!(object.reference.group(), "networking.istio.io" | "security.istio.io")
-            && asked_about(snapshot, object)
-    });
-    own.flat_map(|object| istio_schema::faults(object).into_iter().map(move |fault| Fact { object, fault }))
-        .filter(|fact| fact.fault.warning == warning)
+/// All that Istio says of the objects that are asked about: both rules read it, and it is found once for them.
+#[derive(Debug)]
+struct Said(Vec<(ObjectRef, Fault)>);
+
+impl Derived for Said {
+    fn derive(snapshot: &Snapshot) -> Self {
+        let objects = istio_schema::KINDS.iter().flat_map(|(kind, group)| {
+            snapshot.objects_of(kind).filter(move |object| object.reference.group() == *group)
+        });
+        let own = objects.filter(|object| asked_about(snapshot, object));
+        let all = own.flat_map(|object| {
+            istio_schema::faults(object).into_iter().map(|fault| (object.reference.clone(), fault))
+        });
         // Values of headers have a rule of their own (ISTIO168).
-        .filter(|fact| fact.fault.accepts != istio_schema::HEADER_VALUE)
+        Said(all.filter(|(_, fault)| fault.accepts != istio_schema::HEADER_VALUE).collect())
+    }
+}
+
+fn detect(snapshot: &Snapshot, warning: bool) -> Vec<Fact<'_>> {
+    let said = snapshot.derived::<Said>();
+    let wanted = said.0.iter().filter(|(_, fault)| fault.warning == warning);
+    wanted
+        .filter_map(|(own, fault)| Some(Fact { object: snapshot.find(own)?, fault: fault.clone() }))
         .collect()
 }
 
@@ -93,16 +107,17 @@ fn describe(meta: &'static crate::analyze::rule::Meta, fact: &Fact<'_>) -> Findi
             format!("Write {value} to {field}"),
         ),
     });
-    let then = if *warning {
-        "Istio takes the object and warns of it"
+    // A cluster that has a refused object works with it as far as it goes: whether it hurts there is not seen here.
+    let (then, role, confidence) = if *warning {
+        ("Istio takes the object and warns of it", Role::Context, Confidence::Configured)
     } else {
-        "Istio refuses the object when it is applied"
+        ("Istio refuses the object when it is applied", Role::Cause, Confidence::Possible)
     };
     Finding::new(meta, subject.clone(), &[what])
         .title(format!("{own}: {what}"))
         .message(format!("{then}. At {field} it accepts: {accepts}."))
         .mechanism("configuration that Istio's validation objects to")
-        .role(Role::Context, Confidence::Configured)
+        .role(role, confidence)
         .evidence(Evidence::object(&subject, what.clone()))
         .maybe_remedy(fix.and_then(|(operations, summary)| Remedy::patch(fact.object, &operations, summary)))
         .remedy(Remedy::manual(format!("Give {field} what Istio accepts: {accepts}")))
