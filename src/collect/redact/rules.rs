@@ -126,9 +126,13 @@ fn first(text: &[u8], found: &Captures<'_>) -> Option<(usize, usize)> {
     fresh(text, found.get(1)?.range())
 }
 
+const MASK: &[u8] = b"[redacted:";
+
+/// Bytes of the longest kind, `url-credentials`, and some more.
+const LONGEST_KIND: usize = 20;
+
 /// What was masked already stays as it is, so that redacting twice changes nothing.
 fn fresh(text: &[u8], span: Span) -> Option<(usize, usize)> {
-    const MASK: &[u8] = b"[redacted:";
     let around = text.get(span.start.saturating_sub(MASK.len())..span.end)?;
     memchr::memmem::find(around, MASK).is_none().then_some((span.start, span.end))
 }
@@ -139,7 +143,8 @@ fn random(text: &[u8], span: Span) -> Option<(usize, usize)> {
     let digit = value.iter().any(u8::is_ascii_digit);
     let upper = value.iter().skip(1).any(u8::is_ascii_uppercase);
     let lower = value.iter().any(u8::is_ascii_lowercase);
-    let padded = value.ends_with(b"=");
+    // Before a mask an equals sign is no padding: it stands between a name and what was masked.
+    let padded = value.ends_with(b"=") && !text.get(span.end..)?.starts_with(MASK);
     if digit && (upper || lower) || (upper && lower) || padded { fresh(text, span) } else { None }
 }
 
@@ -224,6 +229,13 @@ fn not_prose(text: &[u8], span: Span) -> Option<(usize, usize)> {
 /// The value behind a name: quoted, quoted and escaped, or up to the next delimiter.
 fn value(text: &[u8], found: &Captures<'_>) -> Option<(usize, usize)> {
     let start = found.get_match().end();
+    // The kind in a mask is no name of what stands behind the mask.
+    let name = found.get_match().start();
+    let before = text.get(name.saturating_sub(MASK.len() + LONGEST_KIND)..name)?;
+    let inside = |at: usize| before.get(at..).is_some_and(|mask| !mask.contains(&b']'));
+    if memchr::memmem::rfind(before, MASK).is_some_and(inside) {
+        return None;
+    }
     let rest = text.get(start..)?;
     let escapes = rest.iter().take_while(|byte| **byte == b'\\').count();
     let quote = rest.get(escapes).copied().filter(|byte| matches!(byte, b'"' | b'\''));

@@ -113,6 +113,19 @@ fn counts_are_kept_per_kind() {
 }
 
 #[test]
+fn names_beside_masks_are_no_secrets_and_masks_are_no_names() {
+    for once in
+        ["bearer passwordsecretpassword=[redacted:password]", "password=[redacted:password] =password"]
+    {
+        assert_eq!(redacted(once), once);
+    }
+    assert_eq!(
+        redacted("a=[redacted:x] password=hunter5hunter"),
+        "a=[redacted:x] password=[redacted:password]"
+    );
+}
+
+#[test]
 fn clean_text_is_not_copied() {
     assert!(matches!(redact_bytes(b"nothing here\n", &mut Counts::default()), Cow::Borrowed(_)));
 }
