@@ -1,4 +1,4 @@
-//! What is computed from a whole snapshot once and read by many.
+//! What is computed once from a whole snapshot, or from one object, and read by many.
 
 use std::any::{Any, TypeId};
 use std::collections::BTreeMap;
@@ -6,25 +6,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::snapshot::Snapshot;
 
-/// Something that follows from a snapshot alone and is costly to compute, such as the digest of all logs.
-pub trait Derived: Send + Sync + 'static {
+/// Something that follows from a snapshot alone, or from an object alone, and is costly to compute, such as the digest of all logs.
+pub trait Derived<From = Snapshot>: Send + Sync + 'static {
     /// Computes it.
-    fn derive(snapshot: &Snapshot) -> Self;
+    fn derive(from: &From) -> Self;
 }
 
-/// Keeps what was derived, one value for each type. A clone starts empty: whoever clones a snapshot may change it.
+/// Keeps what was derived, one value for each type. A clone starts empty: whoever clones a snapshot or an object may change it.
 #[derive(Default)]
 pub struct Memo(Mutex<BTreeMap<TypeId, Arc<dyn Any + Send + Sync>>>);
 
 impl Memo {
     /// The value, computed where it was not yet. Computing it twice at the same time is harmless: both come out alike.
-    pub fn get<T: Derived>(&self, snapshot: &Snapshot) -> Arc<T> {
+    pub fn get<From, T: Derived<From>>(&self, from: &From) -> Arc<T> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&TypeId::of::<T>()).cloned();
         if let Some(value) = known.and_then(|value| value.downcast::<T>().ok()) {
             return value;
         }
         // Outside of the lock: a derivation that fails must cost itself alone.
-        let value = Arc::new(T::derive(snapshot));
+        let value = Arc::new(T::derive(from));
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.insert(TypeId::of::<T>(), value.clone());
         value

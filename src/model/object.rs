@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::fields::Fields;
+use super::memo::{Derived, Memo};
 use super::selector::Labels;
 
 /// Names an object, and where it matters a field in it.
@@ -120,6 +121,8 @@ pub struct Object {
     pub edits: Vec<Edit>,
     /// All of it, but for `metadata.managedFields`.
     pub body: Arc<Value>,
+    /// What was derived from it.
+    pub memo: Memo,
 }
 
 impl Object {
@@ -166,7 +169,13 @@ impl Object {
             owners: owners.into_iter().map(|(_, owner)| owner).collect(),
             edits,
             body: Arc::new(body),
+            memo: Memo::default(),
         })
+    }
+
+    /// What follows from this object alone, computed once: all snapshots that hold the object share it.
+    pub fn derived<T: Derived<Object>>(&self) -> Arc<T> {
+        self.memo.get(self)
     }
 
     /// Its namespace; empty for a cluster-scoped object.

@@ -11,6 +11,7 @@ mod words;
 use crate::model::json::Value;
 
 use crate::model::fields::Fields;
+use crate::model::memo::Derived;
 use crate::model::object::Object;
 
 /// How one value heals a fault.
@@ -49,22 +50,23 @@ pub const KINDS: &[(&str, &str)] = &[
 pub const HEADER_VALUE: &str = "percent signs doubled, or around an operator of Envoy";
 
 /// All that Istio says of an object, in the order of its fields as it reads them; nothing of a kind that is not in [`KINDS`].
-pub fn faults(object: &Object) -> Vec<Fault> {
-    let mut out = Faults::default();
-    let spec = object.body.at("spec").unwrap_or(&Value::Null);
-    match object.reference.kind.as_str() {
-        "VirtualService" => virtual_service::check(&mut out, object.namespace(), spec),
-        "DestinationRule" => destination_rule::check(&mut out, object.namespace(), spec),
-        "Gateway" => gateway::check(&mut out, object.name(), spec),
-        "PeerAuthentication" => peer_authentication::check(&mut out, spec),
-        _ => {}
-    }
-    out.0
-}
-
-/// Faults as they are found.
 #[derive(Debug, Default)]
-struct Faults(Vec<Fault>);
+pub struct Faults(pub Vec<Fault>);
+
+impl Derived<Object> for Faults {
+    fn derive(object: &Object) -> Self {
+        let mut out = Faults::default();
+        let spec = object.body.at("spec").unwrap_or(&Value::Null);
+        match object.reference.kind.as_str() {
+            "VirtualService" => virtual_service::check(&mut out, object.namespace(), spec),
+            "DestinationRule" => destination_rule::check(&mut out, object.namespace(), spec),
+            "Gateway" => gateway::check(&mut out, object.name(), spec),
+            "PeerAuthentication" => peer_authentication::check(&mut out, spec),
+            _ => {}
+        }
+        out
+    }
+}
 
 impl Faults {
     fn push(

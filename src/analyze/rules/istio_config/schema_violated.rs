@@ -4,11 +4,10 @@ use crate::model::json::json;
 
 use super::support::asked_about;
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role};
-use crate::analyze::istio_schema::{self, Fault, Fix};
+use crate::analyze::istio_schema::{self, Fault, Faults, Fix};
 use crate::analyze::remedy::{Prevention, Remedy, pointer};
 use crate::analyze::rule::{Check, Declared};
-use crate::model::memo::Derived;
-use crate::model::object::{Object, ObjectRef};
+use crate::model::object::Object;
 use crate::model::path;
 use crate::model::snapshot::Snapshot;
 
@@ -69,30 +68,18 @@ pub struct Fact<'a> {
     fault: Fault,
 }
 
-/// All that Istio says of the objects that are asked about: both rules read it, and it is found once for them.
-#[derive(Debug)]
-struct Said(Vec<(ObjectRef, Fault)>);
-
-impl Derived for Said {
-    fn derive(snapshot: &Snapshot) -> Self {
-        let objects = istio_schema::KINDS.iter().flat_map(|(kind, group)| {
-            snapshot.objects_of(kind).filter(move |object| object.reference.group() == *group)
-        });
-        let own = objects.filter(|object| asked_about(snapshot, object));
-        let all = own.flat_map(|object| {
-            istio_schema::faults(object).into_iter().map(|fault| (object.reference.clone(), fault))
-        });
-        // Values of headers have a rule of their own (ISTIO168).
-        Said(all.filter(|(_, fault)| fault.accepts != istio_schema::HEADER_VALUE).collect())
-    }
-}
-
 fn detect(snapshot: &Snapshot, warning: bool) -> Vec<Fact<'_>> {
-    let said = snapshot.derived::<Said>();
-    let wanted = said.0.iter().filter(|(_, fault)| fault.warning == warning);
-    wanted
-        .filter_map(|(own, fault)| Some(Fact { object: snapshot.find(own)?, fault: fault.clone() }))
-        .collect()
+    let objects = istio_schema::KINDS.iter().flat_map(|(kind, group)| {
+        snapshot.objects_of(kind).filter(move |object| object.reference.group() == *group)
+    });
+    let mut out = vec![];
+    for object in objects.filter(|object| asked_about(snapshot, object)) {
+        let said = object.derived::<Faults>();
+        // Values of headers have a rule of their own (ISTIO168).
+        let own = said.0.iter().filter(|f| f.warning == warning && f.accepts != istio_schema::HEADER_VALUE);
+        out.extend(own.map(|fault| Fact { object, fault: fault.clone() }));
+    }
+    out
 }
 
 fn describe(meta: &'static crate::analyze::rule::Meta, fact: &Fact<'_>) -> Finding {
@@ -148,5 +135,25 @@ impl Check for SchemaWarned {
 
     fn describe(&self, fact: &Fact<'_>, _: &Snapshot) -> Finding {
         describe(Self::META, fact)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::analyze::diagnosis::{Options, Verdict, analyze};
+    use crate::model::json::json;
+    use crate::model::snapshot::Builder;
+
+    #[test]
+    fn what_istio_refuses_is_an_issue_and_what_it_takes_is_none() {
+        let verdict = |percent: u8| {
+            let mut builder = Builder::new();
+            builder.object(json!({"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule", "metadata": {"name": "a", "namespace": "n"},
+                "spec": {"host": "a.example.com", "trafficPolicy": {"outlierDetection": {"maxEjectionPercent": percent}}}}));
+            builder.object(json!({"apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry", "metadata": {"name": "a", "namespace": "n"},
+                "spec": {"hosts": ["a.example.com"], "ports": [{"number": 80, "name": "http", "protocol": "HTTP"}], "resolution": "DNS", "location": "MESH_EXTERNAL"}}));
+            analyze(&builder.finish(), &Options::default()).verdict
+        };
+        assert_eq!([verdict(150), verdict(50)], [Verdict::IssuesFound, Verdict::Healthy]);
     }
 }
