@@ -128,13 +128,29 @@ fn first(text: &[u8], found: &Captures<'_>) -> Option<(usize, usize)> {
 
 const MASK: &[u8] = b"[redacted:";
 
-/// Bytes of the longest kind, `url-credentials`, and some more.
-const LONGEST_KIND: usize = 20;
+/// Whether the text begins with a mask: a whole one, of a kind that there is.
+fn mask_of(text: &[u8]) -> Option<usize> {
+    let kind = text.strip_prefix(MASK)?;
+    let rule = RULES
+        .iter()
+        .find(|rule| kind.strip_prefix(rule.kind.as_bytes()).is_some_and(|rest| rest.starts_with(b"]")))?;
+    Some(MASK.len() + rule.kind.len() + 1)
+}
+
+/// Whether a part of the span stands in a mask, or a mask in it.
+fn masked(text: &[u8], span: &Span) -> bool {
+    let longest = MASK.len() + RULES.iter().map(|rule| rule.kind.len()).max().unwrap_or(0) + 1;
+    let from = span.start.saturating_sub(longest);
+    let near = text.get(from..span.end).unwrap_or_default();
+    memchr::memmem::find_iter(near, MASK).any(|at| {
+        let length = text.get(from + at..).and_then(mask_of);
+        length.is_some_and(|length| from + at + length > span.start)
+    })
+}
 
 /// What was masked already stays as it is, so that redacting twice changes nothing.
 fn fresh(text: &[u8], span: Span) -> Option<(usize, usize)> {
-    let around = text.get(span.start.saturating_sub(MASK.len())..span.end)?;
-    memchr::memmem::find(around, MASK).is_none().then_some((span.start, span.end))
+    if masked(text, &span) { None } else { Some((span.start, span.end)) }
 }
 
 /// Only what looks drawn at random: words and prose do not.
@@ -144,7 +160,7 @@ fn random(text: &[u8], span: Span) -> Option<(usize, usize)> {
     let upper = value.iter().skip(1).any(u8::is_ascii_uppercase);
     let lower = value.iter().any(u8::is_ascii_lowercase);
     // Before a mask an equals sign is no padding: it stands between a name and what was masked.
-    let padded = value.ends_with(b"=") && !text.get(span.end..)?.starts_with(MASK);
+    let padded = value.ends_with(b"=") && mask_of(text.get(span.end..)?).is_none();
     if digit && (upper || lower) || (upper && lower) || padded { fresh(text, span) } else { None }
 }
 
@@ -231,9 +247,7 @@ fn value(text: &[u8], found: &Captures<'_>) -> Option<(usize, usize)> {
     let start = found.get_match().end();
     // The kind in a mask is no name of what stands behind the mask.
     let name = found.get_match().start();
-    let before = text.get(name.saturating_sub(MASK.len() + LONGEST_KIND)..name)?;
-    let inside = |at: usize| before.get(at..).is_some_and(|mask| !mask.contains(&b']'));
-    if memchr::memmem::rfind(before, MASK).is_some_and(inside) {
+    if masked(text, &(name..name)) {
         return None;
     }
     let rest = text.get(start..)?;

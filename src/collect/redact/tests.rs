@@ -126,6 +126,20 @@ fn names_beside_masks_are_no_secrets_and_masks_are_no_names() {
 }
 
 #[test]
+fn what_only_begins_like_a_mask_hides_nothing_from_the_rules() {
+    for (text, masked) in [
+        ("[redacted: password=hunter5hunter", "[redacted: password=[redacted:password]"),
+        ("[redacted:x password=hunter5hunter", "[redacted:x password=[redacted:password]"),
+        ("[redacted:none] password=hunter5hunter", "[redacted:none] password=[redacted:password]"),
+        ("[redacted:password=hunter5hunter]", "[redacted:password=[redacted:password]"),
+        ("password=a[redacted:b", "password=[redacted:password]"),
+        ("password=\"a[redacted:b]\"", "password=\"[redacted:password]\""),
+    ] {
+        assert_eq!(redacted(text), masked);
+    }
+}
+
+#[test]
 fn clean_text_is_not_copied() {
     assert!(matches!(redact_bytes(b"nothing here\n", &mut Counts::default()), Cow::Borrowed(_)));
 }
@@ -137,7 +151,7 @@ proptest! {
     }
 
     #[test]
-    fn redacting_twice_is_redacting_once(text in "(password|token|secret|key|bearer|://|@|[a-z0-9.:=/\"'\\\\ \\n{},@]){0,40}") {
+    fn redacting_twice_is_redacting_once(text in "(password|token|secret|key|bearer|\\[redacted:|\\[redacted:password\\]|\\]|://|@|[a-z0-9.:=/\"'\\\\ \\n{},@]){0,40}") {
         let once = redacted(&text);
         prop_assert_eq!(redacted(&once), once);
     }
