@@ -521,6 +521,21 @@ mod tests {
     }
 
     #[test]
+    fn a_bystander_costs_a_cause_that_was_seen_less_than_a_failing_dependency_does() {
+        let snapshot = snapshot(None, &[]);
+        let cause = || finding(Role::Cause, Severity::Error, Confidence::Observed, "middle");
+        let bystander = finding(Role::Symptom, Severity::Warning, Confidence::Observed, "elsewhere");
+        let seen = conclude_all(&snapshot, vec![cause(), bystander.clone()]);
+        assert_eq!(seen.verdict, Verdict::RootCauseFound);
+        let dependency = finding(Role::Symptom, Severity::Error, Confidence::Observed, "back");
+        let deeper = conclude_all(&snapshot, vec![cause(), dependency]);
+        assert_eq!(deeper.verdict, Verdict::Inconclusive);
+        let told = finding(Role::Cause, Severity::Error, Confidence::Configured, "middle");
+        let told = conclude_all(&snapshot, vec![told, bystander]);
+        assert_eq!(told.verdict, Verdict::IssuesFound);
+    }
+
+    #[test]
     fn advice_is_no_root_cause() {
         let diagnosis = conclude_all(
             &snapshot(None, &[]),

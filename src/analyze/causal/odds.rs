@@ -12,6 +12,9 @@ use crate::model::snapshot::Snapshot;
 /// Closeness from which a symptom counts as explained.
 pub const EXPLAINED: f64 = 0.3;
 
+/// What it says against a hypothesis that it explains nothing of all that is felt.
+const NOTHING_EXPLAINED: f64 = -2.5;
+
 fn weight(severity: Severity) -> f64 {
     match severity {
         Severity::Critical => 3.0,
@@ -66,7 +69,11 @@ pub fn coverage(
     let all = symptoms.iter().filter_map(others).count();
     let share = explained / total;
     if count == 0 {
-        return test(TestVerdict::Refuted, -2.5, format!("it explains none of the {all} other symptoms"));
+        // What it was seen to do itself is felt too: the more of all that is felt that makes, the less the rest speaks against it.
+        let seen = finding.role == Role::Cause && finding.confidence == Confidence::Observed;
+        let own = if seen { weight(finding.severity) } else { 0.0 };
+        let text = format!("it explains none of the {all} other symptoms");
+        return test(TestVerdict::Refuted, NOTHING_EXPLAINED * total / (total + own), text);
     }
     // From a lone, distant symptom (0.5) to all of them directly (2.5).
     test(TestVerdict::Supported, 0.5 + 2.0 * share, format!("it explains {count} of {all} symptoms"))
