@@ -2,30 +2,35 @@
 
 use crate::model::json::{Value, json};
 
-use super::support::{parts, traffic_policy};
+use super::egress;
+use super::support::{parts, take_out_policy, traffic_policy};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy, pointer};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::traffic::way::Way;
-use crate::analyze::traffic::{Failures, failures, text};
+use crate::analyze::traffic::{Failures, Part, failures, text};
 use crate::model::fields::Fields;
-use crate::model::mesh::istio::{DestinationRule, full_host};
-use crate::model::network::ServiceName;
+use crate::model::mesh::istio::full_host;
+use crate::model::network::{ServiceName, ServicePort, TargetPort};
+use crate::model::object::Object;
 use crate::model::snapshot::Snapshot;
 use crate::model::traffic::{ClusterName, Reporter};
 
 crate::rule! {
-    /// A DestinationRule limits connections or requests below what the load needs.
+    /// A DestinationRule or a Sidecar limits connections or requests below what the load needs.
     ///
     /// ## What it detects
     /// Requests that callers' proxies reject with `UO`, together with the `connectionPool` that counts for them, set against
-    /// the requests that are under way at once: their rate times how long they take (Little's law).
+    /// the requests that are under way at once: their rate times how long they take (Little's law). So too where the callee's
+    /// own proxy rejects them: Istio sets the limits of the DestinationRule on both sides, and those of a Sidecar on the callee's.
     /// ## Why it matters
-    /// The rejected requests are never sent, and the callee may be idle. The limits count for each proxy of the callers.
+    /// The rejected requests are never sent, and the callee may be idle. The limits count for each proxy: on the callers' side
+    /// for its own requests alone, on the callee's for those of all callers together.
     /// ## Evidence
-    /// The flag `UO` in access logs of callers or `upstream_rq_pending_overflow`; the limits; rate and latency.
+    /// The flag `UO` in access logs or `upstream_rq_pending_overflow`; the limits; rate and latency.
     /// ## How to confirm
-    /// `trafficPolicy.connectionPool` of the DestinationRule, and the requests in flight of each caller.
+    /// `trafficPolicy.connectionPool` of the DestinationRule, `inboundConnectionPool` of the callee's Sidecar, and the requests
+    /// in flight of each caller.
     /// ## How to fix
     /// Raise the limits to a multiple of the requests that are under way at once.
     /// ## False positives
@@ -50,7 +55,7 @@ const LEAST: f64 = 100.0;
 /// Limits that requests ran into.
 #[derive(Debug)]
 pub struct Fact<'a> {
-    rule: &'a DestinationRule,
+    object: &'a Object,
     /// Where `connectionPool` stands.
     path: String,
     pool: &'a Value,
@@ -80,29 +85,25 @@ impl Check for ConnectionPoolTooTight {
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
         let mut out = vec![];
         for group in failures(snapshot, Way::Overflow) {
-            let Some(service) =
-                group.callee.service.clone().filter(|_| group.callee.reporter == Reporter::Source)
-            else {
-                continue;
-            };
+            let Some(service) = group.callee.service.clone() else { continue };
             let Some(part) = group.parts.first() else { continue };
-            let host = full_host(&service.name, &service.namespace);
-            let cluster = ClusterName::read(&part.cluster);
-            let rules = snapshot.istio.destination_rules_for(&host, &part.workload.namespace);
-            let pool = |rule| Some((rule, traffic_policy(rule, &cluster, "connectionPool")?));
-            let Some((rule, (path, pool))) = rules.into_iter().find_map(pool) else { continue };
+            let found = match group.callee.reporter {
+                Reporter::Source => outbound(snapshot, part, &service),
+                Reporter::Destination => inbound(snapshot, part, &service),
+            };
+            let Some((object, path, pool)) = found else { continue };
             let limits: Vec<(&'static str, i64)> =
                 LIMITS.iter().filter_map(|name| Some((*name, pool.int(name)?))).collect();
             if limits.is_empty() {
                 continue;
             }
-            out.push(Fact { rule, path, pool, limits, load: load(snapshot, &service), group, service });
+            out.push(Fact { object, path, pool, limits, load: load(snapshot, &service), group, service });
         }
         out
     }
 
     fn describe(&self, fact: &Fact<'_>, _: &Snapshot) -> Finding {
-        let subject = fact.rule.reference().field(&fact.path);
+        let subject = fact.object.reference.field(&fact.path);
         let name = &fact.service.name;
         let limits: Vec<String> = fact
             .limits
@@ -126,10 +127,14 @@ impl Check for ConnectionPoolTooTight {
         } else {
             "The limits are below what this load needs.".to_owned()
         };
+        let inbound = fact.group.callee.reporter == Reporter::Destination;
+        let who = if inbound { format!("The proxy of {name}") } else { "Callers' proxies".to_owned() };
+        // What the callee's proxy turns away callers see as an answer or, without HTTP, as a connection that is cut.
+        let flags: &[&str] = if inbound { &["UO", "5xx", "UF", "reset"] } else { &["UO"] };
         let severity = fact.group.severity().unwrap_or(Severity::Warning);
         Finding::new(Self::META, subject.clone(), &[name])
-            .title(format!("{} limits calls to {name} to {limits}: {figures} overflow", fact.rule.reference()))
-            .message(format!("Callers' proxies rejected {figures} to {name} because the connection pool was full ({limits} for each proxy). {arithmetic} {verdict}"))
+            .title(format!("{} limits calls to {name} to {limits}: {figures} overflow", fact.object.reference))
+            .message(format!("{who} rejected {figures} to {name} because the connection pool was full ({limits} for each proxy). {arithmetic} {verdict}"))
             .mechanism("connection pool overflow: circuit breaker limits too tight")
             .severity(if ample { severity.min(Severity::Warning) } else { severity })
             .role(Role::Cause, if ample { Confidence::Configured } else { Confidence::Observed })
@@ -137,18 +142,65 @@ impl Check for ConnectionPoolTooTight {
             .onset(fact.group.onset)
             .evidence(Evidence::object(&subject, limits))
             .evidences(parts(&fact.group))
-            .effect(Effect::requests(&fact.service, &["UO"]))
+            .effect(Effect::requests(&fact.service, flags))
             .maybe_remedy(raise(fact))
-            .maybe_remedy(Remedy::patch(
-                &fact.rule.object,
-                &json!([{"op": "remove", "path": pointer(&fact.path)}]),
+            .maybe_remedy(take_out_policy(
+                fact.object,
+                &fact.path,
                 "Remove connectionPool: Istio's own limits are far above any ordinary load",
             ))
             .prevention(Prevention::alert(
-                "Alert when callers' proxies reject requests",
-                format!("sum(rate(istio_requests_total{{reporter=\"source\",response_flags=~\".*UO.*\",destination_service_name=\"{}\"}}[2m])) > 0", text::plain(name, 63)),
+                "Alert when proxies reject requests",
+                format!("sum(rate(istio_requests_total{{response_flags=~\".*UO.*\",destination_service_name=\"{}\"}}[2m])) > 0", text::plain(name, 63)),
             ))
     }
+}
+
+/// A `connectionPool` with the object that has it, and where.
+type Pool<'a> = (&'a Object, String, &'a Value);
+
+/// What counts for a caller's proxy.
+fn outbound<'a>(snapshot: &'a Snapshot, part: &Part, service: &ServiceName) -> Option<Pool<'a>> {
+    let host = full_host(&service.name, &service.namespace);
+    let cluster = ClusterName::read(&part.cluster);
+    let rules = snapshot.istio.destination_rules_for(&host, &part.workload.namespace);
+    rules.into_iter().find_map(|rule| {
+        let (path, pool) = traffic_policy(rule, &cluster, "connectionPool")?;
+        Some((&*rule.object, path, pool))
+    })
+}
+
+/// What counts for the callee's own proxy: its Sidecar, by port and then for all; else the DestinationRule, without its subsets
+/// and, if it has a selector, not at all. See `buildInboundCluster` of istiod.
+fn inbound<'a>(snapshot: &'a Snapshot, part: &Part, service: &ServiceName) -> Option<Pool<'a>> {
+    let namespace = part.workload.namespace.as_str();
+    let cluster = ClusterName::read(&part.cluster);
+    let pod = snapshot.pods_of(&part.workload).next();
+    if let Some(sidecar) = pod.and_then(|pod| egress::sidecar(snapshot, namespace, &pod.object.labels)) {
+        let body = &sidecar.object.body;
+        let listeners = body.list("spec.ingress").iter().enumerate();
+        let own =
+            listeners.filter(|(_, one)| cluster.port.is_some() && one.int("port.number") == cluster.port);
+        let mut own = own.filter_map(|(at, one)| {
+            Some((format!("spec.ingress[{at}].connectionPool"), one.child("connectionPool")?))
+        });
+        let all = || Some(("spec.inboundConnectionPool".to_owned(), body.at("spec.inboundConnectionPool")?));
+        if let Some((path, pool)) = own.next().or_else(all) {
+            return Some((&*sidecar.object, path, pool));
+        }
+    }
+    let called = snapshot.service(service)?;
+    let leads = |port: &&ServicePort| match pod {
+        Some(pod) => called.pod_port(port, pod) == cluster.port,
+        None => port.target == TargetPort::Number(cluster.port.unwrap_or_default()),
+    };
+    let port = called.ports.iter().find(leads).map(|port| port.number);
+    let host = full_host(&service.name, &service.namespace);
+    let rules = snapshot.istio.destination_rules_for(&host, namespace);
+    let mut rules = rules.into_iter().filter(|rule| rule.object.body.at("spec.workloadSelector").is_none());
+    let rule = rules.next()?;
+    let (path, pool) = rule.policy(port, "connectionPool")?;
+    Some((&*rule.object, path, pool))
 }
 
 /// Rate and latency of the busiest proxy, from the requests of callers that were not rejected.
@@ -177,7 +229,7 @@ fn raise(fact: &Fact<'_>) -> Option<Remedy> {
         }
     }
     Remedy::patch(
-        &fact.rule.object,
+        fact.object,
         &json!([{"op": "replace", "path": pointer(&fact.path), "value": pool}]),
         format!("Raise the limits of connectionPool to {needed} and more"),
     )

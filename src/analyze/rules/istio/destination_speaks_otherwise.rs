@@ -1,10 +1,8 @@
 //! ISTIO170.
 
-use crate::model::json::json;
-
-use super::support::{parts, since, traffic_policy};
+use super::support::{parts, since, take_out_policy, traffic_policy};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
-use crate::analyze::remedy::{Prevention, Remedy, pointer};
+use crate::analyze::remedy::{Prevention, pointer};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::traffic::way::Way;
 use crate::analyze::traffic::{Failures, all, text};
@@ -153,9 +151,9 @@ impl Check for DestinationSpeaksOtherwise {
             .evidence(Evidence::object(&subject, format!("{field} {}", text::plain(&value.replace('"', ""), 60))))
             .evidences(parts(&fact.seen))
             .effect(Effect::requests(&fact.service, &["UPE", "UF", "UC", "URX", "tls", "reset", "5xx"]))
-            .maybe_remedy(Remedy::patch(
+            .maybe_remedy(take_out_policy(
                 &fact.rule.object,
-                &json!([{"op": "remove", "path": pointer(&fact.path)}]),
+                &fact.path,
                 format!("Take {field} out of {rule}: callers speak to {name} as its port is declared"),
             ))
             .prevention(Prevention::alert(

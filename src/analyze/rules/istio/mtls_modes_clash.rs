@@ -3,6 +3,7 @@
 use crate::model::json::json;
 use std::collections::BTreeSet;
 
+use super::support::take_out_policy;
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy, Risk, pointer, pointer_segment};
 use crate::analyze::rule::{Check, Declared};
@@ -390,9 +391,9 @@ fn remedies(fact: &Fact<'_>, snapshot: &Snapshot) -> Vec<Remedy> {
         Clash::Told { rule, path, mode } => {
             let tls = path.strip_suffix(".mode").unwrap_or(path);
             let mut out = vec![];
-            let take_out = Remedy::patch(
+            let take_out = take_out_policy(
                 &rule.object,
-                &json!([{"op": "remove", "path": pointer(tls)}]),
+                tls,
                 format!(
                     "Take tls out of {}: between proxies mutual TLS is automatic, and without one plaintext is",
                     rule.reference()

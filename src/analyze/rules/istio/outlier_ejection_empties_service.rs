@@ -4,7 +4,7 @@ use crate::model::json::{Value, json};
 use jiff::Timestamp;
 
 use super::spells::{self, Spells};
-use super::support::{parts, since, traffic_policy};
+use super::support::{parts, since, take_out_policy, traffic_policy};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy, Risk, pointer};
 use crate::analyze::rule::{Check, Declared};
@@ -233,9 +233,9 @@ impl Check for OutlierEjectionEmptiesService {
             .effect(Effect::requests(&fact.service, &["UH", "5xx"]))
             .maybe_remedy(loosen(fact))
             .maybe_remedy(
-                Remedy::patch(
+                take_out_policy(
                     &fact.rule.object,
-                    &json!([{"op": "remove", "path": pointer(&fact.path)}]),
+                    &fact.path,
                     "Remove outlierDetection: readiness probes alone then decide which endpoints are used",
                 )
                 .map(|remedy| remedy.risk(Risk::Medium)),

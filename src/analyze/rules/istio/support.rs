@@ -58,6 +58,26 @@ pub fn take_patch_out(filter: &Object, index: usize) -> Option<Remedy> {
     Remedy::patch(filter, &operation, format!("Take configPatches[{index}] out of {}", filter.reference))
 }
 
+/// Takes a policy (`tls`, `connectionPool`, …) out of a DestinationRule, and with it what would hold no policy any more: Istio
+/// refuses an empty traffic policy, and settings of a port that only name it.
+pub fn take_out_policy(rule: &Object, field_path: &str, summary: impl Into<String>) -> Option<Remedy> {
+    let mut path = pointer(field_path);
+    while let Some((parent, key)) =
+        path.rsplit_once('/').filter(|(parent, _)| parent.matches('/').count() > 1)
+    {
+        let empty = match rule.body.pointer(parent)? {
+            Value::Object(map) => map.keys().all(|other| other.as_str() == key || other.as_str() == "port"),
+            Value::Array(list) => list.len() == 1,
+            _ => false,
+        };
+        if !empty {
+            break;
+        }
+        path.truncate(parent.len());
+    }
+    Remedy::patch(rule, &json!([{"op": "remove", "path": path}]), summary)
+}
+
 /// The part of a DestinationRule's traffic policy (`connectionPool`, `outlierDetection`) that counts for a cluster, with
 /// where it stands: the subset's own where it has one, else the port's, else the general one.
 pub fn traffic_policy<'a>(

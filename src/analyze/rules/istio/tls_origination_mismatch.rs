@@ -3,9 +3,9 @@
 use crate::model::json::{Value, json};
 use std::collections::BTreeSet;
 
-use super::support::{parts, said, since};
+use super::support::{parts, said, since, take_out_policy};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
-use crate::analyze::remedy::{Prevention, Remedy, pointer};
+use crate::analyze::remedy::{Prevention, Remedy};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::traffic::way::Way;
 use crate::analyze::traffic::{Failures, all, text};
@@ -263,9 +263,9 @@ fn remedies(fact: &Fact<'_>) -> Vec<Remedy> {
         |object: &Object, operations: Value, summary: &str| Remedy::patch(object, &operations, summary);
     let plain = |rule: &DestinationRule, path: &str| {
         let whole = path.trim_end_matches(".mode");
-        patch(
+        take_out_policy(
             &rule.object,
-            json!([{"op": "remove", "path": pointer(whole)}]),
+            whole,
             "Remove tls from the DestinationRule: the application's own TLS goes through as it is",
         )
     };
