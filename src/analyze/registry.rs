@@ -334,6 +334,7 @@ pub const RULES: &[&dyn Rule] = &[
     &rollout::ordered_update_blocked::OrderedUpdateBlocked,
     &rollout::paused::RolloutPaused,
     &rollout::not_observed::NotObserved,
+    &rollout::refused_since_rollout::RefusedSinceRollout,
 
     // Runtimes.
     &runtime::collections::Collections,

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use std::collections::BTreeMap;
 
 use crate::analyze::finding::Evidence;
+use crate::analyze::logs::digest::Digest;
 use crate::model::mesh::istio::{full_host, service_of_host};
 use crate::model::network::ServiceName;
 use crate::model::object::ObjectRef;
@@ -146,7 +147,7 @@ impl CallFailure {
 /// Text this far before and after the deciding words is searched for the name of who was called.
 const REACH: usize = 400;
 
-/// Failed calls that applications logged, by the Service that was called and the workload that logged it.
+/// Failed calls that applications logged and that are not over, by the Service that was called and the workload that logged it.
 pub fn call_errors(
     snapshot: &Snapshot,
     failure: CallFailure,
@@ -159,7 +160,7 @@ pub fn call_errors(
         .collect();
     let finders: Vec<memchr::memmem::Finder<'_>> =
         failure.words().iter().map(memchr::memmem::Finder::new).collect();
-    let mut out: BTreeMap<ServiceName, BTreeMap<ObjectRef, Seen>> = BTreeMap::new();
+    let mut out: BTreeMap<ServiceName, BTreeMap<ObjectRef, (Seen, Option<Timestamp>)>> = BTreeMap::new();
     for log in snapshot.logs.iter().filter(|log| !is_proxy_container(&log.container)) {
         let writer = snapshot.owner_by_name(&log.namespace, &log.pod);
         for line in &log.lines {
@@ -177,7 +178,8 @@ pub fn call_errors(
                 snapshot.service(&name).map(|_| name)
             };
             let Some(service) = called(&line.text, at, &known) else { continue };
-            let seen = out.entry(service).or_default().entry(writer.clone()).or_default();
+            let (seen, last) = out.entry(service).or_default().entry(writer.clone()).or_default();
+            *last = line.time.or(*last).max(*last);
             seen.count += 1;
             seen.onset = seen.onset.into_iter().chain(line.time).min();
             if seen.evidence.is_empty() {
@@ -190,7 +192,13 @@ pub fn call_errors(
             }
         }
     }
-    out
+    let digest = snapshot.derived::<Digest>();
+    let lasts = |(writer, (seen, last)): (ObjectRef, (Seen, Option<Timestamp>))| {
+        let over = digest.workloads.get(&writer).is_some_and(|log| log.is_over(seen.onset, last, seen.count));
+        (!over).then_some((writer, seen))
+    };
+    let still = out.into_iter().map(|(called, by)| (called, by.into_iter().filter_map(lasts).collect()));
+    still.filter(|(_, by): &(_, BTreeMap<_, _>)| !by.is_empty()).collect()
 }
 
 /// All of one Service's callers together.

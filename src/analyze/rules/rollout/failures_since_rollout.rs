@@ -92,25 +92,7 @@ impl Check for FailuresSinceRollout {
     type Fact<'a> = Fact<'a>;
 
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
-        // The newest rollout of each workload: what came before it is not what runs now.
-        let mut newest: BTreeMap<_, &Change> = BTreeMap::new();
-        for change in snapshot.changes.iter().filter(|c| c.kind == ChangeKind::Rollout) {
-            if snapshot.in_scope(&change.subject.namespace) && change.differences.iter().any(tells) {
-                newest.insert(
-                    (
-                        change.subject.kind.clone(),
-                        change.subject.namespace.clone(),
-                        change.subject.name.clone(),
-                    ),
-                    change,
-                );
-            }
-        }
-        newest
-            .into_values()
-            .filter(|c| common::recent(snapshot, Some(c.time)))
-            .filter_map(|c| failing(snapshot, c))
-            .collect()
+        newest(snapshot).into_iter().filter_map(|c| failing(snapshot, c)).collect()
     }
 
     fn describe(&self, fact: &Fact<'_>, _: &Snapshot) -> Finding {
@@ -205,6 +187,19 @@ impl Check for FailuresSinceRollout {
                 format!("sum(rate(istio_requests_total{{reporter=\"destination\",destination_service_name=\"{service}\",response_code=~\"5..\"}}[2m])) / sum(rate(istio_requests_total{{reporter=\"destination\",destination_service_name=\"{service}\"}}[2m])) > 0.02"),
             ))
     }
+}
+
+/// The newest rollout of each workload that changed what its pods do, in the time that is looked at: what came before it is not
+/// what runs now.
+pub(super) fn newest(snapshot: &Snapshot) -> Vec<&Change> {
+    let mut newest: BTreeMap<_, &Change> = BTreeMap::new();
+    for change in snapshot.changes.iter().filter(|c| c.kind == ChangeKind::Rollout) {
+        if snapshot.in_scope(&change.subject.namespace) && change.differences.iter().any(tells) {
+            let subject = &change.subject;
+            newest.insert((subject.kind.clone(), subject.namespace.clone(), subject.name.clone()), change);
+        }
+    }
+    newest.into_values().filter(|change| common::recent(snapshot, Some(change.time))).collect()
 }
 
 /// Whether a difference can change what the pods do.
