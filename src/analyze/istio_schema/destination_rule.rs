@@ -138,7 +138,8 @@ fn outliers(out: &mut Faults, outlier: &Value, path: &str) {
     }
 }
 
-fn pools(out: &mut Faults, pool: &Value, path: &str) {
+/// The limits of connections and requests.
+pub(super) fn pools(out: &mut Faults, pool: &Value, path: &str) {
     if !set(pool, "http") && !set(pool, "tcp") {
         out.error(path, "a connection pool is empty", "http, tcp or both").fix(Fix::Remove);
         return;

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::words::{
     DOMAIN, LABEL, Protocol, domain, is_address, is_label, items, port, protocol, set, shown, word,
 };
-use super::{Faults, Fix};
+use super::{Faults, Fix, words};
 use crate::model::fields::Fields;
 
 const ADDRESS: &str = "an address of IP, or a path after unix://";
@@ -181,11 +181,7 @@ fn bind(out: &mut Faults, server: &Value, path: &str) {
     let bind = word(server, "bind");
     let path = format!("{path}.bind");
     if let Some(socket) = bind.strip_prefix("unix://") {
-        if socket.is_empty() {
-            out.error(path.clone(), "a path of a socket is empty", ADDRESS);
-        } else if !socket.starts_with('@') && (!socket.starts_with('/') || socket.ends_with('/')) {
-            out.error(path.clone(), format!("{} is no whole path of a file", shown(socket)), ADDRESS);
-        }
+        words::socket(out, &path, socket);
         if server.int("port.number").unwrap_or(0) != 0 {
             out.error(path, "a socket has a port", "port number 0 beside unix://");
         }
@@ -202,7 +198,8 @@ fn given(value: &Value, key: &str) -> bool {
     !word(value, key).is_empty() || !value.list(key).is_empty()
 }
 
-fn settings(out: &mut Faults, tls: &Value, path: &str) {
+/// The settings of a server's TLS.
+pub(super) fn settings(out: &mut Faults, tls: &Value, path: &str) {
     if matches!(word(tls, "minProtocolVersion"), "TLSV1_0" | "TLSV1_1") && tls.list("cipherSuites").is_empty()
     {
         out.warn(

@@ -1,12 +1,23 @@
 //! Istio's own rules for its objects, beyond types: what its validation refuses or warns of, kind by kind. Written down from what
 //! istiod does at admission. Values of the wrong type are not judged: they are no such object at all.
 
+mod attachment;
+mod authorization_policy;
 mod destination_rule;
+mod envoy_filter;
 mod gateway;
 mod http_route;
 mod peer_authentication;
+mod proxy_config;
+mod request_authentication;
+mod service_entry;
+mod sidecar;
+mod telemetry;
+mod url;
 mod virtual_service;
+mod wasm_plugin;
 mod words;
+mod workload;
 
 use crate::model::json::Value;
 
@@ -36,14 +47,37 @@ pub struct Fault {
     pub accepts: &'static str,
     /// What heals it, where that is plain.
     pub fix: Option<Fix>,
+    /// Who tells it.
+    pub by: By,
 }
 
-/// The kinds of which all faults are known, each with its group.
+/// Who tells a fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// Istioctl and Meshscope.
+    Both,
+    /// Istioctl alone: it tells nothing of the object.
+    Istioctl,
+    /// Not istioctl, which does not hand labels to the validation within its analysis.
+    Meshscope,
+}
+
+/// The kinds of which all faults are known, each with its group; of EnvoyFilters those outside of what they write.
 pub const KINDS: &[(&str, &str)] = &[
     ("VirtualService", "networking.istio.io"),
     ("DestinationRule", "networking.istio.io"),
     ("Gateway", "networking.istio.io"),
+    ("ServiceEntry", "networking.istio.io"),
+    ("Sidecar", "networking.istio.io"),
+    ("WorkloadEntry", "networking.istio.io"),
+    ("WorkloadGroup", "networking.istio.io"),
+    ("ProxyConfig", "networking.istio.io"),
+    ("EnvoyFilter", "networking.istio.io"),
     ("PeerAuthentication", "security.istio.io"),
+    ("RequestAuthentication", "security.istio.io"),
+    ("AuthorizationPolicy", "security.istio.io"),
+    ("Telemetry", "telemetry.istio.io"),
+    ("WasmPlugin", "extensions.istio.io"),
 ];
 
 /// What Istio accepts for the value of a header that it adds or sets.
@@ -61,7 +95,17 @@ impl Derived<Object> for Faults {
             "VirtualService" => virtual_service::check(&mut out, object.namespace(), spec),
             "DestinationRule" => destination_rule::check(&mut out, object.namespace(), spec),
             "Gateway" => gateway::check(&mut out, object.name(), spec),
+            "ServiceEntry" => service_entry::check(&mut out, object, spec),
+            "Sidecar" => sidecar::check(&mut out, object.namespace(), spec),
+            "WorkloadEntry" => workload::entry(&mut out, spec, "spec", &workload::Endpoint::Own),
+            "WorkloadGroup" => workload::group(&mut out, spec),
+            "EnvoyFilter" => envoy_filter::check(&mut out, spec),
+            "ProxyConfig" => proxy_config::check(&mut out, spec),
             "PeerAuthentication" => peer_authentication::check(&mut out, spec),
+            "RequestAuthentication" => request_authentication::check(&mut out, spec),
+            "AuthorizationPolicy" => authorization_policy::check(&mut out, spec),
+            "Telemetry" => telemetry::check(&mut out, spec),
+            "WasmPlugin" => wasm_plugin::check(&mut out, spec),
             _ => {}
         }
         out
@@ -76,7 +120,14 @@ impl Faults {
         what: impl Into<String>,
         accepts: &'static str,
     ) {
-        self.0.push(Fault { warning, path: path.into(), what: what.into(), accepts, fix: None });
+        self.0.push(Fault {
+            warning,
+            path: path.into(),
+            what: what.into(),
+            accepts,
+            fix: None,
+            by: By::Both,
+        });
     }
 
     fn error(
@@ -98,6 +149,13 @@ impl Faults {
     fn fix(&mut self, fix: Fix) {
         if let Some(last) = self.0.last_mut() {
             last.fix = Some(fix);
+        }
+    }
+
+    /// Who tells the fault that was found last.
+    fn by(&mut self, by: By) {
+        if let Some(last) = self.0.last_mut() {
+            last.by = by;
         }
     }
 

@@ -1,6 +1,6 @@
 //! Values that several kinds have: names, ports, durations, labels, visibility.
 
-use crate::model::json::Value;
+use crate::model::json::{Map, Value};
 use regex::Regex;
 use std::collections::BTreeSet;
 
@@ -129,7 +129,9 @@ pub(super) fn block(out: &mut Faults, path: String, text: &str) {
     let good = match text.split_once('/') {
         Some((address, bits)) => address.parse::<core::net::IpAddr>().is_ok_and(|address| {
             let most = if address.is_ipv4() { 32 } else { 128 };
-            bits.parse::<u8>().is_ok_and(|bits| bits <= most)
+            let plain =
+                bits.bytes().all(|byte| byte.is_ascii_digit()) && (bits == "0" || !bits.starts_with('0'));
+            plain && bits.parse::<u8>().is_ok_and(|bits| bits <= most)
         }),
         None => is_address(text),
     };
@@ -147,6 +149,43 @@ fn is_qualified(name: &str) -> bool {
     edge(name.chars().next())
         && edge(name.chars().next_back())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+}
+
+/// The path of a socket, behind `unix://`.
+pub(super) fn socket(out: &mut Faults, path: &str, place: &str) {
+    let what = if place.is_empty() {
+        "a path of a socket is empty".to_owned()
+    } else if !place.starts_with('@') && (!place.starts_with('/') || place.ends_with('/')) {
+        format!("{} is no whole path of a file", shown(place))
+    } else {
+        return;
+    };
+    out.error(path, what, "an absolute path, or a name behind @");
+}
+
+/// The name of a port.
+pub(super) fn port_name(out: &mut Faults, path: String, name: &str) {
+    if !is_label(name) {
+        out.error(path, format!("\"{}\" is no name of a port", shown(name)), LABEL);
+    }
+}
+
+/// The protocol of a port, which can be left to be found out.
+pub(super) fn protocol_of_port(out: &mut Faults, path: String, name: &str) {
+    if !name.is_empty() && protocol(name) == Protocol::Unknown {
+        let what = format!("\"{}\" is no protocol", shown(name));
+        out.error(path, what, "HTTP, HTTPS, HTTP2, GRPC, GRPC-WEB, MONGO, REDIS, MYSQL, TCP, TLS or UDP");
+    }
+}
+
+/// A `workloadSelector` by `labels`; whether it has none.
+pub(super) fn alpha_selector(out: &mut Faults, spec: &Value) -> bool {
+    let Some(selector) = spec.at("workloadSelector").filter(|selector| selector.is_object()) else {
+        return false;
+    };
+    let entries = selector.map("labels");
+    pairs(out, entries, "spec.workloadSelector.labels");
+    entries.is_none_or(Map::is_empty)
 }
 
 /// Labels of pods.
@@ -179,34 +218,39 @@ fn is_label_of_any_length(label: &str) -> bool {
     is_label(&trimmed) && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
 }
 
+/// Labels that are to be selected.
+fn pairs(out: &mut Faults, entries: Option<&Map>, path: &str) {
+    for (key, value) in entries.into_iter().flatten() {
+        let pair = format!("{key}={}", value.as_str().unwrap_or_default());
+        let wrong = [(key.is_empty(), "no name"), (pair.contains('*'), "a wildcard")];
+        for (_, what) in wrong.into_iter().filter(|(wrong, _)| *wrong) {
+            let what = format!("a selector has {what} in {}", shown(&pair));
+            out.error(path, what, "names and values of labels");
+        }
+    }
+}
+
 /// A selector by `matchLabels`.
 pub(super) fn selector(out: &mut Faults, selector: Option<&Value>, path: &str) {
     let Some(selector) = selector.filter(|selector| selector.is_object()) else { return };
     let entries = selector.map("matchLabels");
-    for (key, value) in entries.into_iter().flatten() {
-        let pair = format!("{key}={}", value.as_str().unwrap_or_default());
-        if key.is_empty() {
-            out.error(
-                format!("{path}.matchLabels"),
-                format!("a selector has no name in {}", shown(&pair)),
-                "names and values of labels",
-            );
-        }
-        if pair.contains('*') {
-            out.error(
-                format!("{path}.matchLabels"),
-                format!("a selector has a wildcard in {}", shown(&pair)),
-                "names and values of labels",
-            );
-        }
-    }
-    if entries.is_none_or(|entries| entries.is_empty()) {
+    pairs(out, entries, &format!("{path}.matchLabels"));
+    if entries.is_none_or(Map::is_empty) {
         out.warn(path, "a selector has no labels", "a selector with labels, or none");
     }
 }
 
 /// Where an object is seen. `selecting` is whether a DestinationRule is for some pods only.
 pub(super) fn export_to(out: &mut Faults, namespace: &str, spec: &Value, selecting: bool) {
+    exported(out, namespace, spec, selecting, false);
+}
+
+/// Where a ServiceEntry is seen, which can be nowhere: `~`.
+pub(super) fn export_to_with_nobody(out: &mut Faults, namespace: &str, spec: &Value) {
+    exported(out, namespace, spec, false, true);
+}
+
+fn exported(out: &mut Faults, namespace: &str, spec: &Value, selecting: bool, nobody: bool) {
     let all = spec.list("exportTo");
     let mut seen: BTreeSet<&str> = BTreeSet::new();
     for (path, entry) in items(spec, "exportTo", "spec") {
@@ -219,9 +263,9 @@ pub(super) fn export_to(out: &mut Faults, namespace: &str, spec: &Value, selecti
                 "exportTo names its own namespace twice".to_owned()
             };
             out.error(path, what, NAMESPACES).fix(Fix::Remove);
-        } else if key == "~" {
+        } else if key == "~" && !nobody {
             out.error(path, "exportTo is ~", NAMESPACES);
-        } else if key != "." && key != "*" && !is_label(key) {
+        } else if !matches!(key, "." | "*" | "~") && !is_label(key) {
             out.error(path, "exportTo has what is no name of a namespace", NAMESPACES);
         } else {
             seen.insert(key);
@@ -245,6 +289,9 @@ pub(super) fn export_to(out: &mut Faults, namespace: &str, spec: &Value, selecti
     if seen.contains("*") && all.len() > 1 {
         out.error("spec.exportTo", "exportTo has * beside others", NAMESPACES)
             .fix(Fix::Write(crate::model::json::json!(["*"])));
+    }
+    if seen.contains("~") && all.len() > 1 {
+        out.error("spec.exportTo", "exportTo has ~ beside others", NAMESPACES);
     }
 }
 

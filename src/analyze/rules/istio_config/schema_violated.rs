@@ -4,7 +4,7 @@ use crate::model::json::json;
 
 use super::support::asked_about;
 use crate::analyze::finding::{Confidence, Evidence, Finding, Role};
-use crate::analyze::istio_schema::{self, Fault, Faults, Fix};
+use crate::analyze::istio_schema::{self, By, Fault, Faults, Fix};
 use crate::analyze::remedy::{Prevention, Remedy, pointer};
 use crate::analyze::rule::{Check, Declared};
 use crate::model::object::Object;
@@ -15,7 +15,7 @@ crate::rule! {
     /// An object of Istio's breaks a rule that Istio itself has for it.
     ///
     /// ## What it detects
-    /// VirtualServices, DestinationRules, Gateways and PeerAuthentications that Istio's validation refuses: names, ports, durations and
+    /// Objects of Istio that its validation refuses, of every kind (of EnvoyFilters all but what they write): names, ports, durations and
     /// expressions that are none, fields that exclude each other, fields that are missing, duplicates. One finding for each. Values of headers are left to
     /// ISTIO168.
     /// ## Why it matters
@@ -41,8 +41,8 @@ crate::rule! {
     /// An object of Istio's has a setting that Istio takes and warns of.
     ///
     /// ## What it detects
-    /// Settings of VirtualServices, DestinationRules, Gateways and PeerAuthentications that Istio's validation warns of: certificates
-    /// where none are used, failover that nothing triggers, old ciphers, selectors without labels.
+    /// Settings of Istio's objects that its validation warns of: certificates where none are used, failover that nothing triggers, old
+    /// ciphers, selectors without labels, rules that deny by HTTP alone, hosts that are there twice.
     /// ## Why it matters
     /// The setting does not do what it seems to.
     /// ## Evidence
@@ -76,7 +76,9 @@ fn detect(snapshot: &Snapshot, warning: bool) -> Vec<Fact<'_>> {
     for object in objects.filter(|object| asked_about(snapshot, object)) {
         let said = object.derived::<Faults>();
         // Values of headers have a rule of their own (ISTIO168).
-        let own = said.0.iter().filter(|f| f.warning == warning && f.accepts != istio_schema::HEADER_VALUE);
+        let own = said.0.iter().filter(|f| {
+            f.warning == warning && f.accepts != istio_schema::HEADER_VALUE && f.by != By::Istioctl
+        });
         out.extend(own.map(|fault| Fact { object, fault: fault.clone() }));
     }
     out
@@ -84,7 +86,7 @@ fn detect(snapshot: &Snapshot, warning: bool) -> Vec<Fact<'_>> {
 
 fn describe(meta: &'static crate::analyze::rule::Meta, fact: &Fact<'_>) -> Finding {
     let own = &fact.object.reference;
-    let Fault { path: field, what, accepts, warning, fix } = &fact.fault;
+    let Fault { path: field, what, accepts, warning, fix, .. } = &fact.fault;
     let subject = own.field(field);
     let there = path::find(&fact.object.body, field).is_some();
     let fix = fix.as_ref().filter(|_| there).map(|fix| match fix {
