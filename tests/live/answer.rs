@@ -55,6 +55,11 @@ impl Answer {
         (cost["apiRequests"].as_i64(), cost["cpuMillis"].as_i64())
     }
 
+    /// What came out: `RootCauseFound`, `Inconclusive`, …
+    pub(crate) fn verdict(&self) -> &str {
+        text(&self.status["summary"], "verdict")
+    }
+
     /// Candidates for the root cause, the most probable first.
     pub(crate) fn root_causes(&self) -> &[Value] {
         self.status["rootCauses"].as_array().map_or(&[], Vec::as_slice)

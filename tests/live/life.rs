@@ -95,6 +95,10 @@ fn judge(answer: &Answer, causes: &[Cause], row: &mut Row) -> Result<Vec<usize>,
             causes.iter().map(|c| &c.objects).collect::<Vec<_>>()
         ));
     }
+    // An answer that is not sure of itself is none to act on.
+    if answer.verdict() != "RootCauseFound" {
+        return Err(format!("the verdict is {}", answer.verdict()));
+    }
     let mut ranks = vec![];
     for (cause, found) in causes.iter().zip(found) {
         let (rank, told) = found.ok_or_else(|| format!("{:?} is not among the answers", cause.objects))?;

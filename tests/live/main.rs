@@ -1,7 +1,7 @@
 //! The live suite: faults that are put into the shop (`examples/shop`) on a real cluster, one file of `faults/` each.
 //! For every one: the shop runs well under load; the fault goes in; users feel it; a `DebugSession` is asked why; its
-//! first answer must be the truth; the fix that it suggests is carried out as given and must heal; its rollback must
-//! bring back what was there before.
+//! first answer must be the truth, with the verdict `RootCauseFound`; the fix that it suggests is carried out as given and
+//! must heal; its rollback must bring back what was there before.
 //!
 //! | variable | says |
 //! | --- | --- |

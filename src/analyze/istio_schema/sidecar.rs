@@ -7,7 +7,7 @@ use super::words::{
     DOMAIN, Protocol, alpha_selector, domain, full_name, is_address, is_label, items, port, port_name,
     protocol, protocol_of_port, set, shown, socket, word,
 };
-use super::{Faults, Fix, destination_rule, gateway, virtual_service};
+use super::{By, Faults, Fix, destination_rule, gateway, virtual_service};
 use crate::model::fields::Fields;
 
 const HOST: &str = "namespace/name, where the namespace can be `.`, `*` or `~`";
@@ -230,24 +230,35 @@ fn egress(out: &mut Faults, namespace: &str, spec: &Value) {
                 }
             }
         }
-        hosts(out, namespace, listener, &path);
+        hosts(out, namespace, !set(spec, "workloadSelector"), listener, &path);
     }
 }
 
-fn hosts(out: &mut Faults, own: &str, listener: &Value, path: &str) {
+/// Whether a list has a name, which it then gets, or one of the two is a wildcard for the other.
+fn twice<'a>(names: &mut BTreeSet<&'a str>, name: &'a str) -> bool {
+    let there = if name == "*" { !names.is_empty() } else { names.contains(name) || names.contains("*") };
+    names.insert(name);
+    there
+}
+
+fn hosts(out: &mut Faults, own: &str, for_all: bool, listener: &Value, path: &str) {
     if listener.list("hosts").is_empty() {
         out.error(format!("{path}.hosts"), "a listener has no hosts", "at least one host");
     }
     let mut seen: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    let mut written: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for (path, host) in items(listener, "hosts", path) {
         let host = host.as_str().unwrap_or_default();
         let parts = host.split_once('/');
         if let Some((namespace, name)) = parts.filter(|(namespace, _)| !namespace.starts_with('~')) {
-            let names = seen.entry(if namespace == "." { own } else { namespace }).or_default();
-            if if name == "*" { !names.is_empty() } else { names.contains(name) || names.contains("*") } {
+            let again = twice(written.entry(namespace).or_default(), name);
+            if twice(seen.entry(if namespace == "." { own } else { namespace }).or_default(), name) {
                 out.warn(path.clone(), format!("{} is there twice", shown(host)), "each host once");
+                // For the pods of every namespace, as in the mesh's default, `.` is the namespace of each.
+                if !again && for_all {
+                    out.by(By::Istioctl);
+                }
             }
-            names.insert(name);
         }
         let Some((namespace, name)) = parts else {
             out.error(path, "a host has no namespace", HOST);
