@@ -63,7 +63,8 @@ fn escaped(text: &str) -> bool {
 /// A host with or without a port and what stands before an at sign.
 fn is_authority(text: &str) -> bool {
     let (user, host) = text.rsplit_once('@').map_or(("", text), |(user, host)| (user, host));
-    let of_user = |c: char| c.is_ascii_alphanumeric() || "-._:~!$&'()*+,;=%@".contains(c);
+    // Brackets are those of a mask: credentials are masked on their way in.
+    let of_user = |c: char| c.is_ascii_alphanumeric() || "-._:~!$&'()*+,;=%@[]".contains(c);
     let (name, port) = match host.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
             Some((name, port)) => (name, port),
@@ -89,6 +90,7 @@ mod tests {
             ("HTTPS://a.example", false, Some("https")),
             ("http://[::1]:80/", false, Some("http")),
             ("http://a:b@c.example:8080/x?y#z", false, Some("http")),
+            ("https://[redacted:url-credentials]@c.example/x", false, Some("https")),
             ("a.example", false, Some("")),
             ("a.example", true, None),
             ("/a", true, Some("")),

@@ -6,17 +6,18 @@ use super::support::services_of;
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy, Risk, pointer};
 use crate::analyze::rule::{Check, Declared};
+use crate::analyze::rules::pods::common;
 use crate::analyze::traffic::text;
 use crate::model::fields::Fields;
 use crate::model::snapshot::Snapshot;
-use crate::model::workload::Workload;
+use crate::model::workload::{Container, Workload};
 
 crate::rule! {
     /// An application uses the user or a port that belongs to its proxy.
     ///
     /// ## What it detects
     /// A container of a pod with Istio's proxy that runs as user 1337, or that declares a port of the proxy (15000, 15001,
-    /// 15004, 15006, 15008, 15020, 15021, 15053, 15090).
+    /// 15004, 15006, 15008, 15020, 15021, 15053, 15090), or says in its log that such a port is taken.
     /// ## Why it matters
     /// What user 1337 sends is taken for the proxy's own and bypasses it: no mutual TLS, no policy, no route. A port that is
     /// taken makes the application fail to bind, or the probes of one hit the other.
@@ -88,16 +89,17 @@ impl Check for RunsAsProxy {
                 if user == PROXY_USER {
                     out.push(fact(path, true, user, None));
                 }
-                for (index, port) in
-                    container.ports.iter().enumerate().filter(|(_, p)| PROXY_PORTS.contains(&p.number))
-                {
-                    let said = in_use(snapshot, workload, &container.name, port.number);
-                    out.push(fact(
-                        format!("{}.ports[{index}].containerPort", container.path()),
-                        false,
-                        port.number,
-                        said,
-                    ));
+                let taken = in_use(snapshot, workload, &container.name);
+                for number in PROXY_PORTS.iter().copied() {
+                    let said = taken.iter().find(|line| names(line, number)).map(|line| (*line).to_owned());
+                    let declared = container.ports.iter().position(|port| port.number == number);
+                    let path = match declared {
+                        Some(index) => format!("{}.ports[{index}].containerPort", container.path()),
+                        // Declaring a port opens none: where it is not declared, what the application says tells.
+                        None if said.is_some() => setting_of(container, number),
+                        None => continue,
+                    };
+                    out.push(fact(path, false, number, said));
                 }
             }
         }
@@ -127,10 +129,11 @@ impl Check for RunsAsProxy {
                     fact.number
                 ),
                 format!(
-                    "Port {} is one of the ports that Istio's proxy listens on in each pod. Container {container} of {own} declares it as well: only one of the two can have it.",
-                    fact.number
+                    "Port {} is one of the ports that Istio's proxy listens on in each pod. Container {container} of {own} {} it as well: only one of the two can have it.",
+                    fact.number,
+                    if path.ends_with("containerPort") { "declares" } else { "wants to listen on" }
                 ),
-                "port clash with the sidecar",
+                "port clash with the sidecar: listen fails, address already in use",
             )
         };
         let mut finding = Finding::new(Self::META, subject.clone(), &[&container, &fact.number.to_string()])
@@ -155,22 +158,52 @@ impl Check for RunsAsProxy {
                 .map(|remedy| remedy.risk(Risk::Medium)),
             )
         } else {
-            finding.effect(Effect::pods(own)).remedy(Remedy::manual("Let the application listen on a port outside of 15000 to 15090, and follow with containerPort, probes and the Service's targetPort"))
+            let down = services.iter().filter(|_| fact.said.is_some());
+            finding.effect(Effect::pods(own)).effects(down.map(|s| Effect::requests(s, common::DOWN))).remedy(Remedy::manual("Let the application listen on a port outside of 15000 to 15090, and follow with containerPort, probes and the Service's targetPort"))
         };
         finding.prevention(Prevention::of("Policy", "Refuse pods with runAsUser 1337 or a containerPort from 15000 to 15090 in namespaces of the mesh (ValidatingAdmissionPolicy)"))
     }
 }
 
-/// A line of a container that says that this port is taken.
-fn in_use(snapshot: &Snapshot, workload: &Workload, container: &str, port: i64) -> Option<String> {
-    let port = port.to_string();
-    let says = |text: &str| {
-        (text.contains("ddress already in use") || text.contains("EADDRINUSE")) && text.contains(&port)
-    };
-    snapshot.pods_of(workload.reference()).find_map(|pod| {
-        [false, true].into_iter().find_map(|previous| {
-            let log = snapshot.log(pod.object.namespace(), pod.object.name(), container, previous)?;
-            log.lines.iter().find(|line| says(&line.text)).map(|line| line.text.clone())
+/// More lines that say that a port is taken tell nothing more.
+const MOST_LINES: usize = 100;
+
+/// Whether a text has this number, and not as a part of a longer one.
+fn names(text: &str, number: i64) -> bool {
+    text.split(|c: char| !c.is_ascii_digit()).any(|digits| digits.parse() == Ok(number))
+}
+
+/// The setting of a container that has this number: a variable, an argument, or else the container.
+fn setting_of(container: &Container, number: i64) -> String {
+    let path = container.path();
+    let variables = container.body.list("env").iter().enumerate();
+    let mut variables =
+        variables.filter(|(_, one)| one.text("value").is_some_and(|value| names(value, number)));
+    if let Some((at, _)) = variables.next() {
+        return format!("{path}.env[{at}].value");
+    }
+    let told = ["args", "command"].into_iter().find_map(|list| {
+        let at = container
+            .body
+            .list(list)
+            .iter()
+            .position(|word| word.as_str().is_some_and(|w| names(w, number)))?;
+        Some(format!("{path}.{list}[{at}]"))
+    });
+    told.unwrap_or(path)
+}
+
+/// Lines of a container that say that a port is taken.
+fn in_use<'a>(snapshot: &'a Snapshot, workload: &'a Workload, container: &str) -> Vec<&'a str> {
+    let says = |text: &str| text.contains("ddress already in use") || text.contains("EADDRINUSE");
+    let logs = snapshot.pods_of(workload.reference()).flat_map(|pod| {
+        [false, true].into_iter().filter_map(|previous| {
+            snapshot.log(pod.object.namespace(), pod.object.name(), container, previous)
         })
-    })
+    });
+    logs.flat_map(|log| &log.lines)
+        .map(|line| line.text.as_str())
+        .filter(|text| says(text))
+        .take(MOST_LINES)
+        .collect()
 }

@@ -35,8 +35,9 @@ crate::rule! {
     /// ## How to fix
     /// A readiness probe on the port that is called; where the new revision never listens, go back to the one before.
     /// ## False positives
-    /// Connections that are refused while no pod is ready are those of a Service without endpoints, and not meant. A Service whose
-    /// `targetPort` no longer fits is another matter, and so is a caller that asks for another port.
+    /// Connections that are refused while no pod is ready are those of a Service without endpoints, and not meant. Where ready pods of
+    /// several workloads are behind the Service, none is blamed. A Service whose `targetPort` no longer fits is another matter, and so
+    /// is a caller that asks for another port.
     /// ## References
     /// <https://kubernetes.io/docs/concepts/configuration/liveness-readiness-startup-probes/>
     RefusedSinceRollout {
@@ -47,6 +48,9 @@ crate::rule! {
 
 /// Addresses of new pods have spread to every node after this many seconds; until then old ones are called, and refuse.
 const SPREADS: i64 = 5;
+
+/// Times of objects are written in whole seconds, and a ReplicaSet is made a moment after the pods before it have gone.
+const WRITTEN: i64 = 2;
 
 /// A rollout since which callers are refused.
 #[derive(Debug)]
@@ -122,8 +126,8 @@ impl Check for RefusedSinceRollout {
 /// What refuses since a rollout, where something does.
 fn refusing<'a>(snapshot: &'a Snapshot, rollout: &'a Change) -> Option<Fact<'a>> {
     let workload = snapshot.workload(&rollout.subject)?;
-    let made =
-        |pod: &Pod| pod.object.created.is_some_and(|at| at.as_second() + 2 >= rollout.time.as_second());
+    let since = |at: Timestamp| at.as_second() + WRITTEN >= rollout.time.as_second();
+    let made = |pod: &Pod| pod.object.created.is_some_and(since);
     let became = |pod: &'a Pod| Some((pod, pod.condition("Ready")?.since?));
     let fresh = snapshot.pods_of(&rollout.subject).filter(|pod| pod.ready() && made(pod));
     let (pod, ready) = fresh.filter_map(became).max_by_key(|(_, since)| *since)?;
@@ -141,10 +145,14 @@ fn refusing<'a>(snapshot: &'a Snapshot, rollout: &'a Change) -> Option<Fact<'a>>
             .iter()
             .filter(own)
             .filter(|calls| calls.kind() == Some(Kind::Refused) && !proxied(snapshot, &calls.caller))
-            .filter(|calls| calls.severity() >= Severity::Warning && calls.first >= Some(rollout.time))
+            .filter(|calls| calls.severity() >= Severity::Warning && calls.first.is_some_and(since))
             .cloned()
             .collect();
-        if !refused.iter().any(lasts) {
+        // Where others are behind the Service as well, which of them refuses is not seen.
+        let others = snapshot
+            .pods_behind(service)
+            .any(|pod| pod.ready() && !snapshot.owner(pod).same_object(&rollout.subject));
+        if others || !refused.iter().any(lasts) {
             return None;
         }
         // Where pods say on which port they are called, the container is that one; of several without a word the first.
