@@ -135,7 +135,9 @@ fn sources(out: &mut Faults, rule: &Value, path: &str, at: usize) -> (bool, bool
         }
         by_connection |= given(OF_CONNECTIONS);
         for key in ["ipBlocks", "notIpBlocks", "remoteIpBlocks", "notRemoteIpBlocks"] {
-            blocks(out, source, key, &path);
+            for (path, one) in items(source, key, &path) {
+                block(out, path, one.as_str().unwrap_or_default());
+            }
         }
         for key in SOURCES {
             match *key {
@@ -199,12 +201,6 @@ fn filled(out: &mut Faults, list: &[Value], path: &str, key: &str) -> bool {
         .fix(Fix::Remove);
     }
     empty.is_none()
-}
-
-fn blocks(out: &mut Faults, value: &Value, key: &str, base: &str) {
-    for (path, one) in items(value, key, base) {
-        block(out, path, one.as_str().unwrap_or_default());
-    }
 }
 
 fn ports(out: &mut Faults, list: &[Value], path: &str) {

@@ -3,7 +3,7 @@
 
 use crate::model::json::Value;
 
-use super::words::{alpha_selector, expression, items, set, shown, word};
+use super::words::{alpha_selector, expression, items, set, shown, warn_unlabelled, word};
 use super::{By, Faults};
 use crate::model::fields::Fields;
 
@@ -40,16 +40,12 @@ const FORMER: &[&str] = &[
 const MANAGERS: &[&str] = &["envoy.filters.network.http_connection_manager", "envoy.http_connection_manager"];
 
 pub(super) fn check(out: &mut Faults, spec: &Value) {
-    let before = out.0.len();
-    let unlabelled = alpha_selector(out, spec);
-    if out.0.len() > before {
+    if !alpha_selector(out, spec) {
         return;
     }
     // Said of every one, it tells nothing of this one.
     out.warn("spec", "an EnvoyFilter depends on what Istio makes for Envoy", "another API").by(By::Istioctl);
-    if unlabelled {
-        out.warn("spec.workloadSelector", "a selector has no labels", "a selector with labels, or none");
-    }
+    warn_unlabelled(out, spec);
     for (path, patch) in items(spec, "configPatches", "spec") {
         if word(patch, "match.context") != "WAYPOINT" {
             check_patch(out, patch, &path);

@@ -4,7 +4,7 @@ use crate::model::json::Value;
 use std::collections::BTreeSet;
 
 use super::words::{
-    DOMAIN, LABEL, Protocol, domain, is_address, is_label, items, port, protocol, set, shown, word,
+    LABEL, Protocol, host_name, is_address, is_label, items, port, protocol, set, shown, word,
 };
 use super::{Faults, Fix, words};
 use crate::model::fields::Fields;
@@ -130,19 +130,7 @@ fn host(out: &mut Faults, path: String, host: &str) {
             name
         }
     };
-    if name != "*" && !name.contains('.') {
-        out.error(path.clone(), "a host is a short name", "a whole name, or *");
-    }
-    if !is_address(name) {
-        out.unless(path.clone(), domain(name), DOMAIN);
-    }
-    if name != "*" && name.contains('*') && !name.starts_with("*.") {
-        out.error(
-            path,
-            format!("{} has a part of a label as a wildcard", shown(name)),
-            "a wildcard for the whole first label",
-        );
-    }
+    host_name(out, path, name, true);
 }
 
 fn ports(out: &mut Faults, server: &Value, path: &str) {

@@ -97,7 +97,7 @@ impl Derived<Object> for Faults {
             "Gateway" => gateway::check(&mut out, object.name(), spec),
             "ServiceEntry" => service_entry::check(&mut out, object, spec),
             "Sidecar" => sidecar::check(&mut out, object.namespace(), spec),
-            "WorkloadEntry" => workload::entry(&mut out, spec, "spec", &workload::Endpoint::Own),
+            "WorkloadEntry" => workload::entry(&mut out, spec, "spec", None),
             "WorkloadGroup" => workload::group(&mut out, spec),
             "EnvoyFilter" => envoy_filter::check(&mut out, spec),
             "ProxyConfig" => proxy_config::check(&mut out, spec),

@@ -4,25 +4,21 @@ use crate::model::json::Value;
 use std::collections::BTreeSet;
 
 use super::words::{
-    DOMAIN, Protocol, alpha_selector, block, domain, export_to_with_nobody, full_name, is_address, items,
-    labels, port, port_name, protocol, protocol_of_port, set, shown, word,
+    DOMAIN, Protocol, WHOLE_LABEL, alpha_selector, block, domain, export_to_with_nobody, full_name,
+    is_address, items, labels, part_wildcard, port, port_name, protocol, protocol_of_port, set, shown,
+    warn_unlabelled, word,
 };
-use super::workload::{self, Endpoint};
-use super::{By, Faults, Fix};
+use super::{By, Faults, Fix, workload};
 use crate::model::fields::Fields;
 use crate::model::object::Object;
 
 const RESOLVABLE: &str = "whole names, or endpoints with addresses";
 
 pub(super) fn check(out: &mut Faults, object: &Object, spec: &Value) {
-    let before = out.0.len();
-    let unlabelled = alpha_selector(out, spec);
-    if out.0.len() > before {
+    if !alpha_selector(out, spec) {
         return;
     }
-    if unlabelled {
-        out.warn("spec.workloadSelector", "a selector has no labels", "a selector with labels, or none");
-    }
+    warn_unlabelled(out, spec);
     if set(spec, "workloadSelector") && !spec.list("endpoints").is_empty() {
         out.error("spec.endpoints", "endpoints are selected and listed", "workloadSelector or endpoints");
     }
@@ -56,7 +52,7 @@ pub(super) fn check(out: &mut Faults, object: &Object, spec: &Value) {
         }
         "STATIC" => {
             for (path, endpoint) in items(spec, "endpoints", "spec") {
-                workload::entry(out, endpoint, &path, &Endpoint::Static(&names));
+                workload::entry(out, endpoint, &path, Some(&names));
             }
         }
         "DNS" | "DNS_ROUND_ROBIN" => by_dns(out, spec, resolution, &names),
@@ -89,9 +85,10 @@ fn hosts(out: &mut Faults, spec: &Value, resolution: &str) {
             continue;
         }
         out.unless(path.clone(), domain(host), DOMAIN);
-        if resolution != "DYNAMIC_DNS" && host.contains('*') && !host.starts_with("*.") {
-            let what = format!("{} has a part of a label as a wildcard", shown(host));
-            out.warn(path, what, "a wildcard for the whole first label");
+        if resolution != "DYNAMIC_DNS"
+            && let Some(what) = part_wildcard(host)
+        {
+            out.warn(path, what, WHOLE_LABEL);
         }
     }
 }

@@ -4,8 +4,8 @@ use crate::model::json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::words::{
-    DOMAIN, Protocol, alpha_selector, domain, full_name, is_address, is_label, items, port, port_name,
-    protocol, protocol_of_port, set, shown, socket, word,
+    DOMAIN, Protocol, alpha_selector, full_name, host_name, is_address, is_label, items, port, port_name,
+    protocol, protocol_of_port, set, shown, socket, warn_unlabelled, word,
 };
 use super::{By, Faults, Fix, destination_rule, gateway, virtual_service};
 use crate::model::fields::Fields;
@@ -15,9 +15,7 @@ const ENDPOINT: &str = "127.0.0.1:PORT, 0.0.0.0:PORT, [::1]:PORT, [::]:PORT, :PO
 const ONCE: &str = "each port once";
 
 pub(super) fn check(out: &mut Faults, namespace: &str, spec: &Value) {
-    let before = out.0.len();
-    let unlabelled = alpha_selector(out, spec);
-    if out.0.len() > before {
+    if !alpha_selector(out, spec) {
         return;
     }
     if spec.list("egress").is_empty()
@@ -28,9 +26,7 @@ pub(super) fn check(out: &mut Faults, namespace: &str, spec: &Value) {
         out.error("spec", "a Sidecar says nothing", "egress, ingress or outboundTrafficPolicy");
         return;
     }
-    if unlabelled {
-        out.warn("spec.workloadSelector", "a selector has no labels", "a selector with labels, or none");
-    }
+    warn_unlabelled(out, spec);
     let mut seen = BTreeSet::new();
     for (path, listener) in items(spec, "ingress", "spec") {
         ingress(out, listener, &path, &mut seen);
@@ -271,14 +267,7 @@ fn hosts(out: &mut Faults, own: &str, for_all: bool, listener: &Value, path: &st
         if !matches!(plain, "" | "*" | ".") && !is_label(plain) {
             out.error(path.clone(), format!("a host has \"{}\" for a namespace", shown(namespace)), HOST);
         }
-        if name != "*" && !name.contains('.') {
-            out.error(path.clone(), "a host is a short name", "a whole name, or *");
-        }
-        out.unless(path.clone(), domain(name), DOMAIN);
-        if name != "*" && name.contains('*') && !name.starts_with("*.") {
-            let what = format!("{} has a part of a label as a wildcard", shown(name));
-            out.error(path, what, "a wildcard for the whole first label");
-        }
+        host_name(out, path, name, false);
     }
     if seen.get("*").is_some_and(|names| names.contains("*")) && seen.len() != 1 {
         out.warn(format!("{path}.hosts"), "*/* is beside other hosts", "*/* alone");

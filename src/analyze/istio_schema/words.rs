@@ -178,14 +178,44 @@ pub(super) fn protocol_of_port(out: &mut Faults, path: String, name: &str) {
     }
 }
 
-/// A `workloadSelector` by `labels`; whether it has none.
+/// A `workloadSelector` by `labels`. Whether it can be used: Istio looks at nothing else of an object where it cannot.
 pub(super) fn alpha_selector(out: &mut Faults, spec: &Value) -> bool {
-    let Some(selector) = spec.at("workloadSelector").filter(|selector| selector.is_object()) else {
-        return false;
-    };
-    let entries = selector.map("labels");
-    pairs(out, entries, "spec.workloadSelector.labels");
-    entries.is_none_or(Map::is_empty)
+    let before = out.0.len();
+    if let Some(selector) = spec.at("workloadSelector") {
+        pairs(out, selector.map("labels"), "spec.workloadSelector.labels");
+    }
+    out.0.len() == before
+}
+
+/// Warns of a `workloadSelector` without labels.
+pub(super) fn warn_unlabelled(out: &mut Faults, spec: &Value) {
+    let labels = spec.map("workloadSelector.labels");
+    if set(spec, "workloadSelector") && labels.is_none_or(Map::is_empty) {
+        out.warn("spec.workloadSelector", "a selector has no labels", "a selector with labels, or none");
+    }
+}
+
+/// The name behind the namespace in a host of a Gateway or a Sidecar; `address` is whether it can be an address.
+pub(super) fn host_name(out: &mut Faults, path: String, name: &str, address: bool) {
+    if name != "*" && !name.contains('.') {
+        out.error(path.clone(), "a host is a short name", "a whole name, or *");
+    }
+    if !(address && is_address(name)) {
+        out.unless(path.clone(), domain(name), DOMAIN);
+    }
+    if name != "*"
+        && let Some(what) = part_wildcard(name)
+    {
+        out.error(path, what, WHOLE_LABEL);
+    }
+}
+
+pub(super) const WHOLE_LABEL: &str = "a wildcard for the whole first label";
+
+/// What is wrong with a wildcard that is not the whole first label.
+pub(super) fn part_wildcard(name: &str) -> Option<String> {
+    let part = name.contains('*') && !name.starts_with("*.");
+    part.then(|| format!("{} has a part of a label as a wildcard", shown(name)))
 }
 
 /// Labels of pods.

@@ -9,16 +9,8 @@ use crate::model::fields::Fields;
 
 const ADDRESS: &str = "an address of IP, a whole name, or a path after unix://";
 
-/// Whose endpoint it is.
-pub(super) enum Endpoint<'a> {
-    /// A WorkloadEntry's own.
-    Own,
-    /// One of a ServiceEntry with resolution STATIC, which has these ports.
-    Static(&'a BTreeSet<&'a str>),
-}
-
-/// An endpoint with its address, ports and labels.
-pub(super) fn entry(out: &mut Faults, entry: &Value, path: &str, of: &Endpoint<'_>) {
+/// An endpoint with its address, ports and labels; `names` are the ports of the ServiceEntry with resolution STATIC that has it.
+pub(super) fn entry(out: &mut Faults, entry: &Value, path: &str, names: Option<&BTreeSet<&str>>) {
     let address = word(entry, "address");
     let at = format!("{path}.address");
     if address.is_empty() {
@@ -29,10 +21,6 @@ pub(super) fn entry(out: &mut Faults, entry: &Value, path: &str, of: &Endpoint<'
         let what = format!("network {} has no address", shown(word(entry, "network")));
         out.warn(at.clone(), what, ADDRESS);
     }
-    let names = match of {
-        Endpoint::Own => None,
-        Endpoint::Static(names) => Some(*names),
-    };
     let unix = address.strip_prefix("unix://");
     if let Some(place) = unix {
         socket(out, &at, place);

@@ -301,6 +301,34 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_policy_that_is_taken_out_leaves_nothing_empty_behind() {
+        let taken = |policy: Value, path: &str| {
+            let rule =
+                Object::read(json!({"apiVersion": "networking.istio.io/v1", "kind": "DestinationRule",
+                "metadata": {"name": "a", "namespace": "n"}, "spec": {"host": "a", "trafficPolicy": policy}}))
+                .unwrap();
+            let patch = take_out_policy(&rule, path, "").unwrap().patch.unwrap();
+            rule.body.patched(&patch.operations).unwrap().pointer("/spec").unwrap().to_string()
+        };
+        let tls = || json!({"mode": "DISABLE"});
+        assert_eq!(taken(json!({"tls": tls()}), "spec.trafficPolicy.tls"), r#"{"host":"a"}"#);
+        let port = json!({"port": {"number": 80}, "tls": tls()});
+        let ports = "spec.trafficPolicy.portLevelSettings[0].tls";
+        assert_eq!(taken(json!({"portLevelSettings": [port]}), ports), r#"{"host":"a"}"#);
+        // What says something by itself stays.
+        let pool = json!({"tcp": {"maxConnections": 9}});
+        assert_eq!(
+            taken(json!({"connectionPool": pool, "portLevelSettings": [port]}), ports),
+            r#"{"host":"a","trafficPolicy":{"connectionPool":{"tcp":{"maxConnections":9}}}}"#
+        );
+        let two = json!({"port": {"number": 80}, "tls": tls(), "connectionPool": pool});
+        assert_eq!(
+            taken(json!({"portLevelSettings": [two]}), ports),
+            r#"{"host":"a","trafficPolicy":{"portLevelSettings":[{"connectionPool":{"tcp":{"maxConnections":9}},"port":{"number":80}}]}}"#
+        );
+    }
+
+    #[test]
     fn a_name_is_found_wherever_it_stands() {
         let value = json!({"a": [{"token_bucket": {"max_tokens": 1}}], "b": {"c/d": {"token_bucket": 2}}});
         let found = find_below(&value, "/spec", "token_bucket");

@@ -148,11 +148,9 @@ fn refusing<'a>(snapshot: &'a Snapshot, rollout: &'a Change) -> Option<Fact<'a>>
             .filter(|calls| calls.severity() >= Severity::Warning && calls.first.is_some_and(since))
             .cloned()
             .collect();
+        let other = |pod: &Pod| pod.ready() && !snapshot.owner(pod).same_object(&rollout.subject);
         // Where others are behind the Service as well, which of them refuses is not seen.
-        let others = snapshot
-            .pods_behind(service)
-            .any(|pod| pod.ready() && !snapshot.owner(pod).same_object(&rollout.subject));
-        if others || !refused.iter().any(lasts) {
+        if !refused.iter().any(lasts) || snapshot.pods_behind(service).any(other) {
             return None;
         }
         // Where pods say on which port they are called, the container is that one; of several without a word the first.
