@@ -41,7 +41,7 @@ fn target(wanted: &Wanted) -> Target {
         let named = wanted.workloads.iter();
         Target::Workloads(named.map(|w| (w.kind.as_str().to_owned(), w.name.clone())).collect())
     } else if let Some(selector) = &wanted.selector {
-        Target::Pods(Selector::labels(selector.match_labels.clone()))
+        Target::Pods(Selector::labels((&selector.match_labels).into()))
     } else {
         Target::Namespace
     }

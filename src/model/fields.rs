@@ -2,8 +2,8 @@
 
 use crate::model::json::{Map, Value};
 use jiff::Timestamp;
-use std::collections::BTreeMap;
 
+use super::labels::Labels;
 use super::time;
 
 static EMPTY: &[Value] = &[];
@@ -60,9 +60,13 @@ pub trait Fields {
     }
 
     /// A map of texts at a path (labels, annotations, a selector); values of another type are left out.
-    fn text_map(&self, path: &str) -> BTreeMap<String, String> {
+    fn text_map(&self, path: &str) -> Labels {
         let entries = self.map(path).into_iter().flatten();
-        entries.filter_map(|(key, value)| Some((key.to_string(), value.as_str()?.to_owned()))).collect()
+        let texts = entries.filter_map(|(key, value)| match value {
+            Value::String(text) => Some((key.clone(), text.clone())),
+            _ => None,
+        });
+        texts.collect()
     }
 
     /// An RFC 3339 time at a path.

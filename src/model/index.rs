@@ -45,7 +45,7 @@ fn labelled<'a>(all: impl Iterator<Item = (&'a str, &'a Labels)>, first: bool) -
                 out.insert(namespace.to_owned(), HashMap::new());
             }
             let Some(own) = out.get_mut(namespace) else { continue };
-            own.entry(key.clone()).or_default().entry(value.clone()).or_default().push(at);
+            own.entry(key.to_owned()).or_default().entry(value.to_owned()).or_default().push(at);
         }
     }
     out
@@ -54,7 +54,7 @@ fn labelled<'a>(all: impl Iterator<Item = (&'a str, &'a Labels)>, first: bool) -
 /// Of the labels of a selector, those that the fewest carry: whoever carries all of them is among these. In order.
 fn fewest<'a>(all: &'a Labelled, namespace: &str, selector: &Labels) -> &'a [usize] {
     let own = all.get(namespace);
-    let carriers = |(key, value): (&String, &String)| {
+    let carriers = |(key, value): (&str, &str)| {
         own.and_then(|own| own.get(key)?.get(value)).map_or(&[][..], Vec::as_slice)
     };
     selector.iter().map(carriers).min_by_key(|carriers| carriers.len()).unwrap_or_default()

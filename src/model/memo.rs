@@ -1,7 +1,6 @@
 //! What is computed once from a whole snapshot, or from one object, and read by many.
 
 use std::any::{Any, TypeId};
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::snapshot::Snapshot;
@@ -14,19 +13,27 @@ pub trait Derived<From = Snapshot>: Send + Sync + 'static {
 
 /// Keeps what was derived, one value for each type. A clone starts empty: whoever clones a snapshot or an object may change it.
 #[derive(Default)]
-pub struct Memo(Mutex<BTreeMap<TypeId, Arc<dyn Any + Send + Sync>>>);
+pub struct Memo(Mutex<Vec<(TypeId, Known)>>);
+
+/// A value of a type that its place tells.
+type Known = Arc<dyn Any + Send + Sync>;
 
 impl Memo {
     /// The value, computed where it was not yet. Computing it twice at the same time is harmless: both come out alike.
     pub fn get<From, T: Derived<From>>(&self, from: &From) -> Arc<T> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&TypeId::of::<T>()).cloned();
+        let find = |all: &[(TypeId, Known)]| {
+            all.iter().find(|(of, _)| *of == TypeId::of::<T>()).map(|(_, value)| Arc::clone(value))
+        };
+        let known = find(&self.0.lock().unwrap_or_else(PoisonError::into_inner));
         if let Some(value) = known.and_then(|value| value.downcast::<T>().ok()) {
             return value;
         }
         // Outside of the lock: a derivation that fails must cost itself alone.
         let value = Arc::new(T::derive(from));
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert(TypeId::of::<T>(), value.clone());
+        // Of an object one thing is derived, of a snapshot a dozen: no room is kept for more, and no order.
+        all.reserve_exact(1);
+        all.push((TypeId::of::<T>(), value.clone()));
         value
     }
 }

@@ -13,6 +13,7 @@ pub mod gap;
 pub mod graph;
 pub mod index;
 pub mod json;
+pub mod labels;
 pub mod log;
 pub mod memo;
 pub mod mesh;

@@ -284,7 +284,7 @@ impl EndpointSlice {
             },
         });
         EndpointSlice {
-            service: object.labels.get("kubernetes.io/service-name").cloned().unwrap_or_default(),
+            service: object.labels.get("kubernetes.io/service-name").map(str::to_owned).unwrap_or_default(),
             ports,
             endpoints: endpoints.collect(),
             object,

@@ -3,7 +3,6 @@
 use crate::model::json::Value;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -108,7 +107,7 @@ pub struct Object {
     /// `metadata.labels`.
     pub labels: Labels,
     /// `metadata.annotations`, without `kubectl.kubernetes.io/last-applied-configuration`.
-    pub annotations: BTreeMap<String, String>,
+    pub annotations: Labels,
     /// `metadata.creationTimestamp`.
     pub created: Option<Timestamp>,
     /// `metadata.deletionTimestamp`: set while it is going away.

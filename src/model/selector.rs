@@ -1,12 +1,9 @@
 //! Label selectors, with the meaning that the API server gives them.
 
 use crate::model::json::Value;
-use std::collections::BTreeMap;
 
 use super::fields::Fields;
-
-/// Labels of an object.
-pub type Labels = BTreeMap<String, String>;
+pub use super::labels::Labels;
 
 /// One `matchExpressions` entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,9 +76,11 @@ impl Selector {
     pub fn matches(&self, labels: &Labels) -> bool {
         self.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value))
             && self.expressions.iter().all(|requirement| match requirement {
-                Requirement::In(key, values) => labels.get(key).is_some_and(|value| values.contains(value)),
+                Requirement::In(key, values) => {
+                    labels.get(key).is_some_and(|value| values.iter().any(|own| own == value))
+                }
                 Requirement::NotIn(key, values) => {
-                    labels.get(key).is_none_or(|value| !values.contains(value))
+                    labels.get(key).is_none_or(|value| values.iter().all(|own| own != value))
                 }
                 Requirement::Exists(key) => labels.contains_key(key),
                 Requirement::DoesNotExist(key) => !labels.contains_key(key),

@@ -74,7 +74,7 @@ pub fn read(body: &Value, fallback: &str) -> Vec<Series> {
     let data = body.at("data").unwrap_or(body);
     let mut out = vec![];
     for entry in data.list("result") {
-        let mut labels = entry.text_map("metric");
+        let mut labels: BTreeMap<String, String> = entry.text_map("metric").into();
         let name = labels.remove("__name__").unwrap_or_else(|| fallback.to_owned());
         let single = entry.at("value").map(std::slice::from_ref).unwrap_or_default();
         out.extend(native(entry, &name, &labels));

@@ -2,7 +2,6 @@
 
 use crate::model::json::Value;
 use jiff::Timestamp;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::fields::Fields;
@@ -50,7 +49,7 @@ pub struct PodTemplate {
     /// Labels of the pods.
     pub labels: Labels,
     /// Annotations of the pods.
-    pub annotations: BTreeMap<String, String>,
+    pub annotations: Labels,
     /// All containers: init containers first, in order.
     pub containers: Vec<Container>,
     /// `spec.serviceAccountName`; `default` where it is absent.

@@ -25,7 +25,7 @@ pub(super) fn analyze(context: &Context<'_>, out: &mut Messages) {
     for kind in [NAMESPACE, SERVICE, POD, DEPLOYMENT] {
         for object in context.all(kind) {
             for (name, value) in &object.annotations {
-                if is_istios(name) && !OWN.contains(&name.as_str()) {
+                if is_istios(name) && !OWN.contains(&name) {
                     check(object, name, value, out);
                 }
             }

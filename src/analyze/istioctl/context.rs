@@ -96,9 +96,7 @@ impl<'a> Context<'a> {
     pub(super) fn pods_with(&self, labels: &Labels) -> Vec<&'a Object> {
         let rarest = labels
             .iter()
-            .map(|(key, value)| {
-                self.by_label.get(&(key.as_str(), value.as_str())).map_or(&[][..], Vec::as_slice)
-            })
+            .map(|(key, value)| self.by_label.get(&(key, value)).map_or(&[][..], Vec::as_slice))
             .min_by_key(|places| places.len());
         match rarest {
             None => self.pods.clone(),
@@ -119,7 +117,7 @@ impl<'a> Context<'a> {
     fn in_mesh<'v>(
         &self,
         namespace: &str,
-        (labels, annotations): (&Labels, &BTreeMap<String, String>),
+        (labels, annotations): (&Labels, &Labels),
         mut containers: impl Iterator<Item = &'v Value>,
     ) -> bool {
         let first = containers.find(|container| container.text("name") == Some(PROXY));

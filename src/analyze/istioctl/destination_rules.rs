@@ -78,7 +78,7 @@ pub(super) fn subsets(context: &Context<'_>, out: &mut Messages) {
 fn places<'a>(context: &Context<'a>) -> BTreeMap<&'a str, Labels> {
     let of_node = |node: &'a Object| {
         // A zone counts in a region, and a subzone in a zone: each ends at the first that is empty.
-        let label = |key: &str| node.labels.get(key).filter(|value| !value.is_empty()).cloned();
+        let label = |key: &str| node.labels.get(key).filter(|value| !value.is_empty()).map(str::to_owned);
         let mut labels = Labels::new();
         let (region, zone) = (label(REGION), label(ZONE));
         labels.extend(region.map(|value| (REGION.to_owned(), value)));
@@ -93,11 +93,7 @@ fn places<'a>(context: &Context<'a>) -> BTreeMap<&'a str, Labels> {
 
 fn selects(context: &Context<'_>, places: &BTreeMap<&str, Labels>, wanted: &Labels) -> bool {
     let of_place = [REGION, ZONE, SUBZONE, HOST_NAME];
-    let own: Labels = wanted
-        .iter()
-        .filter(|(key, _)| !of_place.contains(&key.as_str()))
-        .map(|(k, v)| (k.clone(), v.clone()))
-        .collect();
+    let own: Labels = wanted.iter().filter(|(key, _)| !of_place.contains(key)).collect();
     if own.len() == wanted.len() {
         return !context.pods_with(wanted).is_empty();
     }

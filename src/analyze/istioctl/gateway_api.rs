@@ -26,7 +26,7 @@ pub(super) fn selectors(context: &Context<'_>, out: &mut Messages) {
             let selector = policy.body.text_map("spec.selector.matchLabels");
             for pod in pods.get(policy.namespace()).into_iter().flatten() {
                 if covers(&selector, &pod.labels) {
-                    let gateway = pod.labels.get(GATEWAY_NAME).map_or("", String::as_str);
+                    let gateway = pod.labels.get(GATEWAY_NAME).unwrap_or("");
                     let text = format!(
                         "the selector does nothing for pods of Gateway {gateway}: name it in targetRefs"
                     );

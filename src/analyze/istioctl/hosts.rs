@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::model::fields::Fields;
 use crate::model::object::Object;
+use crate::model::selector::Labels;
 
 use super::context::{Context, SERVICE, SERVICE_ENTRY};
 
@@ -72,11 +73,11 @@ pub(super) struct Destination<'a> {
 
 impl Destination<'_> {
     /// The labels that a ServiceEntry itself selects its pods with. Selectors of Services are not looked at.
-    pub(super) fn workload_labels(&self) -> BTreeMap<String, String> {
+    pub(super) fn workload_labels(&self) -> Labels {
         if self.object.reference.kind == "ServiceEntry" {
             self.object.body.text_map("spec.workloadSelector.labels")
         } else {
-            BTreeMap::new()
+            Labels::new()
         }
     }
 }

@@ -29,7 +29,7 @@ pub(super) fn analyze(context: &Context<'_>, out: &mut Messages) {
     // What one revision's injector says stays in force for namespaces whose own injector was not seen.
     let mut by_default = false;
     for namespace in context.all(NAMESPACE).filter(|namespace| namespace.name() != "istio-system") {
-        let label = |name: &str| namespace.labels.get(name).map(String::as_str);
+        let label = |name: &str| namespace.labels.get(name);
         let (injection, revision) = (label(INJECTION), label(REVISION));
         let mut labels: Vec<String> =
             injection.map(|value| format!("{INJECTION}={value}")).into_iter().collect();

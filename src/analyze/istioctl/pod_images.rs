@@ -24,7 +24,7 @@ pub(super) fn versions(context: &Context<'_>, out: &mut Messages) {
     }
     let types = ImageTypes::read(context);
     for namespace in context.all(NAMESPACE) {
-        let revision = namespace.labels.get("istio.io/rev").map(String::as_str);
+        let revision = namespace.labels.get("istio.io/rev");
         let enabled = namespace.labels.get("istio-injection").is_some_and(|value| value == "enabled");
         let Some(revision) = revision.or(enabled.then_some("default")) else { continue };
         let Some(image) = images.get(injector_of(revision).as_str()) else { continue };

@@ -32,7 +32,7 @@ const PROTOCOLS: &[&str] = &[
 pub(super) fn analyze(context: &Context<'_>, out: &mut Messages) {
     for service in context.all(SERVICE).filter(|service| !is_control_plane(service)) {
         let managed = service.labels.get("gateway.istio.io/managed");
-        if managed.is_some_and(|controller| CONTROLLERS.contains(&controller.as_str())) {
+        if managed.is_some_and(|controller| CONTROLLERS.contains(&controller)) {
             continue;
         }
         let external = service.body.text("spec.type") == Some("ExternalName");

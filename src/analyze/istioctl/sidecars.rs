@@ -62,7 +62,7 @@ fn names(sidecars: &[&Object]) -> String {
 
 /// Whether the pods of a namespace with these labels go through their node's proxy. A label for sidecars wins.
 fn is_ambient(labels: &Labels) -> bool {
-    let label = |name: &str| labels.get(name).map(String::as_str).unwrap_or_default();
+    let label = |name: &str| labels.get(name).unwrap_or_default();
     label("istio-injection") != "enabled"
         && label("istio.io/rev").is_empty()
         && label("istio.io/dataplane-mode") == "ambient"

@@ -21,10 +21,11 @@ pub(super) fn selects(hook: &Value, namespace: &Labels, pod: &Labels) -> bool {
 
 /// The revisions that a configuration speaks of.
 fn revisions(configuration: &Object) -> BTreeSet<String> {
-    let mut out: BTreeSet<String> = configuration.labels.get(REVISION).cloned().into_iter().collect();
+    let mut out: BTreeSet<String> =
+        configuration.labels.get(REVISION).map(str::to_owned).into_iter().collect();
     for hook in configuration.body.list("webhooks") {
         for selector in ["namespaceSelector", "objectSelector"].iter().filter_map(|field| hook.at(field)) {
-            out.extend(selector.text_map("matchLabels").remove(REVISION));
+            out.extend(selector.text_map("matchLabels").remove(REVISION).map(String::from));
             let expressions = selector.list("matchExpressions").iter();
             let of_revision = expressions.filter(|expression| expression.text("key") == Some(REVISION));
             out.extend(of_revision.flat_map(|expression| expression.texts("values")));
@@ -35,11 +36,7 @@ fn revisions(configuration: &Object) -> BTreeSet<String> {
 
 /// The labels worth trying: nothing, on and off, alone and with each revision.
 fn samples(label: &str, on: &str, off: &str, revisions: &BTreeSet<String>) -> Vec<Labels> {
-    let base = [
-        Labels::new(),
-        Labels::from([(label.into(), on.into())]),
-        Labels::from([(label.into(), off.into())]),
-    ];
+    let base = [Labels::new(), Labels::from([(label, on)]), Labels::from([(label, off)])];
     let with_revision = revisions.iter().flat_map(|revision| {
         base.iter().cloned().map(move |mut labels| {
             labels.insert(REVISION.to_owned(), revision.clone());

@@ -11,6 +11,7 @@ use crate::analyze::twin::ask::Origin;
 use crate::model::fields::Fields;
 use crate::model::mesh::istio::service_of_host;
 use crate::model::object::{Object, ObjectRef};
+use crate::model::selector::Labels;
 use crate::model::snapshot::Snapshot;
 
 /// What is at stake in the trials of one finding's remedies.
@@ -95,7 +96,7 @@ fn with_servers(snapshot: &Snapshot, near: Near) -> BTreeSet<String> {
     let gateways = snapshot.istio.gateways.iter().filter(|gateway| out.contains(gateway.object.namespace()));
     let selectors: BTreeSet<_> =
         gateways.map(|gateway| &gateway.selector).filter(|s| !s.is_empty()).collect();
-    let serves = |labels: &std::collections::BTreeMap<String, String>| {
+    let serves = |labels: &Labels| {
         selectors.iter().any(|selector| selector.iter().all(|(key, value)| labels.get(key) == Some(value)))
     };
     let pods = snapshot.pods.iter().filter(|pod| serves(&pod.object.labels)).map(|pod| &pod.object);

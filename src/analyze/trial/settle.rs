@@ -105,7 +105,7 @@ fn relabelled(old: &Value, new: &Value, pods: &[&Pod]) -> Option<Vec<Object>> {
         let mut body = Value::clone(&pod.object.body);
         for (key, before, after) in [("labels", &before, &after), ("annotations", &notes.0, &notes.1)] {
             let mut own = body.text_map(&format!("metadata.{key}"));
-            own.retain(|name, _| !before.contains_key(name));
+            before.keys().for_each(|name| drop(own.remove(name)));
             own.extend(after.clone());
             *body.pointer_mut("/metadata")?.as_object_mut()?.entry(key).or_insert(Value::Null) = json!(own);
         }

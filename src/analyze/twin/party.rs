@@ -112,7 +112,7 @@ pub fn injected(snapshot: &Snapshot, namespace: &str, template: &PodTemplate) ->
         return false;
     }
     let own = template.labels.get("sidecar.istio.io/inject");
-    match own.or_else(|| template.annotations.get("sidecar.istio.io/inject")).map(String::as_str) {
+    match own.or_else(|| template.annotations.get("sidecar.istio.io/inject")) {
         Some("true") => return true,
         Some("false") => return false,
         _ => {}
@@ -120,7 +120,7 @@ pub fn injected(snapshot: &Snapshot, namespace: &str, template: &PodTemplate) ->
     let Some(namespace) = snapshot.object("Namespace", "", namespace) else {
         return template.labels.contains_key("istio.io/rev");
     };
-    match namespace.labels.get("istio-injection").map(String::as_str) {
+    match namespace.labels.get("istio-injection") {
         Some("enabled") => true,
         Some(_) => false,
         None => namespace.labels.contains_key("istio.io/rev") || template.labels.contains_key("istio.io/rev"),

@@ -166,7 +166,7 @@ fn shared(twin: &Twin<'_>, node: ProxyNode) -> ProxyNode {
 /// Whether a pod's sidecar leaves what it sends to a port to itself.
 fn bypasses(party: &Party<'_>, port: u16) -> bool {
     let listed = |key: &str| party.template.annotations.get(&format!("traffic.sidecar.istio.io/{key}"));
-    let has = |list: &String| list.split(',').any(|own| own.trim().parse() == Ok(port));
+    let has = |list: &str| list.split(',').any(|own| own.trim().parse() == Ok(port));
     listed("excludeOutboundPorts").is_some_and(has)
 }
 

@@ -4,7 +4,7 @@
 //! goes beyond it, or might (anchors, tags, flow collections, folded texts, numbers but whole ones, tabs, anything that is not ASCII), is left
 //! to the full parser, document by document; so is whatever is wrong, and saying what. The tests hold both against each other.
 
-use crate::model::json::{List, Map, Value};
+use crate::model::json::{List, Map, Text, Value};
 
 /// Levels of nesting read here; the full parser judges what is deeper.
 const MAX_DEPTH: usize = 32;
@@ -26,7 +26,7 @@ pub(super) fn read(text: &str) -> Option<Value> {
         return None;
     }
     let text = text.strip_prefix("---\n").unwrap_or(text);
-    let mut reader = Reader { rest: text, line: None, nodes: 0 };
+    let mut reader = Reader { rest: text, line: None, nodes: 0, entries: vec![], items: vec![] };
     reader.advance();
     let first = reader.line?;
     let value = reader.node(first, 0)?;
@@ -44,7 +44,7 @@ struct Line<'t> {
 
 impl Line<'_> {
     fn is_item(self) -> bool {
-        self.text == "-" || self.text.starts_with("- ")
+        matches!(self.text.as_bytes(), [b'-'] | [b'-', b' ', ..])
     }
 }
 
@@ -54,6 +54,10 @@ struct Reader<'t> {
     /// The line to be read next; `None` at the end.
     line: Option<Line<'t>>,
     nodes: usize,
+    /// The entries of the maps and the items of the lists that are being read, the inner ones behind the outer ones: how long each will be is
+    /// known once it ends.
+    entries: Vec<(Text, Value)>,
+    items: Vec<Value>,
 }
 
 impl<'t> Reader<'t> {
@@ -65,7 +69,7 @@ impl<'t> Reader<'t> {
             let line = self.rest.get(..end).unwrap_or_default();
             self.rest = self.rest.get(end + 1..).unwrap_or_default();
             let text = line.trim_start_matches(' ');
-            if !text.is_empty() && !text.starts_with('#') {
+            if !matches!(text.as_bytes(), [] | [b'#', ..]) {
                 let indent = line.len() - text.len();
                 self.line = Some(Line { indent, text: text.trim_end_matches(' ') });
                 return;
@@ -90,22 +94,22 @@ impl<'t> Reader<'t> {
     }
 
     fn map(&mut self, indent: usize, depth: usize) -> Option<Value> {
-        let mut map = Map::new();
+        let from = self.entries.len();
         while let Some(line) = self.line.filter(|line| line.indent == indent && !line.is_item()) {
             let (key, rest) = pair(line.text)?;
             let value = self.behind(rest, indent, depth, true)?;
-            map.insert(key, value);
+            self.entries.push((key, value));
         }
-        Some(Value::Object(map))
+        Some(Value::Object(self.entries.drain(from..).collect()))
     }
 
     fn list(&mut self, indent: usize, depth: usize) -> Option<Value> {
-        let mut list = vec![];
+        let from = self.items.len();
         while let Some(line) = self.line.filter(|line| line.indent == indent && line.is_item()) {
             let rest = line.text.strip_prefix('-')?;
             let text = rest.trim_start_matches(' ');
             let inside = Line { indent: indent + line.text.len() - text.len(), text };
-            list.push(if !text.is_empty() && (inside.is_item() || is_pair(text)) {
+            let item = if !text.is_empty() && (inside.is_item() || is_pair(text)) {
                 self.line = Some(inside);
                 let value = self.node(inside, depth + 1)?;
                 // What stands deeper than the list and is none of its item's would be an error.
@@ -115,11 +119,10 @@ impl<'t> Reader<'t> {
                 value
             } else {
                 self.behind(text, indent, depth, false)?
-            });
+            };
+            self.items.push(item);
         }
-        // Most lists are short, and room for more would stay empty in all of them.
-        list.shrink_to_fit();
-        Some(Value::from(list))
+        Some(Value::Array(self.items.drain(from..).collect()))
     }
 
     /// What stands behind a key or a dash: on the same line, or below it.
@@ -202,18 +205,18 @@ fn is_pair(text: &str) -> bool {
 }
 
 /// A key, and what stands behind its colon.
-fn pair(text: &str) -> Option<(String, &str)> {
+fn pair(text: &str) -> Option<(Text, &str)> {
     let (key, rest) = if text.starts_with(['"', '\'']) {
         let (key, rest) = quoted(text)?;
         let rest = rest.strip_prefix(':').filter(|rest| rest.is_empty() || rest.starts_with(' '))?;
-        (key, rest)
+        (key.into(), rest)
     } else {
         let colon = colon(text)?;
         let key = text.get(..colon)?.trim_end_matches(' ');
         if !key.starts_with(|c: char| c.is_ascii_alphabetic()) || key.contains(" #") || is_word(key) {
             return None;
         }
-        (key.to_owned(), text.get(colon + 1..)?)
+        (key.into(), text.get(colon + 1..)?)
     };
     (text.len() - rest.len() <= MAX_KEY).then(|| (key, rest.trim_start_matches(' ')))
 }
@@ -259,7 +262,7 @@ fn scalar(text: &str) -> Option<Value> {
         }
     }
     let plain = colon(text).is_none() && memchr::memmem::find(text.as_bytes(), b" #").is_none();
-    plain.then(|| Value::from(text.to_owned()))
+    plain.then(|| Value::from(text))
 }
 
 /// A text in quotes that ends on its line, and what stands behind it.

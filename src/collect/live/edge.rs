@@ -229,7 +229,7 @@ mod tests {
         let edge = Some("edge".to_owned());
         let name = "gateway.networking.k8s.io/gateway-name=public".to_owned();
         assert_eq!(found, [(None, "app=edge,tier=1".to_owned()), (None, "istio".to_owned()), (edge, name)]);
-        let labels: Labels = [("app", "edge"), ("tier", "1")].map(|(k, v)| (k.into(), v.into())).into();
+        let labels: Labels = [("app", "edge"), ("tier", "1")].into();
         assert!(carries(&labels, "app=edge,tier=1") && carries(&labels, "app"));
         assert!(!carries(&labels, "istio") && !carries(&labels, "app=edge,tier=2"));
     }

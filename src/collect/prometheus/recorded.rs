@@ -3,6 +3,7 @@
 
 use crate::model::json::{Value, json};
 use futures::future::BoxFuture;
+use std::collections::BTreeMap;
 
 use super::query::Query;
 use super::{Answer, Limits, MetricsError, MetricsSource, Range};
@@ -35,7 +36,7 @@ impl Recorded {
                 continue;
             }
             for series in file.body.list("data.result") {
-                let labels = series.text_map("metric");
+                let labels: BTreeMap<String, String> = series.text_map("metric").into();
                 let name = labels.get("__name__").map_or(file.name.as_str(), String::as_str);
                 let values = within(series, range);
                 if values.is_empty() || !query.selects(name, &labels) {

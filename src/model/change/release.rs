@@ -56,8 +56,8 @@ pub struct Release {
 impl Release {
     /// The release that an object belongs to. A tool that works through another one comes first.
     pub fn of(object: &Object) -> Option<Release> {
-        let label = |key: &str| object.labels.get(key).cloned().unwrap_or_default();
-        let annotation = |key: &str| object.annotations.get(key).cloned().unwrap_or_default();
+        let label = |key: &str| object.labels.get(key).map(str::to_owned).unwrap_or_default();
+        let annotation = |key: &str| object.annotations.get(key).map(str::to_owned).unwrap_or_default();
         let chart = label("helm.sh/chart");
         let release = |tool, name: String, namespace: String, version: &str| {
             (!name.is_empty()).then(|| Release { tool, name, namespace, version: version.to_owned() })

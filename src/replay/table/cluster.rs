@@ -97,7 +97,8 @@ pub(super) const NODES: Printer = Printer {
             let text = object.string(&format!("status.nodeInfo.{field}"));
             json!(if text.is_empty() { "<unknown>".to_owned() } else { text })
         };
-        let roles = object.text_map("metadata.labels").into_keys().filter_map(|key| {
+        let labels = object.text_map("metadata.labels");
+        let roles = labels.keys().filter_map(|key| {
             key.strip_prefix("node-role.kubernetes.io/").filter(|role| !role.is_empty()).map(str::to_owned)
         });
         vec![

@@ -326,7 +326,8 @@ fn selector(object: &Value, path: &str) -> Value {
 
 /// Plain labels as text, or `<none>`.
 fn labels(object: &Value, path: &str) -> Value {
-    let parts = object.text_map(path).into_iter().map(|(key, value)| format!("{key}={value}"));
+    let labels = object.text_map(path);
+    let parts = labels.iter().map(|(key, value)| format!("{key}={value}"));
     or_none(&parts.collect::<Vec<_>>().join(","))
 }
 

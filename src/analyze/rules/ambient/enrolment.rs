@@ -34,7 +34,7 @@ pub fn is_ambient(snapshot: &Snapshot, namespace: &str, template: &PodTemplate) 
 
 /// Whether labels ask for ambient mode, whatever else the pods have.
 pub fn is_labelled(snapshot: &Snapshot, namespace: &str, labels: &Labels) -> bool {
-    match labels.get(MODE).map(String::as_str) {
+    match labels.get(MODE) {
         Some(mode) => mode == "ambient",
         None => namespace_is_ambient(snapshot, namespace),
     }
@@ -64,8 +64,8 @@ pub fn waypoint(snapshot: &Snapshot, object: &Object) -> Option<(String, String)
     let space = snapshot.object("Namespace", "", object.namespace());
     let asked = |labels: &Labels| {
         let name = labels.get(WAYPOINT)?;
-        let namespace = labels.get(WAYPOINT_NAMESPACE).map_or(object.namespace(), String::as_str);
-        Some((namespace.to_owned(), name.clone()))
+        let namespace = labels.get(WAYPOINT_NAMESPACE).unwrap_or(object.namespace());
+        Some((namespace.to_owned(), name.to_owned()))
     };
     let found = asked(&object.labels).or_else(|| space.and_then(|space| asked(&space.labels)));
     found.filter(|(_, name)| name != "none")
@@ -75,7 +75,7 @@ pub fn waypoint(snapshot: &Snapshot, object: &Object) -> Option<(String, String)
 pub fn offered<'a>(snapshot: &'a Snapshot, namespace: &str) -> Option<&'a Gateway> {
     let all = snapshot.gateway_api.gateways.iter();
     all.filter(|g| g.object.namespace() == namespace && g.class == WAYPOINT_CLASS).find(|g| {
-        let kind = g.object.labels.get("istio.io/waypoint-for").map(String::as_str);
+        let kind = g.object.labels.get("istio.io/waypoint-for");
         matches!(kind, None | Some("service" | "all"))
     })
 }

@@ -56,7 +56,7 @@ impl Check for WaypointWithoutAmbient {
         };
         let inside: BTreeSet<&str> =
             snapshot.workloads.iter().filter(|w| within(w)).map(|w| w.object.namespace()).collect();
-        let asks = |value: Option<&String>| value.is_some_and(|name| name != "none");
+        let asks = |value: Option<&str>| value.is_some_and(|name| name != "none");
         let of_workloads = snapshot.workloads.iter().filter(own).filter(|workload| {
             let namespace = workload.object.namespace();
             asks(workload.template.labels.get(WAYPOINT))

@@ -171,7 +171,7 @@ fn governed(snapshot: &Snapshot, caller: &ObjectRef) -> Option<String> {
                 .and_then(|v| v.as_object())
                 .into_iter()
                 .flatten()
-                .all(|(k, v)| labels.get(k.as_str()).map(String::as_str) == v.as_str())
+                .all(|(k, v)| labels.get(k.as_str()) == v.as_str())
     });
     policy.map(|policy| policy.object.reference.to_string())
 }

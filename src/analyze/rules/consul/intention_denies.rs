@@ -137,7 +137,7 @@ impl Check for IntentionDenies {
 fn connect_name(snapshot: &Snapshot, workload: &ObjectRef) -> String {
     let template = snapshot.workload(workload).map(|w| &w.template);
     let annotated = template.and_then(|t| t.annotations.get("consul.hashicorp.com/connect-service"));
-    annotated.cloned().unwrap_or_else(|| workload.name.clone())
+    annotated.map(str::to_owned).unwrap_or_else(|| workload.name.clone())
 }
 
 /// What the intentions say of a caller; `None` where they let it in.

@@ -40,12 +40,12 @@ pub fn name_server(snapshot: &Snapshot) -> Option<NameServer<'_>> {
     let workload = snapshot.workloads.iter().find(|w| {
         w.object.namespace() == NAMESPACE
             && w.object.owners.is_empty()
-            && is_server(|key| w.template.labels.get(key).cloned())
+            && is_server(|key| w.template.labels.get(key).map(str::to_owned))
     });
     let service = snapshot.services.iter().find(|s| {
         s.object.namespace() == NAMESPACE
-            && (is_server(|key| s.object.labels.get(key).cloned())
-                || is_server(|key| s.selector.get(key).cloned()))
+            && (is_server(|key| s.object.labels.get(key).map(str::to_owned))
+                || is_server(|key| s.selector.get(key).map(str::to_owned)))
             && s.ports.iter().any(|port| port.number == 53)
     });
     let pods: Vec<&Pod> = snapshot
@@ -54,7 +54,7 @@ pub fn name_server(snapshot: &Snapshot) -> Option<NameServer<'_>> {
         .filter(|pod| {
             pod.object.namespace() == NAMESPACE
                 && !pod.ended()
-                && is_server(|key| pod.object.labels.get(key).cloned())
+                && is_server(|key| pod.object.labels.get(key).map(str::to_owned))
         })
         .collect();
     (workload.is_some() || service.is_some() || !pods.is_empty()).then_some(NameServer {

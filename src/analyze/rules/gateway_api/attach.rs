@@ -248,7 +248,9 @@ pub fn namespace_allowed(snapshot: &Snapshot, listener: &Listener<'_>, namespace
 /// The labels of a namespace with the one that the API server adds; `None` where its object was not read.
 pub fn namespace_labels(snapshot: &Snapshot, namespace: &str) -> Option<Labels> {
     let mut labels = snapshot.object("Namespace", "", namespace)?.labels.clone();
-    labels.entry("kubernetes.io/metadata.name".to_owned()).or_insert_with(|| namespace.to_owned());
+    if !labels.contains_key("kubernetes.io/metadata.name") {
+        labels.insert("kubernetes.io/metadata.name", namespace);
+    }
     Some(labels)
 }
 

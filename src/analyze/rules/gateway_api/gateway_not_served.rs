@@ -230,7 +230,7 @@ fn programmed(gateway: &Gateway) -> bool {
 fn generated(gateway: &Gateway) -> String {
     let name = gateway.object.name();
     match gateway.object.annotations.get("gateway.istio.io/name-override") {
-        Some(other) => other.clone(),
+        Some(other) => other.to_owned(),
         None if gateway.class == "istio" => format!("{name}-istio"),
         None if classes::ISTIO_CLASSES.contains(&gateway.class.as_str()) => name.to_owned(),
         None => format!("{name}-{}", gateway.class),

@@ -206,11 +206,11 @@ fn reselect(gateway: &Gateway, near: Option<&Labels>) -> Option<Remedy> {
     let operations = match (before, near) {
         (Some(before), _) => json!([{"op": "replace", "path": "/spec/selector", "value": before}]),
         (None, Some(labels)) => {
-            let wrong: Vec<_> = gateway.selector.iter().filter(|(k, v)| labels.get(*k) != Some(*v)).collect();
+            let wrong: Vec<_> = gateway.selector.iter().filter(|(k, v)| labels.get(k) != Some(*v)).collect();
             let steps: Option<Vec<_>> = wrong
                 .iter()
                 .map(|(key, _)| {
-                    let value = labels.get(*key)?;
+                    let value = labels.get(key)?;
                     Some(json!({"op": "replace", "path": format!("/spec/selector/{}", pointer_segment(key)), "value": value}))
                 })
                 .collect();

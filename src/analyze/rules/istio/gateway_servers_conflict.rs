@@ -11,6 +11,7 @@ use crate::analyze::traffic::text;
 use crate::model::fields::Fields;
 use crate::model::json::json;
 use crate::model::mesh::istio::{Gateway, GatewayServer};
+use crate::model::selector::Labels;
 use crate::model::snapshot::Snapshot;
 
 crate::rule! {
@@ -59,7 +60,7 @@ impl Check for GatewayServersConflict {
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
         type Server<'a> = (&'a Gateway, &'a GatewayServer);
         /// What two servers clash on: the selector of their Gateways, and the port.
-        type Place<'a> = (Vec<(&'a String, &'a String)>, i64);
+        type Place<'a> = (&'a Labels, i64);
         let mut by_port: BTreeMap<Place<'a>, Vec<Server<'a>>> = BTreeMap::new();
         for gateway in snapshot
             .istio
@@ -68,8 +69,7 @@ impl Check for GatewayServersConflict {
             .filter(|g| configured(g.object.namespace()) && !g.selector.is_empty())
         {
             for server in &gateway.servers {
-                let selector: Vec<_> = gateway.selector.iter().collect();
-                by_port.entry((selector, server.port)).or_default().push((gateway, server));
+                by_port.entry((&gateway.selector, server.port)).or_default().push((gateway, server));
             }
         }
         let mut out = vec![];

@@ -331,7 +331,7 @@ fn idle_first(fact: &Fact<'_>) -> Remedy {
         .template
         .labels
         .iter()
-        .filter(|(key, _)| *key == "app" || key.as_str() == "app.kubernetes.io/name")
+        .filter(|(key, _)| *key == "app" || *key == "app.kubernetes.io/name")
         .map(|(key, value)| format!("{}: {}", text::plain(key, 63), text::plain(value, 63)))
         .collect();
     let r = fact.workload.reference();

@@ -162,7 +162,7 @@ fn covers(pattern: &str, home: &str) -> bool {
 fn locality(snapshot: &Snapshot, node: &str) -> Option<String> {
     let labels = &snapshot.object("Node", "", node)?.labels;
     let region = labels.get("topology.kubernetes.io/region")?;
-    Some(format!("{region}/{}", labels.get("topology.kubernetes.io/zone").map_or("", String::as_str)))
+    Some(format!("{region}/{}", labels.get("topology.kubernetes.io/zone").unwrap_or("")))
 }
 
 /// Where the ready pods of a Service run; `None` where one of them cannot be placed.

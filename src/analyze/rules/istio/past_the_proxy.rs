@@ -92,7 +92,7 @@ pub fn outbound<'a>(template: &'a PodTemplate, addresses: &[String], port: i64) 
 }
 
 fn value<'a>(template: &'a PodTemplate, annotation: &str) -> Option<&'a str> {
-    template.annotations.get(annotation).map(String::as_str)
+    template.annotations.get(annotation)
 }
 
 fn entries(list: &str) -> impl Iterator<Item = &str> {

@@ -142,7 +142,7 @@ fn mib(bytes: f64) -> String {
 /// Twice the limit, and never less than [`LEAST_MIB`]. A request above the limit would be refused, so it stays below.
 fn raise(fact: &Fact<'_>) -> Option<Remedy> {
     let annotations = &fact.workload.template.annotations;
-    let now = annotations.get(ANNOTATION).and_then(|text| quantity(text)).or(fact.limit).unwrap_or(0.0);
+    let now = annotations.get(ANNOTATION).and_then(quantity).or(fact.limit).unwrap_or(0.0);
     let raised = (now * 2.0 / 1_048_576.0).max(LEAST_MIB).ceil();
     let value = format!("{raised}Mi");
     let summary =

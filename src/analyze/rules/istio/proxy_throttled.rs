@@ -177,7 +177,7 @@ fn written(cores: f64) -> String {
 fn raise(fact: &Fact<'_>) -> Option<Remedy> {
     let (held, all, _) = fact.worst;
     let set = annotation(&fact.container).and_then(|key| fact.workload.template.annotations.get(key));
-    let now = set.and_then(|value| quantity(value)).or(fact.limit)?;
+    let now = set.and_then(quantity).or(fact.limit)?;
     let next = (now * ROOM / (1.0 - held / all).max(0.2)).max(LEAST);
     let next = written((next * 10.0).ceil() / 10.0);
     let summary = format!(

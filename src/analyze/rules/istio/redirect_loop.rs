@@ -140,7 +140,7 @@ fn decrypted(service: &Service, plain: i64) -> bool {
     let same = service.ports.iter().any(|port| {
         port.number != 443 && (port.number == plain || port.number == 80) && port.target == secure.target
     });
-    let annotation = |name: &str| service.object.annotations.get(name).map(String::as_str);
+    let annotation = |name: &str| service.object.annotations.get(name);
     let certificate = annotation("service.beta.kubernetes.io/aws-load-balancer-ssl-cert").is_some();
     let backend = annotation("service.beta.kubernetes.io/aws-load-balancer-backend-protocol");
     same || (certificate && backend == Some("http"))

@@ -318,7 +318,7 @@ fn several_clusters(snapshot: &Snapshot) -> bool {
 }
 
 /// The network that is named for this cluster.
-fn network(snapshot: &Snapshot) -> Option<&String> {
+fn network(snapshot: &Snapshot) -> Option<&str> {
     snapshot.object("Namespace", "", &snapshot.istio.root_namespace)?.labels.get(NETWORK)
 }
 
@@ -327,7 +327,7 @@ fn no_gateway(snapshot: &Snapshot) -> Option<What> {
     let network = network(snapshot).filter(|_| several_clusters(snapshot))?;
     let gateway = snapshot.services.iter().any(|s| s.port(EAST_WEST).is_some());
     if !gateway {
-        return Some(What::NoGateway("no Service has port 15443", network.clone()));
+        return Some(What::NoGateway("no Service has port 15443", network.to_owned()));
     }
     let passes = |body: &Value| body.text("tls.mode") == Some("AUTO_PASSTHROUGH");
     let open = snapshot
@@ -342,7 +342,7 @@ fn no_gateway(snapshot: &Snapshot) -> Option<What> {
         .iter()
         .any(|g| g.object.body.string("spec.gatewayClassName").contains("east-west"));
     (!open && !gateway_api)
-        .then(|| What::NoGateway("no Gateway passes port 15443 on (AUTO_PASSTHROUGH)", network.clone()))
+        .then(|| What::NoGateway("no Gateway passes port 15443 on (AUTO_PASSTHROUGH)", network.to_owned()))
 }
 
 /// The Gateway that passes calls of other clusters on.

@@ -97,7 +97,7 @@ impl Check for RevisionUnknown {
                 .collect::<std::collections::BTreeSet<_>>();
             out.push(Fact {
                 namespace,
-                revision: revision.clone(),
+                revision: revision.to_owned(),
                 known: known(snapshot),
                 bare: bare.into_iter().collect(),
             });
@@ -153,8 +153,9 @@ impl Check for RevisionUnknown {
 /// Revisions and tags that webhooks or control planes carry as a label.
 fn known(snapshot: &Snapshot) -> Vec<String> {
     let hooks = snapshot.objects_of("MutatingWebhookConfiguration");
-    let named =
-        hooks.flat_map(|o| ["istio.io/tag", LABEL].into_iter().filter_map(|key| o.labels.get(key).cloned()));
+    let named = hooks.flat_map(|o| {
+        ["istio.io/tag", LABEL].into_iter().filter_map(|key| o.labels.get(key).map(str::to_owned))
+    });
     let mut out: Vec<String> = named.collect();
     out.sort();
     out.dedup();

@@ -9,6 +9,7 @@ use crate::analyze::rule::{Check, Declared};
 use crate::analyze::rules::seen::{self, Seen};
 use crate::model::network::ServiceName;
 use crate::model::object::ObjectRef;
+use crate::model::selector::Labels;
 use crate::model::snapshot::Snapshot;
 use crate::model::traffic::{EdgeTraffic, Outcome, Reporter};
 use crate::model::workload::PodTemplate;
@@ -209,8 +210,7 @@ fn no_filter_chain(outcome: &Outcome) -> bool {
 }
 
 fn why(template: &PodTemplate) -> Why {
-    let off =
-        |map: &std::collections::BTreeMap<String, String>| map.get(INJECT).is_some_and(|v| v == "false");
+    let off = |map: &Labels| map.get(INJECT).is_some_and(|v| v == "false");
     if off(&template.labels) {
         Why::Label
     } else if off(&template.annotations) && !template.labels.contains_key(INJECT) {

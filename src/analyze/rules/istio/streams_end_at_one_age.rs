@@ -275,7 +275,7 @@ fn limit<'a>(snapshot: &'a Snapshot, fact: &Fact<'_>) -> Option<Limit<'a>> {
     }
     for object in snapshot.objects_of("Service").chain(snapshot.objects_of("Ingress")) {
         for (key, unit) in ANNOTATIONS {
-            let value = object.annotations.get(*key).and_then(|value| value.parse::<f64>().ok());
+            let value = object.annotations.get(key).and_then(|value| value.parse::<f64>().ok());
             let pointer = format!("/metadata/annotations/{}", pointer_segment(key));
             found.extend(value.map(|value| Limit { object, pointer, seconds: value * unit }));
         }

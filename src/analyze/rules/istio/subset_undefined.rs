@@ -262,7 +262,7 @@ fn rename(fact: &Fact<'_>, defined: &BTreeSet<&str>) -> Option<Remedy> {
 fn define(fact: &Fact<'_>, snapshot: &Snapshot) -> Option<Remedy> {
     let (rule, service) = (fact.rules.first()?, fact.service?);
     let key = ["version", "app.kubernetes.io/version"].into_iter().find(|key| {
-        let carries = |labels: &crate::model::selector::Labels| labels.get(*key) == Some(&fact.subset);
+        let carries = |labels: &crate::model::selector::Labels| labels.get(key) == Some(&fact.subset);
         snapshot.pods_behind(service).any(|pod| carries(&pod.template.labels))
             || snapshot.workloads_behind(service).any(|w| carries(&w.template.labels))
     })?;

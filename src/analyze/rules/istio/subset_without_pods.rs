@@ -215,14 +215,14 @@ fn matching_label(fact: &Fact<'_>, snapshot: &Snapshot) -> Option<Remedy> {
         .subset
         .labels
         .iter()
-        .filter(|(k, v)| !ready.iter().any(|pod| pod.template.labels.get(*k) == Some(*v)))
+        .filter(|(k, v)| !ready.iter().any(|pod| pod.template.labels.get(k) == Some(*v)))
         .collect();
     let [(key, _)] = wrong.as_slice() else { return None };
-    let mut values: Vec<&String> = ready.iter().filter_map(|pod| pod.template.labels.get(*key)).collect();
+    let mut values: Vec<&str> = ready.iter().filter_map(|pod| pod.template.labels.get(key)).collect();
     values.sort();
     values.dedup();
-    let claimed = |value: &String| {
-        fact.rule.subsets.iter().any(|s| s.name != fact.subset.name && s.labels.get(*key) == Some(value))
+    let claimed = |value: &str| {
+        fact.rule.subsets.iter().any(|s| s.name != fact.subset.name && s.labels.get(key) == Some(value))
     };
     let free: Vec<_> = values.iter().filter(|value| !claimed(value)).collect();
     let [value] = free.as_slice() else { return None };

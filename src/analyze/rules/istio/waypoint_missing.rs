@@ -64,7 +64,7 @@ impl Check for WaypointMissing {
             else {
                 continue;
             };
-            let namespace = object.labels.get(LABEL_NAMESPACE).map_or(own, String::as_str);
+            let namespace = object.labels.get(LABEL_NAMESPACE).unwrap_or(own);
             let beside =
                 || snapshot.gateway_api.gateways.iter().filter(|g| g.object.namespace() == namespace);
             let found = beside().find(|gateway| gateway.object.name() == name);
@@ -76,7 +76,7 @@ impl Check for WaypointMissing {
                 continue;
             }
             let near = nearest(name, beside().map(|gateway| gateway.object.name())).map(str::to_owned);
-            out.push(Fact { object, name: name.clone(), namespace: namespace.to_owned(), unready, near });
+            out.push(Fact { object, name: name.to_owned(), namespace: namespace.to_owned(), unready, near });
         }
         out
     }

@@ -52,7 +52,7 @@ impl Check for InjectionLabelsContradict {
             .filter(|n| !is_system_namespace(n.name()) && snapshot.in_scope(n.name()));
         asked
             .filter_map(|namespace| {
-                let value = |label: &str| namespace.labels.get(label).map(String::as_str);
+                let value = |label: &str| namespace.labels.get(label);
                 if value(INJECTION).is_some_and(|value| value != "enabled") {
                     return None;
                 }
@@ -72,10 +72,7 @@ impl Check for InjectionLabelsContradict {
             .labels
             .iter()
             .map(|label| {
-                format!(
-                    "{label}={}",
-                    text::plain(fact.namespace.labels.get(*label).map_or("", String::as_str), 40)
-                )
+                format!("{label}={}", text::plain(fact.namespace.labels.get(label).unwrap_or(""), 40))
             })
             .collect();
         // The newer way is the one that somebody added on purpose.

@@ -155,9 +155,11 @@ fn shown(namespace: &Labels, pod: &Labels) -> String {
 fn samples(hooks: &[(&Object, usize, &Value)]) -> Vec<(Labels, Labels)> {
     let mut revisions: BTreeSet<Option<String>> = [None].into();
     for (object, _, hook) in hooks {
-        revisions.extend(object.labels.get(REVISION).cloned().map(Some));
+        revisions.extend(object.labels.get(REVISION).map(str::to_owned).map(Some));
         for selector in ["namespaceSelector", "objectSelector"].iter().filter_map(|field| hook.at(field)) {
-            revisions.extend(selector.text_map("matchLabels").remove(REVISION).map(Some));
+            revisions.extend(
+                selector.text_map("matchLabels").remove(REVISION).map(|revision| Some(revision.into())),
+            );
             let of_revision =
                 selector.list("matchExpressions").iter().filter(|e| e.text("key") == Some(REVISION));
             revisions.extend(of_revision.flat_map(|e| e.texts("values")).map(Some));

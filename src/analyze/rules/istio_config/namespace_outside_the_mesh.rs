@@ -55,7 +55,7 @@ impl Check for NamespaceOutsideTheMesh {
     type Fact<'a> = Fact<'a>;
 
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
-        let labelled = |namespace: &Object| LABELS.iter().any(|label| namespace.labels.contains_key(*label));
+        let labelled = |namespace: &Object| LABELS.iter().any(|label| namespace.labels.contains_key(label));
         let inside: BTreeSet<&str> = snapshot
             .objects_of("Namespace")
             .filter(|namespace| {

@@ -63,7 +63,7 @@ impl Check for ProxyImageDiffers {
             .filter(|n| !is_system_namespace(n.name()) && snapshot.in_scope(n.name()))
         {
             let enabled = namespace.labels.get("istio-injection").is_some_and(|value| value == "enabled");
-            let revision = namespace.labels.get("istio.io/rev").map(String::as_str);
+            let revision = namespace.labels.get("istio.io/rev");
             let Some(revision) = enabled.then_some("default").or(revision) else { continue };
             let injector = match revision {
                 "" | "default" => "istio-sidecar-injector".to_owned(),

@@ -68,7 +68,7 @@ impl Check for SelectorIgnoredByGateway {
                     let labels = carrier.body.at("spec.template.metadata.labels")?;
                     return Some(labels.child(GATEWAY_NAME)?.as_str()?.to_owned());
                 }
-                carrier.labels.get(GATEWAY_NAME).cloned()
+                carrier.labels.get(GATEWAY_NAME).map(str::to_owned)
             };
             let all: Vec<Option<String>> =
                 carriers.selected(object.namespace(), &selector).map(gateway_of).collect();

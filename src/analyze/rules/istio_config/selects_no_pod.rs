@@ -79,8 +79,8 @@ impl Check for SelectsNoPod {
                 }
                 // One label alone keeps the others from matching: what do the pods carry there?
                 let near = selector.iter().find_map(|(key, value)| {
-                    let values = beside.iter().filter_map(|(_, labels)| labels.get(key)).map(String::as_str);
-                    nearest(value, values).map(|near| (key.clone(), near.to_owned()))
+                    let values = beside.iter().filter_map(|(_, labels)| labels.get(key));
+                    nearest(value, values).map(|near| (key.to_owned(), near.to_owned()))
                 });
                 out.push(Fact { object, path, selector, near });
             }

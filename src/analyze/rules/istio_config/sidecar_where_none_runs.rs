@@ -84,7 +84,7 @@ impl Check for SidecarWhereNoneRuns {
 }
 
 fn is_ambient(namespace: &Object) -> bool {
-    let label = |name: &str| namespace.labels.get(name).map_or("", String::as_str);
+    let label = |name: &str| namespace.labels.get(name).unwrap_or("");
     label("istio.io/dataplane-mode") == "ambient"
         && label("istio-injection") != "enabled"
         && label("istio.io/rev").is_empty()

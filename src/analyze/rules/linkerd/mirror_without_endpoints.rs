@@ -65,7 +65,7 @@ impl Check for MirrorWithoutEndpoints {
             else {
                 continue;
             };
-            let entry = clusters.entry(cluster.clone()).or_default();
+            let entry = clusters.entry(cluster.to_owned()).or_default();
             entry.1 += 1;
             // A Service without a selector has endpoints in slices only: where none was read, nothing is known.
             let slices =

@@ -349,11 +349,7 @@ fn restore(fact: &Fact<'_>) -> Option<Remedy> {
 /// A rule for this call.
 fn admit(fact: &Fact<'_>) -> Option<Remedy> {
     let (namespace, labels) = &fact.other;
-    let labels: Labels = labels
-        .iter()
-        .filter(|(k, _)| k.as_str() != "pod-template-hash")
-        .map(|(k, v)| (k.clone(), v.clone()))
-        .collect();
+    let labels: Labels = labels.iter().filter(|(k, _)| *k != "pod-template-hash").collect();
     let ports: &[(i64, &str)] = match fact.callee {
         Callee::Dns => &[(53, "UDP"), (53, "TCP")],
         Callee::Service(_) => &[(fact.port, "TCP")],

@@ -64,8 +64,8 @@ impl Check for PodInvalid {
         let refused = &fact.refused;
         let owner = &refused.owner;
         let annotation = refused.workload.and_then(|workload| {
-            let holds = |(_, value): &(&String, &String)| !fact.value.is_empty() && **value == fact.value;
-            workload.template.annotations.iter().find(holds).map(|(key, _)| key.clone())
+            let holds = |(_, value): &(&str, &str)| !fact.value.is_empty() && *value == fact.value;
+            workload.template.annotations.iter().find(holds).map(|(key, _)| key.to_owned())
         });
         let own = |workload: &crate::model::workload::Workload| {
             let rest = fact.field.strip_prefix("spec.")?;

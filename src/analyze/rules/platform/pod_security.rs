@@ -89,7 +89,7 @@ impl Check for PodSecurityRefuses {
             .related(label.clone())
             .evidences(snapshot.object("Namespace", "", &owner.namespace).and_then(|ns| {
                 let enforced = ns.labels.get("pod-security.kubernetes.io/enforce")?;
-                Some(Evidence::object(&label, enforced.clone()))
+                Some(Evidence::object(&label, enforced))
             }))
             .maybe_remedy(comply(fact))
             .maybe_remedy(weaken(fact, snapshot))

@@ -135,7 +135,7 @@ fn together<'a>(snapshot: &'a Snapshot, nodes: &[&'a Object], workload: &'a Work
         let unwell = nodes.iter().find(|node| node.name() == *name).and_then(|node| unwell(node));
         return (others > 0).then(|| fact(name, ("node", HOST), others, unwell));
     }
-    let zone = |node: &Object| node.labels.get(ZONE).cloned();
+    let zone = |node: &Object| node.labels.get(ZONE).map(str::to_owned);
     let zones: BTreeSet<Option<String>> =
         nodes.iter().filter(|n| used.contains(n.name())).map(|n| zone(n)).collect();
     let (Some(Some(own)), 1) = (zones.first(), zones.len()) else { return None };

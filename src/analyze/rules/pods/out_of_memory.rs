@@ -197,13 +197,13 @@ const MUCH_LESS: f64 = 0.5;
 /// that were measured before the first of these was made.
 fn usual(snapshot: &Snapshot, group: &Group<'_, Case<'_>>) -> Option<f64> {
     let prefix = format!("{}-", group.owner.name);
-    let hashes: Vec<&String> =
+    let hashes: Vec<&str> =
         group.cases.iter().filter_map(|(pod, _)| pod.object.labels.get("pod-template-hash")).collect();
     // A pod's name is that of its owner, the template's hash and five letters: another Deployment may begin alike.
     let other = |pod: &str| {
         let mut parts = pod.strip_prefix(&prefix)?.split('-');
         let (hash, end) = (parts.next()?, parts.next());
-        (parts.next().is_none() && end.is_some() && !hashes.iter().any(|own| *own == hash)).then_some(())
+        (parts.next().is_none() && end.is_some() && !hashes.contains(&hash)).then_some(())
     };
     if hashes.is_empty() {
         return None;

@@ -116,7 +116,7 @@ fn blocked<'a>(snapshot: &'a Snapshot, set: &'a Workload) -> Option<Fact<'a>> {
             && ordinal.is_some_and(|n| n >= partition)
             && since.is_some_and(|at| common::seconds_between(at, snapshot.now) > PATIENCE_SECONDS)
     };
-    let revision = |pod: &'a Pod| pod.object.labels.get("controller-revision-hash").map(String::as_str);
+    let revision = |pod: &'a Pod| pod.object.labels.get("controller-revision-hash");
     snapshot.pods_of(set.reference()).filter(broken).find_map(|pod| {
         let old = revision(pod).filter(|old| *old != new)?;
         Some(Fact { set, pod, old, new })

@@ -209,7 +209,7 @@ fn kept_by_hand(snapshot: &Snapshot, service: &Service) -> bool {
 /// Whether a person wrote a slice, or it stayed when its Service lost the selector.
 fn by_hand(slice: &EndpointSlice) -> bool {
     let labels = &slice.object.labels;
-    let controller = labels.get(MANAGED_BY).map(String::as_str).unwrap_or_default();
+    let controller = labels.get(MANAGED_BY).unwrap_or_default();
     // Controllers name themselves with a domain; people write `staff` or their team.
     let known = matches!(controller, OF_SELECTOR | MIRRORED) || !controller.contains('.');
     known
@@ -288,7 +288,7 @@ fn select(fact: &Fact<'_>) -> Option<Remedy> {
     let meant = fact.meant.as_ref()?;
     let service = fact.service.reference();
     let slice = &fact.slice.object;
-    let controller = slice.labels.get(MANAGED_BY).map(String::as_str);
+    let controller = slice.labels.get(MANAGED_BY);
     let written = !matches!(controller, Some(OF_SELECTOR | MIRRORED));
     let operation = json!([{"op": "add", "path": "/spec/selector", "value": meant.labels}]);
     let also = if written { format!(", and delete {}", slice.reference) } else { String::new() };

@@ -71,9 +71,9 @@ pub fn meant<'a>(snapshot: &'a Snapshot, service: &Service) -> Option<Meant<'a>>
     let shared = service.object.labels.iter().filter(|(key, value)| {
         !is_common(key)
             && !of_a_version(key)
-            && beside.iter().any(|w| w.template.labels.get(*key) == Some(*value))
+            && beside.iter().any(|w| w.template.labels.get(key) == Some(*value))
     });
-    let shared: Labels = shared.map(|(key, value)| (key.clone(), value.clone())).collect();
+    let shared: Labels = shared.collect();
     with(shared, "the Service itself carries the same labels").or_else(|| {
         let name = service.object.name();
         let one = |key: &&str| Labels::from([((*key).to_owned(), name.to_owned())]);

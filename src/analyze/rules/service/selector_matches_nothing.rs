@@ -50,7 +50,7 @@ pub struct Fact<'a> {
     service: &'a Service,
     workload: &'a Workload,
     /// Labels on which they disagree: key, the selector's value, the template's.
-    differ: Vec<(&'a String, &'a String, Option<&'a String>)>,
+    differ: Vec<(&'a str, &'a str, Option<&'a str>)>,
     seen: Seen,
 }
 
@@ -105,7 +105,7 @@ impl Check for SelectorMatchesNothing {
         let has = has.collect::<Vec<_>>().join(", ");
         let relabelled = relabelled(fact, snapshot);
         let selector_ref = service.field("spec.selector");
-        let first_key = fact.differ.first().map(|(key, _, _)| key.as_str()).unwrap_or_default();
+        let first_key = fact.differ.first().map(|(key, _, _)| *key).unwrap_or_default();
         let labels_ref = workload.field(fact.workload.template_path(&format!("metadata.labels.{first_key}")));
         let (subject, related) =
             if relabelled { (labels_ref, selector_ref) } else { (selector_ref, labels_ref) };
@@ -147,7 +147,7 @@ pub(super) fn resembling<'a>(snapshot: &'a Snapshot, service: &'a Service) -> Op
     nearest(service, &beside).map(|(workload, _)| workload)
 }
 
-type Difference<'a> = (&'a String, &'a String, Option<&'a String>);
+type Difference<'a> = (&'a str, &'a str, Option<&'a str>);
 
 /// The workload that the selector probably means: it shares most labels, and at least one that tells workloads apart; with
 /// none shared, the one with all of the selector's keys that has the Service's own name, or values that differ by a letter.
@@ -159,14 +159,14 @@ fn nearest<'a>(service: &'a Service, beside: &[&'a Workload]) -> Option<(&'a Wor
         let differ: Vec<Difference<'a>> = service
             .selector
             .iter()
-            .filter(|(k, v)| theirs.get(*k) != Some(*v))
+            .filter(|(k, v)| theirs.get(k) != Some(*v))
             .map(|(k, v)| (k, v, theirs.get(k)))
             .collect();
         let shared =
-            service.selector.iter().filter(|(k, v)| !is_common(k) && theirs.get(*k) == Some(*v)).count();
+            service.selector.iter().filter(|(k, v)| !is_common(k) && theirs.get(k) == Some(*v)).count();
         let same_name = workload.object.name() == service.object.name();
         let close = differ.iter().all(|(_, wanted, theirs)| {
-            theirs.is_some_and(|theirs| same_name || near::nearest(wanted, [theirs.as_str()]).is_some())
+            theirs.is_some_and(|theirs| same_name || near::nearest(wanted, [theirs]).is_some())
         });
         (shared > 0 || close).then_some(((shared, same_name), *workload, differ))
     });
@@ -219,7 +219,7 @@ fn reselect(fact: &Fact<'_>) -> Option<Remedy> {
 
 /// Let the pods carry what the Service selects; not where the workload's own selector forbids it.
 fn relabel(fact: &Fact<'_>) -> Option<Remedy> {
-    let owned = |key: &String| fact.workload.selector.match_labels.contains_key(key);
+    let owned = |key: &str| fact.workload.selector.match_labels.contains_key(key);
     if fact.differ.iter().any(|(key, _, _)| owned(key)) {
         return None;
     }

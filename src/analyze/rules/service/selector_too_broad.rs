@@ -156,7 +156,7 @@ fn narrow(fact: &Fact<'_>) -> Option<Remedy> {
     let service = fact.service.reference();
     let labels = words(&fact.meant.labels);
     let (operations, summary) = if theirs {
-        let lacking = fact.meant.labels.iter().filter(|(key, value)| selector.get(*key) != Some(*value));
+        let lacking = fact.meant.labels.iter().filter(|(key, value)| selector.get(key) != Some(*value));
         let operations: Vec<_> = lacking
             .map(|(key, value)| json!({"op": "add", "path": format!("/spec/selector/{}", pointer_segment(key)), "value": value}))
             .collect();

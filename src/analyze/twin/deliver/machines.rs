@@ -27,7 +27,7 @@ impl<'a> Leg<'_, 'a, '_> {
         let pod = written.text("address").and_then(|address| snapshot.pod_by_ip(address))?;
         let mapped = written.at("ports").and_then(|ports| ports.get(port_name)).and_then(Value::as_u64);
         let port = mapped.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0);
-        let mode = written.text_map("labels").get("security.istio.io/tlsMode").cloned();
+        let mode = written.text_map("labels").get("security.istio.io/tlsMode").map(str::to_owned);
         let named = written.text("serviceAccount").is_some_and(|name| !name.is_empty());
         let endpoint = Endpoint { party: Party::of_pod(snapshot, pod), port: port.unwrap_or(target) };
         Some(Found { endpoint, meshed: mode.map_or(named, |mode| mode == "istio") })
@@ -47,7 +47,7 @@ impl<'a> Leg<'_, 'a, '_> {
         let wanted: Vec<_> = service.selector.iter().chain(labels).collect();
         for entry in self.twin.snapshot.objects_of("WorkloadEntry") {
             let own = entry.body.text_map("spec.labels");
-            let picked = wanted.iter().all(|(key, value)| own.get(*key) == Some(*value));
+            let picked = wanted.iter().all(|(key, value)| own.get(key) == Some(*value));
             if entry.namespace() != service.object.namespace() || !picked || !answers_probes(entry) {
                 continue;
             }
@@ -103,7 +103,7 @@ impl<'a> Leg<'_, 'a, '_> {
 /// Whether a WorkloadEntry takes requests: one whose health is looked at only once it was found well.
 pub(super) fn answers_probes(entry: &Object) -> bool {
     let probed = entry.annotations.get("proxy.istio.io/health-checks-enabled");
-    if !probed.is_some_and(|word| matches!(word.as_str(), "true" | "True" | "TRUE" | "t" | "T" | "1")) {
+    if !probed.is_some_and(|word| matches!(word, "true" | "True" | "TRUE" | "t" | "T" | "1")) {
         return true;
     }
     let well = |condition: &Value| {

@@ -172,7 +172,7 @@ fn node<'p>(party: &'p Party<'_>) -> Option<&'p str> {
 /// Region, zone and part of it of a party's node; none where the node, or its region, is not known.
 fn place(snapshot: &Snapshot, party: &Party<'_>) -> Option<[String; 3]> {
     let node = snapshot.object("Node", "", node(party)?)?;
-    let place = PLACE.map(|key| node.labels.get(key).cloned().unwrap_or_default());
+    let place = PLACE.map(|key| node.labels.get(key).map(str::to_owned).unwrap_or_default());
     (!place[0].is_empty()).then_some(place)
 }
 
@@ -190,10 +190,10 @@ fn far(here: &[String; 3], there: &[String; 3], turned_to: Option<&str>) -> usiz
 /// What `failoverPriority` compares: a label of the pod, or where its node is; `key=value` stands for its own value.
 fn has<'l>(labels: &'l Labels, place: &'l [String; 3], key: &'l str) -> Option<&'l str> {
     if let Some((name, value)) = key.split_once('=') {
-        return labels.get(name).map(String::as_str).filter(|own| *own == value);
+        return labels.get(name).filter(|own| *own == value);
     }
     let own = PLACE.iter().zip(place).find(|(name, _)| **name == key);
-    own.map(|(_, value)| value.as_str()).or_else(|| labels.get(key).map(String::as_str))
+    own.map(|(_, value)| value.as_str()).or_else(|| labels.get(key))
 }
 
 /// Whether `region/zone/*` covers a place.

@@ -177,8 +177,12 @@ mod tests {
         let mut builder = Builder::new();
         builder.object(json!({"apiVersion": "networking.istio.io/v1alpha3", "kind": "EnvoyFilter", "metadata": {"name": "f", "namespace": "n"},
             "spec": {"configPatches": [patch]}}));
-        let node =
-            ProxyNode { namespace: "n".into(), kind: ProxyType::Sidecar, labels: [].into(), ips: vec![] };
+        let node = ProxyNode {
+            namespace: "n".into(),
+            kind: ProxyType::Sidecar,
+            labels: crate::model::selector::Labels::new(),
+            ips: vec![],
+        };
         changing(&Twin::new(&builder.finish()), &node, Mode::Outbound, port).is_some()
     }
 

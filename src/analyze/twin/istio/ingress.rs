@@ -43,7 +43,7 @@ fn is_ours(snapshot: &Snapshot, ingress: &Object) -> bool {
 }
 
 fn class_of(ingress: &Object) -> Option<&str> {
-    let annotated = ingress.annotations.get("kubernetes.io/ingress.class").map(String::as_str);
+    let annotated = ingress.annotations.get("kubernetes.io/ingress.class");
     annotated.or_else(|| ingress.body.text("spec.ingressClassName"))
 }
 

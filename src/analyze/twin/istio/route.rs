@@ -190,10 +190,10 @@ fn header_ops(body: &Value) -> (HeaderOps, HeaderOps, Option<String>) {
             for (name, value) in body.text_map(&format!("headers.{side}.{list}")) {
                 if name.eq_ignore_ascii_case("host") || name.eq_ignore_ascii_case(":authority") {
                     if side == "request" && (list == "set" || authority.is_none()) {
-                        authority = Some(value);
+                        authority = Some(value.into());
                     }
                 } else if !name.starts_with(':') {
-                    out.push((name, value));
+                    out.push((name.into(), value.into()));
                 }
             }
         }

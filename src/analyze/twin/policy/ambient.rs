@@ -17,7 +17,8 @@ pub fn captured(snapshot: &Snapshot, party: &Party<'_>) -> bool {
     if let Some(word) = party.template.annotations.get("ambient.istio.io/redirection") {
         return word == "enabled";
     }
-    let mode = |labels: &crate::model::selector::Labels| labels.get("istio.io/dataplane-mode").cloned();
+    let mode =
+        |labels: &crate::model::selector::Labels| labels.get("istio.io/dataplane-mode").map(str::to_owned);
     let own = mode(party.labels());
     let namespace = || snapshot.object("Namespace", "", party.namespace()).and_then(|n| mode(&n.labels));
     own.or_else(namespace).as_deref() == Some("ambient")
@@ -30,7 +31,7 @@ pub(super) fn tunnels(snapshot: &Snapshot, party: &Party<'_>) -> bool {
 
 /// The waypoint that is asked for before a pod: its own label's, else its namespace's.
 pub(super) fn waypoint(snapshot: &Snapshot, party: &Party<'_>) -> Option<String> {
-    let of = |labels: &crate::model::selector::Labels| labels.get("istio.io/use-waypoint").cloned();
+    let of = |labels: &crate::model::selector::Labels| labels.get("istio.io/use-waypoint").map(str::to_owned);
     let named = of(party.labels())
         .or_else(|| reading::services(snapshot, party).find_map(|s| of(&s.object.labels)))
         .or_else(|| snapshot.object("Namespace", "", party.namespace()).and_then(|n| of(&n.labels)));

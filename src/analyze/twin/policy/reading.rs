@@ -51,12 +51,11 @@ impl ByNamespace {
             let own = out.0.entry(policy.object.namespace().to_owned()).or_default();
             own.all.push(at);
             // What is attached to a gateway as well reaches its pods whatever they carry.
-            let selects =
-                policy.selector.match_labels.first_key_value().filter(|_| policy.targets.is_empty());
+            let selects = policy.selector.match_labels.iter().next().filter(|_| policy.targets.is_empty());
             let places = match selects {
                 Some((key, value)) => {
-                    let values = own.selecting.entry(key.clone()).or_default();
-                    values.entry(value.clone()).or_default()
+                    let values = own.selecting.entry(key.to_owned()).or_default();
+                    values.entry(value.to_owned()).or_default()
                 }
                 None => &mut own.whole,
             };
@@ -184,7 +183,7 @@ const OWN_PORTS: [u16; 3] = [15020, 15021, 15090];
 pub(super) fn bypasses_sidecar(party: &Party<'_>, port: u16) -> bool {
     let annotations = &party.template.annotations;
     let listed = |key: &str| annotations.get(&format!("traffic.sidecar.istio.io/{key}"));
-    let has = |list: &String| list.split(',').any(|own| own.trim().parse() == Ok(port));
+    let has = |list: &str| list.split(',').any(|own| own.trim().parse() == Ok(port));
     OWN_PORTS.contains(&port)
         || listed("excludeInboundPorts").is_some_and(has)
         || listed("includeInboundPorts").is_some_and(|list| list.trim() != "*" && !has(list))
@@ -223,10 +222,8 @@ fn applying<'a>(root: &str, mut policies: Vec<&'a Policy>, party: &Party<'_>) ->
     let label = |name: &str| party.labels().get(&format!("gateway.networking.k8s.io/{name}"));
     let attached = |policy: &Policy| {
         let (gateway, class) = (label("gateway-name"), label("gateway-class-name"));
-        let same = |target: &Value, kind: &str, name: Option<&String>| {
-            target.text("kind") == Some(kind)
-                && name.is_some()
-                && target.text("name") == name.map(String::as_str)
+        let same = |target: &Value, kind: &str, name: Option<&str>| {
+            target.text("kind") == Some(kind) && name.is_some() && target.text("name") == name
         };
         policy.targets.iter().any(|target| {
             (same(target, "Gateway", gateway) && policy.object.namespace() == party.namespace())

@@ -38,7 +38,7 @@ fn of_service(service: &Service) -> Host<'_> {
         _ if service.headless() => Resolution::Original,
         _ => Resolution::Registry,
     };
-    let export_to = service.object.annotations.get(EXPORT_TO).map(String::as_str).unwrap_or_default();
+    let export_to = service.object.annotations.get(EXPORT_TO).unwrap_or_default();
     Host {
         name: full_host(service.object.name(), service.object.namespace()),
         namespace: service.object.namespace(),

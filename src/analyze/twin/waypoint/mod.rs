@@ -77,8 +77,9 @@ pub fn of_pod<'a>(snapshot: &'a Snapshot, reference: &ObjectRef, labels: &Labels
 
 /// Whether gateways send to a host's waypoint, by its own label or its namespace's.
 pub fn takes_from_gateways(snapshot: &Snapshot, host: &Object) -> bool {
-    let own = host.labels.get(FROM_GATEWAYS).cloned();
-    let space = || snapshot.object("Namespace", "", host.namespace())?.labels.get(FROM_GATEWAYS).cloned();
+    let own = host.labels.get(FROM_GATEWAYS).map(str::to_owned);
+    let space =
+        || snapshot.object("Namespace", "", host.namespace())?.labels.get(FROM_GATEWAYS).map(str::to_owned);
     own.or_else(space).is_some_and(|word| word == "true")
 }
 
@@ -91,11 +92,11 @@ fn of<'a>(snapshot: &'a Snapshot, (own, labels): (&ObjectRef, &Labels), kind: Ki
     else {
         return Binding::None;
     };
-    let name = labels.get(WAYPOINT).map(String::as_str).unwrap_or_default();
+    let name = labels.get(WAYPOINT).unwrap_or_default();
     if name == "none" {
         return Binding::None;
     }
-    let namespace = labels.get(WAYPOINT_NAMESPACE).map_or(own.namespace.as_str(), String::as_str);
+    let namespace = labels.get(WAYPOINT_NAMESPACE).unwrap_or(own.namespace.as_str());
     let by = by.field(format!("metadata.labels[{WAYPOINT}]"));
     let Some(gateway) = attach::gateway(snapshot, namespace, name) else {
         return if attach::knows_namespace(snapshot, namespace) {
@@ -127,7 +128,7 @@ fn refused(snapshot: &Snapshot, gateway: &Gateway, namespace: &str, kind: Kind) 
     }
     let class = snapshot.object("GatewayClass", "", &gateway.class);
     let own = gateway.object.labels.get(TRAFFIC).or_else(|| class?.labels.get(TRAFFIC));
-    let traffic = own.map_or("service", String::as_str);
+    let traffic = own.unwrap_or("service");
     let (takes, what) = match kind {
         Kind::Service => (matches!(traffic, "service" | "all"), "Services"),
         Kind::Workload => (matches!(traffic, "workload" | "all"), "pods' own addresses"),

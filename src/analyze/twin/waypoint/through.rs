@@ -105,8 +105,7 @@ fn template(gateway: &Gateway) -> PodTemplate {
         .into_iter()
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .collect();
-    let account =
-        object.annotations.get("gateway.istio.io/service-account").map_or(object.name(), String::as_str);
+    let account = object.annotations.get("gateway.istio.io/service-account").unwrap_or(object.name());
     PodTemplate { labels, service_account: account.to_owned(), ..PodTemplate::read(&Arc::default()) }
 }
 

@@ -13,8 +13,8 @@ use crate::model::selector::Labels;
 use crate::model::workload::PodTemplate;
 
 /// What of a node selector a node's labels do not satisfy.
-fn unmatched<'a>(selector: &'a Labels, labels: &Labels) -> Vec<(&'a String, &'a String)> {
-    selector.iter().filter(|(k, v)| labels.get(*k) != Some(*v)).collect()
+fn unmatched<'a>(selector: &'a Labels, labels: &Labels) -> Vec<(&'a str, &'a str)> {
+    selector.iter().filter(|(k, v)| labels.get(k) != Some(*v)).collect()
 }
 
 pub(super) fn verdict(template: &PodTemplate, nodes: &[&Object], group: &Group<'_, Case<'_>>) -> Verdict {
@@ -29,13 +29,13 @@ pub(super) fn verdict(template: &PodTemplate, nodes: &[&Object], group: &Group<'
     let mut remedies = vec![];
     // The labels that no node has with this value, and the values that nodes have instead.
     let nowhere: Vec<_> =
-        selector.iter().filter(|(k, v)| !nodes.iter().any(|n| n.labels.get(*k) == Some(*v))).collect();
+        selector.iter().filter(|(k, v)| !nodes.iter().any(|n| n.labels.get(k) == Some(*v))).collect();
     if !nodes.is_empty() && !selector.is_empty() {
         for (key, value) in &nowhere {
-            let mut values: Vec<&String> = nodes.iter().filter_map(|n| n.labels.get(*key)).collect();
+            let mut values: Vec<&str> = nodes.iter().filter_map(|n| n.labels.get(key)).collect();
             values.sort();
             values.dedup();
-            let have = values.iter().take(8).map(|v| v.as_str()).collect::<Vec<_>>().join(", ");
+            let have = values.iter().take(8).copied().collect::<Vec<_>>().join(", ");
             let have = if have.is_empty() {
                 "no node has this label".to_owned()
             } else {
@@ -46,9 +46,7 @@ pub(super) fn verdict(template: &PodTemplate, nodes: &[&Object], group: &Group<'
                 format!("{} Nodes", nodes.len()),
                 format!("label {key}: the pods want {value}, {have}"),
             ));
-            if let (Some(workload), Some(near)) =
-                (group.workload, nearest(value, values.iter().map(|v| v.as_str())))
-            {
+            if let (Some(workload), Some(near)) = (group.workload, nearest(value, values.iter().copied())) {
                 let path = format!("{}/{}", pointer(&group.pod_field("nodeSelector")), pointer_segment(key));
                 remedies.extend(Remedy::patch(
                     &workload.object,
@@ -93,7 +91,7 @@ pub(super) fn verdict(template: &PodTemplate, nodes: &[&Object], group: &Group<'
             unmatched(&selector, &node.labels).iter().map(|(k, v)| quote(&format!("{k}={v}"))).collect();
         let undo: Vec<String> = unmatched(&selector, &node.labels)
             .iter()
-            .map(|(k, _)| match node.labels.get(*k) {
+            .map(|(k, _)| match node.labels.get(k) {
                 Some(old) => quote(&format!("{k}={old}")),
                 None => quote(&format!("{k}-")),
             })

@@ -50,7 +50,7 @@ pub(super) fn elsewhere(
             .collect::<Vec<_>>()
             .join(", ");
         let fits = |node: &&&Object| {
-            wants.iter().all(|(k, v)| node.labels.get(k).is_some_and(|have| v.contains(have)))
+            wants.iter().all(|(k, v)| node.labels.get(k).is_some_and(|have| v.iter().any(|v| v == have)))
         };
         let there: Vec<&str> = nodes.iter().filter(fits).map(|n| n.name()).collect();
         let who = if there.is_empty() {

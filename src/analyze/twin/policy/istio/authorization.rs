@@ -57,7 +57,7 @@ impl Action {
 
 /// Whether a policy only says what it would do.
 pub fn is_dry_run(policy: &Policy) -> bool {
-    let word = policy.object.annotations.get("istio.io/dry-run").map(String::as_str);
+    let word = policy.object.annotations.get("istio.io/dry-run");
     matches!(word, Some("true" | "True" | "TRUE" | "t" | "T" | "1"))
 }
 
