@@ -61,7 +61,7 @@ pub fn resolve<'a>(
         Some(Target::Object(named)) if named.kind == "Service" => {
             let name = ServiceName::new(&named.namespace, &named.name);
             match twin.snapshot.service(&name) {
-                Some(service) => Ok(of_service(twin, service)),
+                Some(service) => Ok(of_service(twin, service, MAX_ALIASES)),
                 None => Err(Unresolved::Unknown(format!("Service {name} is not among what was read"))),
             }
         }
@@ -109,7 +109,7 @@ fn by_name<'a>(
     let last = if absolute { 0 } else { candidates.len() };
     candidates.insert(last, bare.to_owned());
     for candidate in &candidates {
-        if let Some(found) = full_name(twin, candidate) {
+        if let Some(found) = full_name(twin, candidate, MAX_ALIASES) {
             return Ok(found);
         }
         if let Some(entry) =
@@ -143,13 +143,13 @@ fn knows(twin: &Twin<'_>, namespace: &str) -> bool {
 }
 
 /// A full name of the cluster's: a Service's, or a pod's of a headless one.
-fn full_name<'a>(twin: &Twin<'a>, name: &str) -> Option<Resolved<'a>> {
+fn full_name<'a>(twin: &Twin<'a>, name: &str, aliases: usize) -> Option<Resolved<'a>> {
     let bare = name.strip_suffix(&format!(".svc.{CLUSTER_DOMAIN}"))?;
     match bare.split('.').collect::<Vec<_>>().as_slice() {
         [service, namespace] => twin
             .snapshot
             .service(&ServiceName::new(*namespace, *service))
-            .map(|service| of_service(twin, service)),
+            .map(|service| of_service(twin, service, aliases)),
         [pod, service, namespace] => {
             let service =
                 twin.snapshot.service(&ServiceName::new(*namespace, *service)).filter(|s| s.headless())?;
@@ -166,10 +166,16 @@ fn full_name<'a>(twin: &Twin<'a>, name: &str) -> Option<Resolved<'a>> {
     }
 }
 
-fn of_service<'a>(twin: &Twin<'a>, service: &'a Service) -> Resolved<'a> {
+/// Names that lead to names, as far as they are followed: a chain that is longer is a loop.
+const MAX_ALIASES: usize = 8;
+
+/// A Service's own address, or what stands behind the name that it is an alias of.
+fn of_service<'a>(twin: &Twin<'a>, service: &'a Service, aliases: usize) -> Resolved<'a> {
     if service.kind == "ExternalName" {
-        let place = Place::Outside(service.external_name.trim_end_matches('.').to_owned());
-        return Resolved { place, ip: None, by_mesh: false };
+        let name = service.external_name.trim_end_matches('.');
+        let inside = || full_name(twin, &name.to_ascii_lowercase(), aliases - 1);
+        let outside = || Resolved { place: Place::Outside(name.to_owned()), ip: None, by_mesh: false };
+        return (aliases > 0).then(inside).flatten().unwrap_or_else(outside);
     }
     let full = full_host(service.object.name(), service.object.namespace());
     let host = twin.registry.named(&full).find(|host| matches!(host.origin, Origin::Service(_)));

@@ -202,11 +202,8 @@ impl<'a> Registry<'a> {
             if host.is_wildcard() {
                 registry.wildcards.push(at);
             }
-            if let (Resolution::Alias, Origin::Service(service)) = (host.resolution, host.origin) {
-                let names = registry.aliases.entry(service.external_name.to_ascii_lowercase()).or_default();
-                names.push(host.name.clone());
-            }
         }
+        registry.aliases = aliases(&registry.hosts);
         registry
     }
 
@@ -275,4 +272,28 @@ impl<'a> Registry<'a> {
         let at = self.by_address.get(&ip).map_or(&[][..], Vec::as_slice);
         at.iter().filter_map(|at| self.hosts.get(*at)).any(|host| host.allocated == Some(ip))
     }
+}
+
+/// The names of ExternalName Services by the host that each stands for in the end: an alias of an alias stands for what that one does. Those that
+/// lead in a circle stand for nothing, as for the name server.
+fn aliases(hosts: &[Host<'_>]) -> HashMap<String, Vec<String>> {
+    let named = hosts.iter().filter_map(|host| match (host.resolution, host.origin) {
+        (Resolution::Alias, Origin::Service(service)) => {
+            Some((host, service.external_name.to_ascii_lowercase()))
+        }
+        _ => None,
+    });
+    let named: Vec<(&Host<'_>, String)> = named.collect();
+    let next: HashMap<String, &str> =
+        named.iter().map(|(host, name)| (host.name.to_ascii_lowercase(), name.as_str())).collect();
+    let mut out: HashMap<String, Vec<String>> = HashMap::new();
+    for (host, name) in &named {
+        // As many steps as there are aliases pass each of them once; with more they go round.
+        let steps = std::iter::successors(Some(name.as_str()), |name| next.get(*name).copied());
+        let last = steps.take(next.len() + 1).find(|name| !next.contains_key(*name));
+        if let Some(last) = last {
+            out.entry(last.to_owned()).or_default().push(host.name.clone());
+        }
+    }
+    out
 }
