@@ -91,6 +91,33 @@ impl<'a> Leg<'_, 'a, '_> {
         out
     }
 
+    /// The identities that a proxy accepts of whoever stands behind a host: those that the endpoints of its ServiceEntries name, whatever
+    /// their ports, those of the workloads that they select, and `subjectAltNames`.
+    fn identities_of_host(&self, host: &Host<'a>) -> Vec<String> {
+        let snapshot = self.twin.snapshot;
+        let own = self.twin.registry.named(&host.name);
+        let own = own.filter(|other| other.namespace == host.namespace && other.of_entry());
+        let (mut accounts, mut names) = (vec![], vec![]);
+        for body in own.map(|other| &other.object().body) {
+            names.extend(body.texts("spec.subjectAltNames"));
+            accounts
+                .extend(body.list("spec.endpoints").iter().filter_map(|entry| entry.text("serviceAccount")));
+            let Some(selector) = body.at("spec.workloadSelector") else { continue };
+            let wanted = selector.text_map("labels");
+            let carries = |own: &Labels| wanted.iter().all(|(key, value)| own.get(key) == Some(value));
+            let pods = snapshot.pods.iter().filter(|pod| {
+                pod.object.namespace() == host.namespace && !pod.ended() && carries(&pod.template.labels)
+            });
+            accounts.extend(pods.map(|pod| pod.template.service_account.as_str()));
+            let entries = snapshot.objects_of("WorkloadEntry").filter(|entry| {
+                entry.namespace() == host.namespace && carries(&entry.body.text_map("spec.labels"))
+            });
+            accounts.extend(entries.filter_map(|entry| entry.body.text("spec.serviceAccount")));
+        }
+        names.extend(self.identities(host.namespace, accounts.into_iter()));
+        names
+    }
+
     /// The endpoints of a ServiceEntry.
     pub(super) fn entry_share(
         &self,
@@ -128,7 +155,10 @@ impl<'a> Leg<'_, 'a, '_> {
                     .push(Step::by(entry, "WorkloadEntries stand behind it; they are taken to answer"));
                 Share::Taken(backend)
             }
-            _ if !listed.pods.is_empty() => self.found(listed.pods, (tls, backend), answer),
+            _ if !listed.pods.is_empty() => {
+                let accepts = self.identities_of_host(host);
+                self.found((listed.pods, &accepts), (tls, backend), answer)
+            }
             (Some((entry, false)), (_, 0)) => {
                 nobody(answer, format!("no ready pod and no WorkloadEntry backs {entry}"))
             }

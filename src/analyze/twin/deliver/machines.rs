@@ -1,12 +1,13 @@
 //! Endpoints that are written down: of ServiceEntries, and WorkloadEntries beside the pods of a Service.
 
 use crate::model::json::Value;
+use std::collections::BTreeSet;
 
 use super::{Leg, Share};
 use crate::analyze::twin::answer::{Answer, Backend};
 use crate::analyze::twin::endpoints::Endpoint;
 use crate::analyze::twin::party::Party;
-use crate::analyze::twin::policy::ClientTls;
+use crate::analyze::twin::policy::{self, ClientTls};
 use crate::model::fields::Fields;
 use crate::model::network::{Service, ServicePort, TargetPort};
 use crate::model::object::Object;
@@ -69,10 +70,35 @@ impl<'a> Leg<'_, 'a, '_> {
         (pods, machines)
     }
 
-    /// To pods, to some of which no mutual TLS is spoken.
+    /// The identities that a proxy accepts of whoever stands behind a Service with WorkloadEntries: those of its pods, and those that the
+    /// entries name.
+    pub(super) fn identities_of(&self, service: &Service) -> Vec<String> {
+        let snapshot = self.twin.snapshot;
+        let pods = snapshot.pods_behind(service).map(|pod| pod.template.service_account.as_str());
+        let entries = snapshot.objects_of("WorkloadEntry").filter(|entry| {
+            let own = entry.body.text_map("spec.labels");
+            entry.namespace() == service.object.namespace()
+                && service.selector.iter().all(|(key, value)| own.get(key) == Some(value))
+        });
+        let named = entries.filter_map(|entry| entry.body.text("spec.serviceAccount"));
+        self.identities(service.object.namespace(), pods.chain(named))
+    }
+
+    /// Identities of service accounts of a namespace, in order and each once.
+    pub(super) fn identities<'s>(
+        &self,
+        namespace: &str,
+        accounts: impl Iterator<Item = &'s str>,
+    ) -> Vec<String> {
+        let named = accounts.filter(|account| !account.is_empty());
+        let all = named.map(|account| policy::identity(&self.twin.snapshot.istio, namespace, account));
+        all.collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// To pods, to some of which no mutual TLS is spoken; with the identities that the proxy accepts of them.
     pub(super) fn found(
         &self,
-        pods: Vec<Found<'a>>,
+        (pods, accepts): (Vec<Found<'a>>, &[String]),
         (tls, backend): (&ClientTls, Backend),
         answer: &mut Answer,
     ) -> Share {
@@ -81,13 +107,13 @@ impl<'a> Leg<'_, 'a, '_> {
         let list = |all: Vec<Found<'a>>| all.into_iter().map(|found| found.endpoint).collect::<Vec<_>>();
         let (meshed, others) = (list(meshed), list(others));
         if others.is_empty() {
-            return self.admitted(&meshed, (tls, backend), answer);
+            return self.admitted_as(accepts, &meshed, (tls, backend), answer);
         }
         let plain = self.admitted(&others, (&ClientTls::Disable, backend.clone()), answer);
         if meshed.is_empty() {
             return plain;
         }
-        match (self.admitted(&meshed, (tls, backend), answer), plain) {
+        match (self.admitted_as(accepts, &meshed, (tls, backend), answer), plain) {
             (Share::Taken(mut one), Share::Taken(other)) => {
                 one.pods.extend(other.pods);
                 Share::Taken(one)

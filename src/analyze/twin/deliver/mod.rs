@@ -297,7 +297,8 @@ impl Leg<'_, '_, '_> {
             if !more.is_empty() {
                 let pods = if let Behind::Pods(pods) = beside { pods } else { vec![] };
                 let pods = pods.into_iter().map(|endpoint| Found { endpoint, meshed: true });
-                return self.found(pods.chain(more).collect(), (tls, backend), answer);
+                let accepts = self.identities_of(service);
+                return self.found((pods.chain(more).collect(), &accepts), (tls, backend), answer);
             }
         }
         match &beside {
@@ -339,8 +340,14 @@ impl Leg<'_, '_, '_> {
     }
 
     /// Whether the pods take the request; those that do are its backends.
-    fn admitted(
+    fn admitted(&self, pods: &[Endpoint<'_>], how: (&ClientTls, Backend), answer: &mut Answer) -> Share {
+        self.admitted_as(&[], pods, how, answer)
+    }
+
+    /// The same, where the proxy accepts these identities alone; empty means all of the mesh's.
+    fn admitted_as(
         &self,
+        accepts: &[String],
         pods: &[Endpoint<'_>],
         (tls, mut backend): (&ClientTls, Backend),
         answer: &mut Answer,
@@ -363,6 +370,7 @@ impl Leg<'_, '_, '_> {
                 protocol: self.request.protocol,
                 port: endpoint.port,
                 tls: tls.clone(),
+                accepts,
                 sni: sni.as_deref(),
                 request: readable.then(|| self.arriving()),
                 remote_ip: None,

@@ -112,6 +112,7 @@ impl Leg<'_, '_, '_> {
             protocol: self.request.protocol,
             port: self.port,
             tls: ClientTls::AsSent(self.request.tls),
+            accepts: &[],
             sni: None,
             request: None,
             remote_ip: None,

@@ -1,10 +1,11 @@
 //! Past the endpoints: a DestinationRule has the proxy pass connections on to where they were going (`simple: PASSTHROUGH`).
 
 use super::{Leg, Share};
-use crate::analyze::twin::answer::{Answer, Step};
+use crate::analyze::twin::answer::{Answer, Backend, Step};
 use crate::analyze::twin::endpoints::Behind;
-use crate::analyze::twin::policy::ClientTls;
+use crate::analyze::twin::policy::{self, ClientTls};
 use crate::analyze::twin::registry::{Host, Origin};
+use crate::model::network::Service;
 use crate::model::object::ObjectRef;
 use crate::model::selector::Labels;
 
@@ -32,7 +33,40 @@ impl Leg<'_, '_, '_> {
             ClientTls::Auto => self.tls_past_endpoints(host, port, of_all_ports),
             other => other.clone(),
         };
-        self.original(&format!("the cluster of {}", host.name), &tls, answer)
+        let share = self.original(&format!("the cluster of {}", host.name), &tls, answer);
+        match (share, host.origin) {
+            (Share::Taken(backend), Origin::Service(service)) if tls == ClientTls::IstioMutual => {
+                self.expected(service, backend, answer)
+            }
+            (share, _) => share,
+        }
+    }
+
+    /// In mutual TLS the proxy accepts the identities of the Service that the route names, wherever the connection goes.
+    fn expected(&self, service: &Service, backend: Backend, answer: &mut Answer) -> Share {
+        let snapshot = self.twin.snapshot;
+        let accepts = self.identities_of(service);
+        let other = |name: &String| {
+            let pod = snapshot.pod(&backend.namespace, name)?;
+            let own =
+                policy::identity(&snapshot.istio, pod.object.namespace(), &pod.template.service_account);
+            (!accepts.contains(&own)).then_some(own)
+        };
+        let others: Vec<String> = backend.pods.iter().filter_map(other).collect();
+        let Some(shown) = others.first().filter(|_| !accepts.is_empty()) else {
+            return Share::Taken(backend);
+        };
+        let why = format!(
+            "{}/{} shows {shown}, and the proxy accepts those of {} alone: the handshake fails (CERTIFICATE_VERIFY_FAILED)",
+            backend.namespace,
+            backend.service,
+            service.reference()
+        );
+        if others.len() < backend.pods.len() {
+            return Share::Unknown(why);
+        }
+        answer.steps.push(Step::plain(why.clone()));
+        Share::Failed { status: self.routing.is_some().then_some(503), flag: "UF", why }
     }
 
     /// Mutual TLS for all pods of the host or for none: the proxy does not know to which one the connection goes. What stands

@@ -83,7 +83,8 @@ fn mutual_tls_is_not_spoken_to_what_is_outside_nor_to_addresses_without_a_word_o
         said(&call(HOST, vec![entry, strict()]))
     };
     assert_eq!(to("MESH_INTERNAL", json!({})), "503 UC");
-    assert_eq!(to("MESH_INTERNAL", json!({"serviceAccount": "x"})), "200 meshed");
+    assert_eq!(to("MESH_INTERNAL", json!({"serviceAccount": "default"})), "200 meshed");
+    assert_eq!(to("MESH_INTERNAL", json!({"serviceAccount": "x"})), "503 UF", "the pod is somebody else");
     let word = json!({"labels": {"security.istio.io/tlsMode": "istio"}});
     assert_eq!(to("MESH_INTERNAL", word.clone()), "200 meshed");
     assert_eq!(to("MESH_EXTERNAL", word), "503 UC");

@@ -28,6 +28,35 @@ pub struct Made {
     pub route: TableRoute,
 }
 
+/// Whether Istio takes a route at all: a GRPCRoute with one mirror that leads nowhere, or where no ReferenceGrant lets it, is left out whole. Of an
+/// HTTPRoute such a mirror alone is left out.
+pub fn is_taken(snapshot: &Snapshot, route: &Route, place: Place) -> bool {
+    let broken = |(index, rule): (usize, &Value)| {
+        let filters = filters::read(rule.list("filters"), place.port);
+        mirrors(snapshot, route, index, &filters, place)
+            .iter()
+            .any(|(to, _)| matches!(to, Destination::Broken(..)))
+    };
+    let mut rules = route.object.body.list("spec.rules").iter().enumerate();
+    route.reference().kind != "GRPCRoute" || !rules.any(broken)
+}
+
+/// Where copies of a rule's requests go, and what share of them.
+fn mirrors(
+    snapshot: &Snapshot,
+    route: &Route,
+    index: usize,
+    filters: &Filters<'_>,
+    place: Place,
+) -> Vec<(Destination, f64)> {
+    let mirrors = filters.mirrors.iter().map(|(body, at, share)| {
+        let path = format!("spec.rules[{index}].filters[{at}].requestMirror.backendRef");
+        let backend = Reference::read(body, "", "Service", route.object.namespace(), path);
+        (backends::destination(snapshot, route, &backend, place.mesh), *share)
+    });
+    mirrors.collect()
+}
+
 /// All rules of a route, one entry for each condition.
 pub fn of_route(snapshot: &Snapshot, route: &Route, place: Place) -> Vec<Made> {
     let problems = route_checks::check(route);
@@ -109,11 +138,6 @@ fn action(
     }
     // A time of 0 is no limit.
     let limit = |field: &str| rule.seconds(&format!("timeouts.{field}")).filter(|seconds| *seconds > 0.0);
-    let mirrors = filters.mirrors.iter().map(|(body, at, share)| {
-        let path = format!("spec.rules[{index}].filters[{at}].requestMirror.backendRef");
-        let backend = Reference::read(body, "", "Service", route.object.namespace(), path);
-        (backends::destination(snapshot, route, &backend, place.mesh), *share)
-    });
     // Retries without a number are two.
     let retries = rule.at("retry").map(|retry| retry.int("attempts").unwrap_or(2));
     let retries = retries.and_then(|n| u32::try_from(n).ok()).unwrap_or(0);
@@ -121,7 +145,10 @@ fn action(
         to,
         rewrite: filters.rewrite.clone(),
         // A copy for nobody is not sent.
-        mirrors: mirrors.filter(|(to, _)| !matches!(to, Destination::Broken(..))).collect(),
+        mirrors: mirrors(snapshot, route, index, filters, place)
+            .into_iter()
+            .filter(|(to, _)| !matches!(to, Destination::Broken(..)))
+            .collect(),
         timeout: limit("request"),
         retries,
         retries_answers: !rule.list("retry.codes").is_empty(),

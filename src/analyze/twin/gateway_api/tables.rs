@@ -20,7 +20,11 @@ pub fn of(snapshot: &Snapshot, name: String, together: &[&Served<'_>], port: u16
     for served in together {
         let hostname = served.listener.hostname.as_str();
         for (route, shared) in listeners::routes(snapshot, &served.listener, &["HTTPRoute", "GRPCRoute"]) {
-            let made = rules::of_route(snapshot, route, Place { port, mesh: false });
+            let place = Place { port, mesh: false };
+            if !rules::is_taken(snapshot, route, place) {
+                continue;
+            }
+            let made = rules::of_route(snapshot, route, place);
             let kept = shared.into_iter().filter(|host| !belongs_elsewhere(together, hostname, host));
             for host in kept {
                 let groups = hosts.entry(host.clone()).or_default();

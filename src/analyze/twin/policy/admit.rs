@@ -5,7 +5,7 @@ use core::net::IpAddr;
 
 use super::istio::authorization::{Authorized, Authorizer, authorize, consult};
 use super::istio::facts::Fact;
-use super::istio::handshake::{Handshake, Server, shake};
+use super::istio::handshake::{Handshake, SOMEBODY_ELSE, Server, shake};
 use super::istio::token::{self, Checked};
 use super::network::{self, End, NetworkPolicies, PodEnd, Port, exposed};
 use super::{Arriving, ClientTls, Passage, Ruling, Verdict, ambient, reading};
@@ -49,6 +49,7 @@ pub fn at_the_door(
     let sni = asked.server_name();
     let http = request.is_some();
     let passage = Passage {
+        accepts: &[],
         from: &from,
         to: &to,
         protocol: asked.protocol,
@@ -375,6 +376,20 @@ fn greet(
     let handshake = match handshake {
         Handshake::Unknown(_) if serves_tls() => Handshake::Opaque,
         other => other,
+    };
+    let shown = passage
+        .to
+        .party()
+        .map(|party| reading::identity(&snapshot.istio, party.namespace(), &party.template.service_account));
+    let handshake = match (handshake, shown) {
+        (Handshake::Mutual, Some(shown))
+            if !passage.accepts.is_empty() && !passage.accepts.contains(&shown) =>
+        {
+            let accepts = passage.accepts.join(", ");
+            steps.push(Step::plain(format!("{} shows {shown}; the proxy accepts {accepts}", passage.to)));
+            SOMEBODY_ELSE
+        }
+        (handshake, _) => handshake,
     };
     let proxy_at_source = !matches!(client, ClientTls::AsSent(_)) && !carried;
     match &handshake {

@@ -16,7 +16,7 @@ pub use admit::{Guards, admit, at_the_door, at_waypoint};
 pub use ambient::captured;
 pub use istio::facts::Fact;
 pub use istio::path::Normalization;
-pub use reading::{authorization_naming, tokens_naming};
+pub use reading::{authorization_naming, identity, tokens_naming};
 
 /// What the client's side wraps the connection in, as its proxy's configuration says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +61,8 @@ pub struct Passage<'p, 'a> {
     pub port: u16,
     /// What the connection is wrapped in.
     pub tls: ClientTls,
+    /// The identities that the client's proxy accepts of the other side; empty where it accepts all of the mesh's.
+    pub accepts: &'p [String],
     /// The server name that the client's own TLS carries.
     pub sni: Option<&'p str>,
     /// The HTTP request; none on a bare connection.

@@ -242,6 +242,12 @@ fn trust_domains(istio: &Istio) -> Vec<String> {
     out
 }
 
+/// The identity of a service account, as certificates of the mesh carry it: `spiffe://cluster.local/ns/shop/sa/payment`.
+pub fn identity(istio: &Istio, namespace: &str, account: &str) -> String {
+    let domain = trust_domains(istio).into_iter().next().unwrap_or_default();
+    format!("spiffe://{domain}/ns/{namespace}/sa/{account}")
+}
+
 fn address(peer: &Peer<'_>) -> Fact<IpAddr> {
     let text = match peer {
         Peer::Address(ip) => Some(ip.as_str()),

@@ -73,6 +73,7 @@ fn call(snapshot: &Snapshot, call: &Call<'_>) -> Verdict {
     admit(
         &Twin::new(snapshot),
         &Passage {
+            accepts: &[],
             from: &from,
             to: &to,
             protocol: if http { ask::Protocol::Http } else { ask::Protocol::Tcp },

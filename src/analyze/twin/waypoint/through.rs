@@ -145,6 +145,7 @@ fn through(
         Target::Pod(_) => None,
     };
     let passage = Passage {
+        accepts: &[],
         from: leg.from,
         to: &waypoint,
         protocol: request.protocol,

@@ -75,6 +75,13 @@ const NO_CERTIFICATE: Handshake = Handshake::Failed {
     said: "TLS without a certificate of the mesh meets STRICT mutual TLS: the handshake fails",
 };
 
+/// The server's certificate is of the mesh, and names somebody else than the client's proxy expects.
+pub const SOMEBODY_ELSE: Handshake = Handshake::Failed {
+    flag: "UF",
+    detail: "upstream_reset_before_response_started{remote_connection_failure|TLS_error:CERTIFICATE_VERIFY_FAILED}",
+    said: "the certificate names an identity that the proxy does not expect there: the handshake fails (CERTIFICATE_VERIFY_FAILED)",
+};
+
 /// How a client and a server get on. `auto`: whether proxies choose mutual TLS for themselves (`enableAutoMtls`).
 pub fn shake(client: &ClientTls, server: Server, auto: bool) -> Handshake {
     use Server::{Application, Disable, Permissive, Strict};
