@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use super::anomaly::{Kind, Place};
 use super::beginnings;
+use super::series;
 use super::series::prepare::{Reading, Readings};
 use super::series::shift::{self, own_share};
 use super::series::stats::{Window, median, quantile_within};
@@ -172,7 +173,19 @@ impl Search {
             let known = pieces.entry(piece).or_default().entry(jump.what).or_default();
             *known = known.max(jump.weight);
         }
-        let weight = |piece: i64| pieces.get(&piece).map_or(0.0, |all| all.values().sum::<f64>());
+        // Unless somebody says when it began, what ceases may begin it as well as what jumps.
+        let mut silences: BTreeMap<i64, f64> = BTreeMap::new();
+        if self.given.is_none() {
+            for (at, weight) in series::silences(readings) {
+                let piece = ((at - self.start) / self.step).round() as i64;
+                *silences.entry(piece).or_default() += weight;
+                pieces.entry(piece).or_default();
+            }
+        }
+        let weight = |piece: i64| {
+            let jumped = pieces.get(&piece).map_or(0.0, |all| all.values().sum::<f64>());
+            jumped + silences.get(&piece).copied().unwrap_or_default()
+        };
         let mut found: Vec<(f64, f64)> = vec![];
         for piece in pieces.keys() {
             let at = self.start + *piece as f64 * self.step;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::analyze::anomaly::{Kind, Place};
+use crate::analyze::logs::digest::Digest;
 use crate::analyze::series::prepare::Readings;
 use crate::model::memo::Derived;
 use crate::model::network::ServiceName;
@@ -17,6 +18,8 @@ pub struct Topology {
     callees: BTreeMap<ServiceName, BTreeSet<ServiceName>>,
     /// Whose failures, and whose slowness, a series would show.
     watched: BTreeSet<(ServiceName, Kind)>,
+    /// Every service that a source knows of.
+    services: BTreeSet<ServiceName>,
 }
 
 impl Derived for Topology {
@@ -43,13 +46,24 @@ impl Derived for Topology {
             };
             // A share of successes that is never above 0 counts nothing.
             let counts = reading.ceiling.is_none_or(|all| reading.values.iter().any(|failed| *failed < all));
+            out.services.extend(reading.service().cloned());
             out.watched.extend(reading.service().filter(|_| counts).map(|service| (service.clone(), kind)));
         }
+        out.services.extend(snapshot.graph.backing.keys().cloned());
+        out.services.extend(snapshot.spans.services().iter().cloned());
+        out.services.extend(snapshot.derived::<Digest>().events.services.keys().cloned());
+        let calls = out.callees.iter().flat_map(|(caller, callees)| callees.iter().chain([caller]));
+        out.services.extend(calls.cloned());
         out
     }
 }
 
 impl Topology {
+    /// How many services are known, by whatever source.
+    pub fn services(&self) -> usize {
+        self.services.len()
+    }
+
     /// Notes that one calls another.
     pub fn add(&mut self, caller: &ServiceName, callee: &ServiceName) {
         if caller != callee {

@@ -175,6 +175,12 @@ fn ceased(readings: &[Reading], onset: f64) -> Vec<Anomaly> {
     places.into_iter().filter_map(gone).collect()
 }
 
+/// When places ceased, in Unix seconds, with what that says of each.
+pub fn silences(readings: &[Reading]) -> impl Iterator<Item = (f64, f64)> {
+    let all = ceased(readings, f64::NEG_INFINITY);
+    all.into_iter().filter_map(|anomaly| Some((to_unix(anomaly.onset?), anomaly.log_lr)))
+}
+
 /// A unit that the metric's name gives away.
 fn unit(reading: &Reading) -> &'static str {
     let name = reading.name.to_ascii_lowercase();
