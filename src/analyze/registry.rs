@@ -211,6 +211,7 @@ pub const RULES: &[&dyn Rule] = &[
     &istio::wasm_module_missing::WasmModuleMissing,
     &istio::route_leads_elsewhere::RouteLeadsElsewhere,
     &istio::entry_endpoint_unanswered::EntryEndpointUnanswered,
+    &istio::identity_not_expected::IdentityNotExpected,
 
     // Istio's configuration as it is written.
     &istio_config::annotation_without_effect::AnnotationWithoutEffect,

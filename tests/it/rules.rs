@@ -136,3 +136,13 @@ fn the_same_input_gives_the_same_answer_byte_for_byte() {
     };
     assert_eq!(render(), render());
 }
+
+#[test]
+fn a_probe_through_a_sidecar_that_is_away_blames_the_sidecar() {
+    let path = folder("POD107", "liveness-probe-failing").join("fires-agent-away.yaml");
+    let diagnosis = analyze(&assemble(bundle::read(&[path]).unwrap()), &Options::default());
+    let first = diagnosis.findings.get(diagnosis.root_causes[0].finding).unwrap();
+    assert_eq!(first.meta.code, "ISTIO129", "{}", first.title);
+    let probe = diagnosis.findings.iter().find(|f| f.meta.code == "POD107").unwrap();
+    assert_eq!(probe.role, meshscope::analyze::finding::Role::Symptom);
+}

@@ -58,6 +58,7 @@ pub(super) fn from_peer(twin: &Twin<'_>, from: &Peer<'_>, request: &Request, ans
         scope: None,
         door: false,
         h2: false,
+        expects: &[],
     };
     let carried = party.filter(|party| proxied.is_none() && stream && policy::captured(twin.snapshot, party));
     if carried.is_some() && through_waypoint(&leg, answer) {

@@ -36,6 +36,7 @@ pub mod headless_port_undeclared;
 pub mod hops;
 pub mod host_not_found;
 pub mod hosts;
+pub mod identity_not_expected;
 pub mod idle_connections_closed;
 pub mod injection_webhook_fails;
 pub mod job_kept_by_proxy;

@@ -9,6 +9,7 @@ use crate::analyze::remedy::{Prevention, Remedy};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::rules::service::app_listens_on_localhost::listening;
 use crate::analyze::rules::service::listens_elsewhere::other_port;
+use crate::model::container::ContainerState;
 use crate::model::event::Event;
 use crate::model::snapshot::Snapshot;
 use crate::model::workload::{Container, ContainerStatus, Pod, Termination, is_proxy_container};
@@ -54,6 +55,8 @@ pub struct Case<'a> {
     was_up: bool,
     /// Whether the mesh's agent asks the probe in the kubelet's place.
     rewritten: bool,
+    /// Whether that agent's container was away when the probe failed: then the probe says nothing of the application.
+    agent_away: bool,
     /// Whether it says itself that it listens where the probe does not ask, for its own pod alone or on another port: then it has
     /// started.
     listens_elsewhere: bool,
@@ -89,6 +92,9 @@ impl Check for LivenessProbe {
                 Some(s) => format!("the probe leaves it {} to start, and it needs longer", seconds(s)),
                 None => "it needs longer to start than the probe leaves it".to_owned(),
             },
+            _ if case.agent_away => {
+                "the mesh's agent asks it, whose container istio-proxy was not running".to_owned()
+            }
             (_, answer) => answer.meaning(probe.as_ref()),
         };
         let mut message = format!(
@@ -123,7 +129,9 @@ impl Check for LivenessProbe {
             case.answer.mechanism("liveness probe failing")
         };
         // What a probe says of a container that was up asks for the reason why the application got worse.
-        let cause = (slow_start || port.is_some() || case.answer.is_setting()) && !case.listens_elsewhere;
+        let cause = (slow_start || port.is_some() || case.answer.is_setting())
+            && !case.listens_elsewhere
+            && !case.agent_away;
         let role = if cause { Role::Cause } else { Role::Symptom };
         let finding = Finding::new(Self::META, group.owner.field(group.container_field(name)), &[container])
             .title(format!("{}: {} probe kills {container}, {} restarts: {}", group.owner, case.which, case.status.restarts, if slow_start { "slow start" } else { why.as_str() }))
@@ -156,8 +164,24 @@ impl Case<'_> {
         let early =
             matches!(self.answer, Answer::Refused | Answer::Unavailable | Answer::Timeout | Answer::Unknown)
                 || (self.rewritten && self.answer == Answer::ServerError);
-        !self.was_up && early && !self.listens_elsewhere
+        !self.was_up && early && !self.listens_elsewhere && !self.agent_away
     }
+}
+
+/// A proxy that ended this many seconds before a probe was seen to fail was still away, or starting, when it was asked.
+const AGENT_RETURNS: f64 = 30.0;
+
+/// Whether the proxy's container does not run, or ended since the probe began to fail.
+fn proxy_away(pod: &Pod, failure: Option<&Event>) -> bool {
+    let Some(proxy) = pod.containers().find_map(|(c, status)| is_proxy_container(&c.name).then_some(status))
+    else {
+        return false;
+    };
+    let since = failure.and_then(|event| event.first.or(event.last));
+    let ended = proxy.latest_end().and_then(|end| end.finished);
+    let lately =
+        since.zip(ended).is_some_and(|(since, ended)| common::seconds_between(ended, since) < AGENT_RETURNS);
+    matches!(proxy.state, ContainerState::Waiting { .. } | ContainerState::Terminated(_)) || lately
 }
 
 /// A kill that is older than this, in a container that has run well since, is over.
@@ -191,6 +215,7 @@ fn killed<'a>(snapshot: &'a Snapshot, pod: &'a Pod) -> Vec<(String, Case<'a>)> {
                 answer,
                 was_up: was_up(snapshot, pod, status),
                 rewritten: super::probe::rewritten(container),
+                agent_away: super::probe::rewritten(container) && proxy_away(pod, failure),
                 listens_elsewhere: listens_elsewhere(snapshot, pod, container),
             },
         ));

@@ -104,6 +104,7 @@ pub fn send_on<'a>(
         scope,
         door: true,
         h2: false,
+        expects: &[],
     };
     leg.deliver(onward, answer);
 }

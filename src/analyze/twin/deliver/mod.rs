@@ -69,6 +69,8 @@ pub struct Leg<'l, 'a, 'p> {
     pub door: bool,
     /// Whether the proxy speaks HTTP/2 to the destination, whatever it was spoken to in.
     pub h2: bool,
+    /// The identities that a DestinationRule tells the proxy to accept in mutual TLS; none where it names none.
+    pub expects: &'l [String],
 }
 
 /// What becomes of one destination's share.
@@ -239,10 +241,14 @@ impl Leg<'_, '_, '_> {
             Some(Err(share)) => return share,
             None => self.client_tls(rules.as_ref(), subset, port, answer),
         };
+        let names =
+            if tls == ClientTls::IstioMutual { spoken::names(rules.as_ref(), subset, port) } else { vec![] };
         if let Some(passing) = rules.as_ref().and_then(|rules| rules.passes_through(subset, port)) {
-            return self.past_endpoints(host, passing, (&tls, port), answer);
+            let leg = Leg { expects: &names, ..*self };
+            return leg.past_endpoints(host, passing, (&tls, port), answer);
         }
         let leg = Leg {
+            expects: &names,
             h2: self.routing.is_some() && self.upgraded(host, rules.as_ref(), (subset, port), answer),
             ..*self
         };
@@ -353,6 +359,7 @@ impl Leg<'_, '_, '_> {
         answer: &mut Answer,
     ) -> Share {
         let sni = self.request.server_name();
+        let accepts = if self.expects.is_empty() { accepts } else { self.expects };
         // HTTP that a proxy at the source passes on as bytes is none to the one at the destination either.
         let readable = self.request.protocol.is_http()
             && (self.routing.is_some() || matches!(tls, ClientTls::AsSent(_)));

@@ -45,7 +45,8 @@ impl Leg<'_, '_, '_> {
     /// In mutual TLS the proxy accepts the identities of the Service that the route names, wherever the connection goes.
     fn expected(&self, service: &Service, backend: Backend, answer: &mut Answer) -> Share {
         let snapshot = self.twin.snapshot;
-        let accepts = self.identities_of(service);
+        let accepts =
+            if self.expects.is_empty() { self.identities_of(service) } else { self.expects.to_vec() };
         let other = |name: &String| {
             let pod = snapshot.pod(&backend.namespace, name)?;
             let own =

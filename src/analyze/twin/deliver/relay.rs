@@ -47,6 +47,7 @@ impl<'a> Leg<'_, 'a, '_> {
             scope: None,
             door: false,
             h2: false,
+            expects: &[],
             ..*self
         };
         let mut inner = Answer::default();
@@ -143,6 +144,7 @@ impl<'a> Leg<'_, 'a, '_> {
                 scope: Some(&proxy.scope),
                 door: true,
                 h2: false,
+                expects: &[],
             };
             leg.deliver(&onward, &mut inner);
         }

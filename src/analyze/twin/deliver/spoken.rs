@@ -122,3 +122,9 @@ pub(super) fn server_name(rules: Option<&Applying<'_>>, (host, subset, port): (&
     let own = tls.and_then(|(_, tls)| tls.text("sni")).filter(|sni| !sni.is_empty());
     own.map_or_else(|| format!("outbound_.{port}_.{subset}_.{host}"), str::to_owned)
 }
+
+/// The identities that a DestinationRule names for the other side (`subjectAltNames`).
+pub(super) fn names(rules: Option<&Applying<'_>>, subset: &str, port: u16) -> Vec<String> {
+    let tls = rules.and_then(|rules| rules.policy(subset, port, "tls"));
+    tls.map(|(_, tls)| tls.texts("subjectAltNames")).unwrap_or_default()
+}

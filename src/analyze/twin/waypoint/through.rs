@@ -189,6 +189,7 @@ fn through(
         scope: None,
         door: false,
         h2: false,
+        expects: &[],
     };
     match target {
         Target::Pod(pod) => {
