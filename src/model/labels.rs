@@ -9,8 +9,8 @@ use super::json::Text;
 
 /// A map of texts, such as the labels of an object, in the order of its keys.
 ///
-/// A `BTreeMap` has room for eleven entries in its smallest node, and each of its texts an allocation of its own. Most objects have two labels: here they
-/// take a twelfth of that.
+/// A `BTreeMap` has room for eleven entries in its smallest node (544 bytes), and each of its texts an allocation of its own. Most objects have two
+/// labels: here these take 112 bytes in one.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Labels(ThinVec<(Text, Text)>);
 

@@ -9,7 +9,7 @@ use crate::analyze::remedy::{Prevention, Remedy, pointer};
 use crate::analyze::rule::{Check, Declared};
 use crate::analyze::traffic::way::Way;
 use crate::analyze::traffic::{Failures, failures, text};
-use crate::analyze::twin::policy::identity;
+use crate::analyze::twin::policy::{identity, is_among};
 use crate::model::fields::Fields;
 use crate::model::mesh::istio::{DestinationRule, full_host};
 use crate::model::network::Service;
@@ -84,7 +84,7 @@ impl Check for IdentityNotExpected {
                     let Some((path, tls)) = rule.policy(Some(port.number), "tls") else { continue };
                     let names = tls.texts("subjectAltNames");
                     let mutual = tls.text("mode") == Some("ISTIO_MUTUAL");
-                    let fits = |own: &String| names.iter().any(|name| is(snapshot, name, own));
+                    let fits = |own: &String| is_among(&snapshot.istio, &names, own);
                     let path = format!("{path}.subjectAltNames");
                     let known = out.iter().any(|f| {
                         f.rule.reference() == rule.reference()
@@ -164,14 +164,6 @@ fn shown(snapshot: &Snapshot, service: &Service) -> Vec<String> {
         snapshot.workloads_behind(service).map(|workload| own(&workload.template.service_account)).collect()
     };
     all.into_iter().collect()
-}
-
-/// Whether a name is this identity. Where nobody knows the mesh's trust domain, any will do.
-fn is(snapshot: &Snapshot, name: &str, identity: &str) -> bool {
-    let behind_domain = |text: &str| text.split_once("/ns/").map(|(_, rest)| rest.to_owned());
-    let known = snapshot.istio.mesh_config.text("trustDomain").is_some();
-    name == identity
-        || (!known && name.starts_with("spiffe://") && behind_domain(name) == behind_domain(identity))
 }
 
 /// Names as a reader takes them in: the first two, and how many more.

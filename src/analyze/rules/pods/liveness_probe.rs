@@ -168,7 +168,8 @@ impl Case<'_> {
     }
 }
 
-/// A proxy that ended this many seconds before a probe was seen to fail was still away, or starting, when it was asked.
+/// A proxy that ended this many seconds before a probe was seen to fail was still away, or starting, when it was asked: the kubelet waits 10 s before it
+/// starts a container again, and a proxy takes a few more until it answers.
 const AGENT_RETURNS: f64 = 30.0;
 
 /// Whether the proxy's container does not run, or ended since the probe began to fail.
@@ -205,6 +206,7 @@ fn killed<'a>(snapshot: &'a Snapshot, pod: &'a Pod) -> Vec<(String, Case<'a>)> {
         let failure = common::container_events(snapshot, pod, &container.name, "Unhealthy")
             .find(|e| e.message.starts_with(word));
         let answer = failure.map_or(Answer::Unknown, |e| Answer::of(&e.message));
+        let rewritten = super::probe::rewritten(container);
         out.push((
             container.name.clone(),
             Case {
@@ -214,8 +216,8 @@ fn killed<'a>(snapshot: &'a Snapshot, pod: &'a Pod) -> Vec<(String, Case<'a>)> {
                 failure,
                 answer,
                 was_up: was_up(snapshot, pod, status),
-                rewritten: super::probe::rewritten(container),
-                agent_away: super::probe::rewritten(container) && proxy_away(pod, failure),
+                rewritten,
+                agent_away: rewritten && proxy_away(pod, failure),
                 listens_elsewhere: listens_elsewhere(snapshot, pod, container),
             },
         ));
@@ -260,6 +262,11 @@ fn remedies(
     probe: Option<&Probe>,
     lived: Option<f64>,
 ) -> Vec<Remedy> {
+    if case.agent_away {
+        return vec![Remedy::manual(
+            "See why the container istio-proxy of these pods ends (kubectl describe pod): the probe is answered again once it runs",
+        )];
+    }
     let Some(probe) = probe else {
         return vec![Remedy::manual(
             "Give the application longer to start: a startupProbe on the same endpoint as the liveness probe",

@@ -64,12 +64,8 @@ impl<'a> Leg<'_, 'a, '_> {
                     meshed: true,
                 }));
                 let mut machines = out.selecting.is_some_and(|(_, machines)| machines);
-                let selected = snapshot.objects_of("WorkloadEntry").filter(|entry| {
-                    entry.namespace() == host.namespace
-                        && carries(&entry.body.text_map("spec.labels"))
-                        && answers_probes(entry)
-                });
-                for machine in selected {
+                let selected = self.machines(host.namespace, wanted.iter().chain(labels));
+                for machine in selected.filter(|entry| answers_probes(entry)) {
                     let spec = machine.body.at("spec").unwrap_or(&Value::Null);
                     match self.pod_at(spec, &at.name, target) {
                         Some(found) => out.pods.push(found),
@@ -109,9 +105,7 @@ impl<'a> Leg<'_, 'a, '_> {
                 pod.object.namespace() == host.namespace && !pod.ended() && carries(&pod.template.labels)
             });
             accounts.extend(pods.map(|pod| pod.template.service_account.as_str()));
-            let entries = snapshot.objects_of("WorkloadEntry").filter(|entry| {
-                entry.namespace() == host.namespace && carries(&entry.body.text_map("spec.labels"))
-            });
+            let entries = self.machines(host.namespace, wanted.iter());
             accounts.extend(entries.filter_map(|entry| entry.body.text("spec.serviceAccount")));
         }
         names.extend(self.identities(host.namespace, accounts.into_iter()));
@@ -156,8 +150,8 @@ impl<'a> Leg<'_, 'a, '_> {
                 Share::Taken(backend)
             }
             _ if !listed.pods.is_empty() => {
-                let accepts = self.identities_of_host(host);
-                self.found((listed.pods, &accepts), (tls, backend), answer)
+                let own = self.identities_of_host(host);
+                self.expecting(&own).found(listed.pods, (tls, backend), answer)
             }
             (Some((entry, false)), (_, 0)) => {
                 nobody(answer, format!("no ready pod and no WorkloadEntry backs {entry}"))

@@ -34,6 +34,18 @@ impl<'a> Leg<'_, 'a, '_> {
         Some(Found { endpoint, meshed: mode.map_or(named, |mode| mode == "istio") })
     }
 
+    /// The WorkloadEntries of a namespace that carry these labels.
+    pub(super) fn machines<'s>(
+        &self,
+        namespace: &'s str,
+        wanted: impl Iterator<Item = (&'s str, &'s str)> + Clone,
+    ) -> impl Iterator<Item = &'a Object> {
+        self.twin.snapshot.objects_of("WorkloadEntry").filter(move |entry| {
+            let own = entry.body.text_map("spec.labels");
+            entry.namespace() == namespace && wanted.clone().all(|(key, value)| own.get(key) == Some(value))
+        })
+    }
+
     /// The WorkloadEntries that a Service selects as it does pods: those that are pods' addresses, and whether there are others.
     pub(super) fn beside_pods(
         &self,
@@ -45,13 +57,8 @@ impl<'a> Leg<'_, 'a, '_> {
         if service.selector.is_empty() {
             return (pods, machines);
         }
-        let wanted: Vec<_> = service.selector.iter().chain(labels).collect();
-        for entry in self.twin.snapshot.objects_of("WorkloadEntry") {
-            let own = entry.body.text_map("spec.labels");
-            let picked = wanted.iter().all(|(key, value)| own.get(key) == Some(*value));
-            if entry.namespace() != service.object.namespace() || !picked || !answers_probes(entry) {
-                continue;
-            }
+        let wanted = service.selector.iter().chain(labels);
+        for entry in self.machines(service.object.namespace(), wanted).filter(|entry| answers_probes(entry)) {
             let spec = entry.body.at("spec").unwrap_or(&Value::Null);
             // A port by name is the entry's own of that name; without it the entry has none.
             let (name, number) = match &port.target {
@@ -75,11 +82,10 @@ impl<'a> Leg<'_, 'a, '_> {
     pub(super) fn identities_of(&self, service: &Service) -> Vec<String> {
         let snapshot = self.twin.snapshot;
         let pods = snapshot.pods_behind(service).map(|pod| pod.template.service_account.as_str());
-        let entries = snapshot.objects_of("WorkloadEntry").filter(|entry| {
-            let own = entry.body.text_map("spec.labels");
-            entry.namespace() == service.object.namespace()
-                && service.selector.iter().all(|(key, value)| own.get(key) == Some(value))
-        });
+        // Without a selector nothing is selected.
+        let selecting = (!service.selector.is_empty()).then_some(&service.selector);
+        let entries =
+            selecting.into_iter().flat_map(|own| self.machines(service.object.namespace(), own.iter()));
         let named = entries.filter_map(|entry| entry.body.text("spec.serviceAccount"));
         self.identities(service.object.namespace(), pods.chain(named))
     }
@@ -95,10 +101,10 @@ impl<'a> Leg<'_, 'a, '_> {
         all.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    /// To pods, to some of which no mutual TLS is spoken; with the identities that the proxy accepts of them.
+    /// To pods, to some of which no mutual TLS is spoken.
     pub(super) fn found(
         &self,
-        (pods, accepts): (Vec<Found<'a>>, &[String]),
+        pods: Vec<Found<'a>>,
         (tls, backend): (&ClientTls, Backend),
         answer: &mut Answer,
     ) -> Share {
@@ -107,13 +113,13 @@ impl<'a> Leg<'_, 'a, '_> {
         let list = |all: Vec<Found<'a>>| all.into_iter().map(|found| found.endpoint).collect::<Vec<_>>();
         let (meshed, others) = (list(meshed), list(others));
         if others.is_empty() {
-            return self.admitted_as(accepts, &meshed, (tls, backend), answer);
+            return self.admitted(&meshed, (tls, backend), answer);
         }
         let plain = self.admitted(&others, (&ClientTls::Disable, backend.clone()), answer);
         if meshed.is_empty() {
             return plain;
         }
-        match (self.admitted_as(accepts, &meshed, (tls, backend), answer), plain) {
+        match (self.admitted(&meshed, (tls, backend), answer), plain) {
             (Share::Taken(mut one), Share::Taken(other)) => {
                 one.pods.extend(other.pods);
                 Share::Taken(one)

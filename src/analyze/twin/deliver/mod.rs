@@ -69,7 +69,8 @@ pub struct Leg<'l, 'a, 'p> {
     pub door: bool,
     /// Whether the proxy speaks HTTP/2 to the destination, whatever it was spoken to in.
     pub h2: bool,
-    /// The identities that a DestinationRule tells the proxy to accept in mutual TLS; none where it names none.
+    /// The identities that the proxy accepts in mutual TLS, as far as they are none that the mesh gives the destination's pods anyway; none where
+    /// it accepts all of the mesh's.
     pub expects: &'l [String],
 }
 
@@ -244,7 +245,7 @@ impl Leg<'_, '_, '_> {
         let names =
             if tls == ClientTls::IstioMutual { spoken::names(rules.as_ref(), subset, port) } else { vec![] };
         if let Some(passing) = rules.as_ref().and_then(|rules| rules.passes_through(subset, port)) {
-            let leg = Leg { expects: &names, ..*self };
+            let leg = self.expecting(&names);
             return leg.past_endpoints(host, passing, (&tls, port), answer);
         }
         let leg = Leg {
@@ -303,8 +304,9 @@ impl Leg<'_, '_, '_> {
             if !more.is_empty() {
                 let pods = if let Behind::Pods(pods) = beside { pods } else { vec![] };
                 let pods = pods.into_iter().map(|endpoint| Found { endpoint, meshed: true });
-                let accepts = self.identities_of(service);
-                return self.found((pods.chain(more).collect(), &accepts), (tls, backend), answer);
+                let own = self.identities_of(service);
+                let leg = self.expecting(&own);
+                return leg.found(pods.chain(more).collect(), (tls, backend), answer);
             }
         }
         match &beside {
@@ -346,20 +348,13 @@ impl Leg<'_, '_, '_> {
     }
 
     /// Whether the pods take the request; those that do are its backends.
-    fn admitted(&self, pods: &[Endpoint<'_>], how: (&ClientTls, Backend), answer: &mut Answer) -> Share {
-        self.admitted_as(&[], pods, how, answer)
-    }
-
-    /// The same, where the proxy accepts these identities alone; empty means all of the mesh's.
-    fn admitted_as(
+    fn admitted(
         &self,
-        accepts: &[String],
         pods: &[Endpoint<'_>],
         (tls, mut backend): (&ClientTls, Backend),
         answer: &mut Answer,
     ) -> Share {
         let sni = self.request.server_name();
-        let accepts = if self.expects.is_empty() { accepts } else { self.expects };
         // HTTP that a proxy at the source passes on as bytes is none to the one at the destination either.
         let readable = self.request.protocol.is_http()
             && (self.routing.is_some() || matches!(tls, ClientTls::AsSent(_)));
@@ -377,7 +372,7 @@ impl Leg<'_, '_, '_> {
                 protocol: self.request.protocol,
                 port: endpoint.port,
                 tls: tls.clone(),
-                accepts,
+                accepts: self.expects,
                 sni: sni.as_deref(),
                 request: readable.then(|| self.arriving()),
                 remote_ip: None,

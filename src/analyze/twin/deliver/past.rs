@@ -1,11 +1,10 @@
 //! Past the endpoints: a DestinationRule has the proxy pass connections on to where they were going (`simple: PASSTHROUGH`).
 
 use super::{Leg, Share};
-use crate::analyze::twin::answer::{Answer, Backend, Step};
+use crate::analyze::twin::answer::{Answer, Step};
 use crate::analyze::twin::endpoints::Behind;
-use crate::analyze::twin::policy::{self, ClientTls};
+use crate::analyze::twin::policy::ClientTls;
 use crate::analyze::twin::registry::{Host, Origin};
-use crate::model::network::Service;
 use crate::model::object::ObjectRef;
 use crate::model::selector::Labels;
 
@@ -33,41 +32,12 @@ impl Leg<'_, '_, '_> {
             ClientTls::Auto => self.tls_past_endpoints(host, port, of_all_ports),
             other => other.clone(),
         };
-        let share = self.original(&format!("the cluster of {}", host.name), &tls, answer);
-        match (share, host.origin) {
-            (Share::Taken(backend), Origin::Service(service)) if tls == ClientTls::IstioMutual => {
-                self.expected(service, backend, answer)
-            }
-            (share, _) => share,
-        }
-    }
-
-    /// In mutual TLS the proxy accepts the identities of the Service that the route names, wherever the connection goes.
-    fn expected(&self, service: &Service, backend: Backend, answer: &mut Answer) -> Share {
-        let snapshot = self.twin.snapshot;
-        let accepts =
-            if self.expects.is_empty() { self.identities_of(service) } else { self.expects.to_vec() };
-        let other = |name: &String| {
-            let pod = snapshot.pod(&backend.namespace, name)?;
-            let own =
-                policy::identity(&snapshot.istio, pod.object.namespace(), &pod.template.service_account);
-            (!accepts.contains(&own)).then_some(own)
+        // Wherever the connection goes, the proxy accepts the identities of the Service that the route names.
+        let own = match host.origin {
+            Origin::Service(service) => self.identities_of(service),
+            Origin::Entry(_) => vec![],
         };
-        let others: Vec<String> = backend.pods.iter().filter_map(other).collect();
-        let Some(shown) = others.first().filter(|_| !accepts.is_empty()) else {
-            return Share::Taken(backend);
-        };
-        let why = format!(
-            "{}/{} shows {shown}, and the proxy accepts those of {} alone: the handshake fails (CERTIFICATE_VERIFY_FAILED)",
-            backend.namespace,
-            backend.service,
-            service.reference()
-        );
-        if others.len() < backend.pods.len() {
-            return Share::Unknown(why);
-        }
-        answer.steps.push(Step::plain(why.clone()));
-        Share::Failed { status: self.routing.is_some().then_some(503), flag: "UF", why }
+        self.expecting(&own).original(&format!("the cluster of {}", host.name), &tls, answer)
     }
 
     /// Mutual TLS for all pods of the host or for none: the proxy does not know to which one the connection goes. What stands

@@ -123,6 +123,17 @@ pub(super) fn server_name(rules: Option<&Applying<'_>>, (host, subset, port): (&
     own.map_or_else(|| format!("outbound_.{port}_.{subset}_.{host}"), str::to_owned)
 }
 
+impl<'l, 'a, 'p> Leg<'l, 'a, 'p> {
+    /// The same leg, where the proxy accepts these identities, unless a DestinationRule named others before.
+    pub(super) fn expecting<'s>(self, names: &'s [String]) -> Leg<'s, 'a, 'p>
+    where
+        'l: 's,
+    {
+        let expects = if self.expects.is_empty() { names } else { self.expects };
+        Leg { expects, ..self }
+    }
+}
+
 /// The identities that a DestinationRule names for the other side (`subjectAltNames`).
 pub(super) fn names(rules: Option<&Applying<'_>>, subset: &str, port: u16) -> Vec<String> {
     let tls = rules.and_then(|rules| rules.policy(subset, port, "tls"));

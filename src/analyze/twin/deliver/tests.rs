@@ -93,6 +93,24 @@ fn mutual_tls_is_not_spoken_to_what_is_outside_nor_to_addresses_without_a_word_o
 }
 
 #[test]
+fn mutual_tls_accepts_whom_the_destination_rule_names_else_the_pods_of_its_service() {
+    let to = |names: Value, more: Value| {
+        let mut policy = json!({"tls": {"mode": "ISTIO_MUTUAL", "subjectAltNames": names}});
+        policy.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        said(&call("meshed", vec![rule("meshed", json!({"trafficPolicy": policy}))]))
+    };
+    let past = || json!({"loadBalancer": {"simple": "PASSTHROUGH"}});
+    for more in [json!({}), past()] {
+        assert_eq!(to(json!([]), more.clone()), "200 meshed");
+        assert_eq!(to(json!(["spiffe://cluster.local/ns/n/sa/default"]), more.clone()), "200 meshed");
+        assert_eq!(to(json!(["meshed.n.svc.cluster.local"]), more.clone()), "503 UF");
+        assert_eq!(to(json!(["spiffe://cluster.local/ns/n/sa/other"]), more.clone()), "503 UF");
+        // Nothing says what the mesh's trust domain is.
+        assert_eq!(to(json!(["spiffe://prod.example/ns/n/sa/default"]), more), "200 meshed");
+    }
+}
+
+#[test]
 fn a_machine_whose_health_is_looked_at_counts_once_it_is_well() {
     let with = |annotation: Option<&str>, status: Value| {
         let mut machine =

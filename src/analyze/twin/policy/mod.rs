@@ -16,7 +16,7 @@ pub use admit::{Guards, admit, at_the_door, at_waypoint};
 pub use ambient::captured;
 pub use istio::facts::Fact;
 pub use istio::path::Normalization;
-pub use reading::{authorization_naming, identity, tokens_naming};
+pub use reading::{authorization_naming, identity, is_among, tokens_naming};
 
 /// What the client's side wraps the connection in, as its proxy's configuration says.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -248,6 +248,15 @@ pub fn identity(istio: &Istio, namespace: &str, account: &str) -> String {
     format!("spiffe://{domain}/ns/{namespace}/sa/{account}")
 }
 
+/// Whether an identity is among names that a proxy accepts. Where nobody knows the mesh's trust domain, that of a name may be it.
+pub fn is_among(istio: &Istio, names: &[String], identity: &str) -> bool {
+    let behind_domain =
+        |text: &str| text.strip_prefix("spiffe://")?.split_once('/').map(|(_, rest)| rest.to_owned());
+    let known = istio.mesh_config.text("trustDomain").is_some();
+    let alike = |name: &String| behind_domain(name).is_some_and(|own| behind_domain(identity) == Some(own));
+    names.iter().any(|name| name == identity || (!known && alike(name)))
+}
+
 fn address(peer: &Peer<'_>) -> Fact<IpAddr> {
     let text = match peer {
         Peer::Address(ip) => Some(ip.as_str()),
