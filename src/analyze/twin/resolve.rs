@@ -94,21 +94,7 @@ fn by_name<'a>(
         return Ok(at(twin, ip));
     }
     let bare = host.trim_end_matches('.');
-    let absolute = host.ends_with('.') || bare.matches('.').count() >= NDOTS;
-    // A client outside of the cluster has no such domains to search.
-    let domains = if namespace.is_empty() {
-        vec![]
-    } else {
-        vec![
-            format!("{namespace}.svc.{CLUSTER_DOMAIN}"),
-            format!("svc.{CLUSTER_DOMAIN}"),
-            CLUSTER_DOMAIN.to_owned(),
-        ]
-    };
-    let mut candidates: Vec<String> = domains.iter().map(|domain| format!("{bare}.{domain}")).collect();
-    let last = if absolute { 0 } else { candidates.len() };
-    candidates.insert(last, bare.to_owned());
-    for candidate in &candidates {
+    for candidate in &candidates(host, namespace) {
         if let Some(found) = full_name(twin, candidate, MAX_ALIASES) {
             return Ok(found);
         }
@@ -133,6 +119,35 @@ fn by_name<'a>(
         ))),
         None => Ok(Resolved { place: Place::Outside(bare.to_owned()), ip: None, by_mesh: false }),
     }
+}
+
+/// The full names that a pod in `namespace` asks its name server for, in turn.
+fn candidates(host: &str, namespace: &str) -> Vec<String> {
+    let bare = host.trim_end_matches('.');
+    let absolute = host.ends_with('.') || bare.matches('.').count() >= NDOTS;
+    // A client outside of the cluster has no such domains to search.
+    let domains = if namespace.is_empty() {
+        vec![]
+    } else {
+        vec![
+            format!("{namespace}.svc.{CLUSTER_DOMAIN}"),
+            format!("svc.{CLUSTER_DOMAIN}"),
+            CLUSTER_DOMAIN.to_owned(),
+        ]
+    };
+    let mut candidates: Vec<String> = domains.iter().map(|domain| format!("{bare}.{domain}")).collect();
+    let last = if absolute { 0 } else { candidates.len() };
+    candidates.insert(last, bare.to_owned());
+    candidates
+}
+
+/// The Service or pod that an address or a name leads to, as a proxy in `namespace` looks it up; none where it leads out of the cluster.
+pub fn inside<'a>(twin: &Twin<'a>, address: &str, namespace: &str) -> Option<Place<'a>> {
+    let found = match address.parse() {
+        Ok(ip) => Some(at(twin, ip)),
+        Err(_) => candidates(address, namespace).iter().find_map(|name| full_name(twin, name, MAX_ALIASES)),
+    };
+    found.map(|found| found.place).filter(|place| matches!(place, Place::Service(_) | Place::Pod(_)))
 }
 
 /// Whether Services or workloads of a namespace were read: only then does it mean something that one is not there.

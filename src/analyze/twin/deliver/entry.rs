@@ -4,7 +4,7 @@ use core::net::IpAddr;
 
 use crate::model::json::Value;
 
-use super::machines::{Found, answers_probes};
+use super::machines::{Found, Spoken, answers_probes};
 use super::{Leg, Share, speaks_h2};
 use crate::analyze::twin::answer::{Answer, Backend, Step};
 use crate::analyze::twin::endpoints::Endpoint;
@@ -25,12 +25,14 @@ struct Listed<'a> {
     selecting: Option<(&'a ObjectRef, bool)>,
     /// How many endpoints are written, and how many of them the subset leaves.
     written: (usize, usize),
+    /// An entry with an endpoint in the cluster where nobody takes a connection.
+    silent: Option<&'a ObjectRef>,
 }
 
 impl<'a> Leg<'_, 'a, '_> {
     fn listed(&self, host: &Host<'a>, labels: &Labels, port: u16) -> Listed<'a> {
         let snapshot = self.twin.snapshot;
-        let mut out = Listed { pods: vec![], selecting: None, written: (0, 0) };
+        let mut out = Listed { pods: vec![], selecting: None, written: (0, 0), silent: None };
         let own = host.port(port).map(|own| own.name.as_str());
         let mut seen: Vec<&ObjectRef> = vec![];
         let alike = |other: &&Host<'a>| {
@@ -61,14 +63,14 @@ impl<'a> Leg<'_, 'a, '_> {
                 });
                 out.pods.extend(pods.map(|pod| Found {
                     endpoint: Endpoint { party: Party::of_pod(snapshot, pod), port: target },
-                    meshed: true,
+                    spoken: Spoken::AsItIs,
                 }));
                 let mut machines = out.selecting.is_some_and(|(_, machines)| machines);
                 let selected = self.machines(host.namespace, wanted.iter().chain(labels));
                 for machine in selected.filter(|entry| answers_probes(entry)) {
                     let spec = machine.body.at("spec").unwrap_or(&Value::Null);
-                    match self.pod_at(spec, &at.name, target) {
-                        Some(found) => out.pods.push(found),
+                    match self.pods_at((spec, machine.namespace()), (&at.name, target)) {
+                        Some(found) => out.pods.extend(found),
                         None => machines = true,
                     }
                 }
@@ -81,7 +83,11 @@ impl<'a> Leg<'_, 'a, '_> {
                     continue;
                 }
                 out.written.1 += 1;
-                out.pods.extend(self.pod_at(entry, &at.name, target));
+                match self.pods_at((entry, host.namespace), (&at.name, target)) {
+                    Some(found) if found.is_empty() => out.silent = Some(other.reference()),
+                    Some(found) => out.pods.extend(found),
+                    None => {}
+                }
             }
         }
         out
@@ -152,6 +158,11 @@ impl<'a> Leg<'_, 'a, '_> {
             _ if !listed.pods.is_empty() => {
                 let own = self.identities_of_host(host);
                 self.expecting(&own).found(listed.pods, (tls, backend), answer)
+            }
+            _ if let Some(entry) = listed.silent => {
+                let why = format!("nobody takes a connection at the endpoint of {entry}");
+                answer.steps.push(Step::by(entry, why.clone()));
+                Share::Failed { status: self.routing.is_some().then_some(503), flag: "UF", why }
             }
             (Some((entry, false)), (_, 0)) => {
                 nobody(answer, format!("no ready pod and no WorkloadEntry backs {entry}"))

@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 
 use super::{Leg, Share};
 use crate::analyze::twin::answer::{Answer, Backend};
-use crate::analyze::twin::endpoints::Endpoint;
+use crate::analyze::twin::endpoints::{Behind, Endpoint};
 use crate::analyze::twin::party::Party;
 use crate::analyze::twin::policy::{self, ClientTls};
+use crate::analyze::twin::resolve::{self, Place};
 use crate::model::fields::Fields;
 use crate::model::network::{Service, ServicePort, TargetPort};
 use crate::model::object::Object;
@@ -17,21 +18,81 @@ use crate::model::selector::Labels;
 pub(super) struct Found<'a> {
     /// The pod and its port.
     pub(super) endpoint: Endpoint<'a>,
-    /// Whether the mesh speaks mutual TLS to it where it can: to pods, and to addresses that are written as ones that speak it.
-    pub(super) meshed: bool,
+    /// What the mesh speaks to it where it may choose.
+    pub(super) spoken: Spoken,
+}
+
+/// What a proxy speaks to an endpoint where no DestinationRule says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Spoken {
+    /// What the pod takes: the mesh knows it.
+    AsItIs,
+    /// Mutual TLS, whoever is there: the endpoint is written as one that speaks it.
+    Mutual,
+    /// Plaintext: nothing written says otherwise.
+    Plain,
 }
 
 impl<'a> Leg<'_, 'a, '_> {
-    /// The pod at the address of an endpoint as a ServiceEntry or a WorkloadEntry writes it.
-    pub(super) fn pod_at(&self, written: &Value, port_name: &str, target: u16) -> Option<Found<'a>> {
+    /// The pods at the address of an endpoint as a ServiceEntry or a WorkloadEntry writes it: a pod's own, or that or the name of a
+    /// Service, to whose pods the node or the name server leads the connection; none of them where nobody takes it there. `None`:
+    /// nobody here knows what is at that address.
+    pub(super) fn pods_at(
+        &self,
+        (written, namespace): (&Value, &str),
+        (port_name, target): (&str, u16),
+    ) -> Option<Vec<Found<'a>>> {
         let snapshot = self.twin.snapshot;
-        let pod = written.text("address").and_then(|address| snapshot.pod_by_ip(address))?;
+        let address = written.text("address")?;
         let mapped = written.at("ports").and_then(|ports| ports.get(port_name)).and_then(Value::as_u64);
         let port = mapped.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0);
-        let mode = written.text_map("labels").get("security.istio.io/tlsMode").map(str::to_owned);
+        let port = port.unwrap_or(target);
+        let spoken = self.spoken_to(written, namespace, port);
+        let found = |endpoint| Found { endpoint, spoken };
+        if let Some(pod) = snapshot.pod_by_ip(address) {
+            return Some(vec![found(Endpoint { party: Party::of_pod(snapshot, pod), port })]);
+        }
+        match resolve::inside(self.twin, address, self.namespace)? {
+            Place::Pod(party) => Some(vec![found(Endpoint { party: *party, port })]),
+            Place::Service(service) => {
+                Some(self.pods_behind(service, port)?.into_iter().map(found).collect())
+            }
+            Place::Address(_) | Place::Outside(_) => None,
+        }
+    }
+
+    /// What proxies speak to an endpoint by what is written of it: its own word, else whether it names an identity; the PeerAuthentications of
+    /// its namespace and of its written labels can forbid it, whatever the pod at that address carries.
+    fn spoken_to(&self, written: &Value, namespace: &str, port: u16) -> Spoken {
+        let istio = &self.twin.snapshot.istio;
+        let labels: Labels = written.text_map("labels");
         let named = written.text("serviceAccount").is_some_and(|name| !name.is_empty());
-        let endpoint = Endpoint { party: Party::of_pod(snapshot, pod), port: port.unwrap_or(target) };
-        Some(Found { endpoint, meshed: mode.map_or(named, |mode| mode == "istio") })
+        let word = labels.get("security.istio.io/tlsMode").map_or(named, |mode| mode == "istio");
+        let auto = istio.mesh_config.at("enableAutoMtls").and_then(Value::as_bool) != Some(false);
+        let mutual =
+            word && auto && istio.peer_mode(namespace, &labels, Some(i64::from(port))).0 != "DISABLE";
+        if mutual { Spoken::Mutual } else { Spoken::Plain }
+    }
+
+    /// The pods that take a connection to the address of a Service, by the rules of the node that opens it.
+    fn pods_behind(&self, service: &'a Service, port: u16) -> Option<Vec<Endpoint<'a>>> {
+        // The name server gives the addresses of a headless Service's pods, and the port stays what it is.
+        let own = match service.port(i64::from(port)) {
+            Some(own) => own,
+            None if service.headless() => service.ports.first()?,
+            None => return Some(vec![]),
+        };
+        let behind = self.twin.behind(service, own, &Labels::new());
+        match &*behind {
+            Behind::Pods(pods) if service.headless() => {
+                Some(pods.iter().map(|pod| Endpoint { port, ..pod.clone() }).collect())
+            }
+            Behind::Pods(pods) => {
+                Some(self.on_node(service, pods, &mut Answer::default()).unwrap_or_default())
+            }
+            Behind::Nobody(_) => Some(vec![]),
+            Behind::Unknown => None,
+        }
     }
 
     /// The WorkloadEntries of a namespace that carry these labels.
@@ -69,8 +130,8 @@ impl<'a> Leg<'_, 'a, '_> {
                 }
             };
             let Some(number) = number else { continue };
-            match self.pod_at(spec, name, number) {
-                Some(found) => pods.push(found),
+            match self.pods_at((spec, entry.namespace()), (name, number)) {
+                Some(found) => pods.extend(found),
                 None => machines = true,
             }
         }
@@ -108,27 +169,38 @@ impl<'a> Leg<'_, 'a, '_> {
         (tls, backend): (&ClientTls, Backend),
         answer: &mut Answer,
     ) -> Share {
-        let (meshed, others): (Vec<_>, Vec<_>) =
-            pods.into_iter().partition(|found| found.meshed || *tls != ClientTls::Auto);
-        let list = |all: Vec<Found<'a>>| all.into_iter().map(|found| found.endpoint).collect::<Vec<_>>();
-        let (meshed, others) = (list(meshed), list(others));
-        if others.is_empty() {
-            return self.admitted(&meshed, (tls, backend), answer);
+        if *tls != ClientTls::Auto {
+            let all: Vec<_> = pods.into_iter().map(|found| found.endpoint).collect();
+            return self.admitted(&all, (tls, backend), answer);
         }
-        let plain = self.admitted(&others, (&ClientTls::Disable, backend.clone()), answer);
-        if meshed.is_empty() {
-            return plain;
-        }
-        match (self.admitted(&meshed, (tls, backend), answer), plain) {
-            (Share::Taken(mut one), Share::Taken(other)) => {
-                one.pods.extend(other.pods);
-                Share::Taken(one)
+        let of = |spoken: Spoken| -> Vec<Endpoint<'a>> {
+            pods.iter().filter(|found| found.spoken == spoken).map(|found| found.endpoint.clone()).collect()
+        };
+        let kinds = [
+            (Spoken::AsItIs, ClientTls::Auto),
+            (Spoken::Mutual, ClientTls::IstioMutual),
+            (Spoken::Plain, ClientTls::Disable),
+        ];
+        let mut whole: Option<Share> = None;
+        for (spoken, tls) in kinds {
+            let some = of(spoken);
+            if some.is_empty() {
+                continue;
             }
-            (Share::Failed { status, flag, why }, Share::Failed { .. }) => {
-                Share::Failed { status, flag, why }
-            }
-            _ => Share::Unknown("some of the endpoints take it and others do not".to_owned()),
+            let share = self.admitted(&some, (&tls, backend.clone()), answer);
+            whole = Some(match (whole, share) {
+                (None, share) => share,
+                (Some(Share::Taken(mut one)), Share::Taken(other)) => {
+                    one.pods.extend(other.pods);
+                    Share::Taken(one)
+                }
+                (Some(Share::Failed { status, flag, why }), Share::Failed { .. }) => {
+                    Share::Failed { status, flag, why }
+                }
+                _ => return Share::Unknown("some of the endpoints take it and others do not".to_owned()),
+            });
         }
+        whole.unwrap_or(Share::Taken(backend))
     }
 }
 

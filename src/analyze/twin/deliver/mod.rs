@@ -39,7 +39,7 @@ use crate::model::fields::Fields;
 use crate::model::network::Service;
 use crate::model::object::ObjectRef;
 use crate::model::selector::Labels;
-use machines::Found;
+use machines::{Found, Spoken};
 use spoken::server_name;
 
 /// A request on its last hop: who sends it, and where it was going before a proxy took it.
@@ -110,17 +110,22 @@ impl Leg<'_, '_, '_> {
                     .steps
                     .push(Step::plain(format!("{weight} of {whole} requests {}: {why}", what.trim_end())));
             }
+            let broken = onward.to.iter().any(|to| matches!(to.to, Destination::Broken(..)));
+            let readable = self.request.protocol.is_http() && self.request.tls == Tls::Plaintext;
             return match (failed.into_iter().next(), &onward.http) {
                 (Some((_, Some(status), flag, why)), Some(routing)) => {
                     answer.respond(status, flag, why);
                     // A route changes the headers of failures, too. Without a flag, or with an authorizer's, the next proxy has answered.
-                    let broken = onward.to.iter().any(|to| matches!(to.to, Destination::Broken(..)));
                     let reply = match flag {
                         "" if broken => Reply::direct(status),
                         "" | "UAEX" => Reply::upstream(status),
                         own => Reply::own(status, own),
                     };
                     routing.answered(reply, BTreeMap::new(), answer);
+                }
+                // The bytes of a plaintext request pass this proxy, and the next one reads them and answers.
+                (Some((_, Some(status), flag @ ("" | "UAEX"), why)), None) if !broken && readable => {
+                    answer.respond(status, flag, why);
                 }
                 (Some((_, _, flag, why)), _) => answer.refuse(flag, why),
                 (None, _) => answer.refuse("", "the rule names no destination"),
@@ -303,7 +308,7 @@ impl Leg<'_, '_, '_> {
             }
             if !more.is_empty() {
                 let pods = if let Behind::Pods(pods) = beside { pods } else { vec![] };
-                let pods = pods.into_iter().map(|endpoint| Found { endpoint, meshed: true });
+                let pods = pods.into_iter().map(|endpoint| Found { endpoint, spoken: Spoken::AsItIs });
                 let own = self.identities_of(service);
                 let leg = self.expecting(&own);
                 return leg.found(pods.chain(more).collect(), (tls, backend), answer);

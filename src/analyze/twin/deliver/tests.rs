@@ -93,6 +93,65 @@ fn mutual_tls_is_not_spoken_to_what_is_outside_nor_to_addresses_without_a_word_o
 }
 
 #[test]
+fn a_request_that_passes_the_first_proxy_as_bytes_is_answered_by_the_second() {
+    // The caller's Sidecar leaves the Service out.
+    let narrow = istio(
+        "Sidecar",
+        "n",
+        "narrow",
+        json!({"workloadSelector": {"labels": {"app": "web"}}, "egress": [{"hosts": ["./bare.n.svc.cluster.local"]}]}),
+    );
+    let deny = json!({"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": {"name": "p", "namespace": "n"},
+        "spec": {"action": "DENY", "selector": {"matchLabels": {"app": "meshed"}}, "rules": [{"to": [{"operation": {"paths": ["/closed"]}}]}]}});
+    let to = |path: &str| {
+        let web = Origin::Workload(Named { namespace: "n".into(), kind: "Pod".into(), name: "web".into() });
+        let request = Request { host: "meshed".into(), path: path.into(), ..Request::default() };
+        said(&answer(vec![narrow.clone(), deny.clone()], web, request))
+    };
+    assert_eq!(to("/open"), "200 meshed");
+    assert_eq!(to("/closed"), "403");
+}
+
+#[test]
+fn an_endpoint_that_is_written_as_one_of_the_mesh_is_spoken_to_so_whoever_is_there() {
+    let to = |more: Value, others: Vec<Value>| {
+        let mut endpoint = json!({"address": "10.0.0.3", "labels": {"app": "machine"}});
+        endpoint.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let entry = entry("n", "STATIC", json!({"location": "MESH_INTERNAL", "endpoints": [endpoint]}));
+        said(&call(HOST, [vec![entry], others].concat()))
+    };
+    assert_eq!(to(json!({}), vec![]), "200 bare");
+    assert_eq!(to(json!({"serviceAccount": "default"}), vec![]), "503 UF");
+    let word = json!({"serviceAccount": "default", "labels": {"security.istio.io/tlsMode": "disabled"}});
+    assert_eq!(to(word, vec![]), "200 bare", "its own word comes first");
+    // What counts for the pod's labels counts for nobody that is written down, and the other way about.
+    let disable = |app: &str| {
+        json!({"apiVersion": "security.istio.io/v1", "kind": "PeerAuthentication", "metadata": {"name": "off", "namespace": "n"},
+            "spec": {"selector": {"matchLabels": {"app": app}}, "mtls": {"mode": "DISABLE"}}})
+    };
+    assert_eq!(to(json!({"serviceAccount": "default"}), vec![disable("bare")]), "503 UF");
+    assert_eq!(to(json!({"serviceAccount": "default"}), vec![disable("machine")]), "200 bare");
+}
+
+#[test]
+fn an_endpoint_by_the_name_of_a_service_leads_to_its_pods() {
+    let to = |address: &str, port: u16, others: Vec<Value>| {
+        let endpoint = json!({"address": address, "ports": {"http": port}});
+        let entry = entry("n", "DNS", json!({"location": "MESH_EXTERNAL", "endpoints": [endpoint]}));
+        said(&call(HOST, [vec![entry], others].concat()))
+    };
+    let mutual = || rule(HOST, json!({"trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL"}}}));
+    for name in ["bare", "bare.n", "bare.n.svc.cluster.local"] {
+        assert_eq!(to(name, 81, vec![]), "200 bare");
+        assert_eq!(to(name, 81, vec![mutual()]), "503 UF");
+    }
+    assert_eq!(to("bare.n", 82, vec![]), "503 UF", "the Service has no such port");
+    assert_eq!(to("meshed.n", 80, vec![]), "200 meshed");
+    assert_eq!(to("meshed.n", 80, vec![strict()]), "503 UC", "nobody expects mutual TLS of what is outside");
+    assert_eq!(to("else.example.com", 80, vec![mutual()]), "200", "nobody knows what is there");
+}
+
+#[test]
 fn mutual_tls_accepts_whom_the_destination_rule_names_else_the_pods_of_its_service() {
     let to = |names: Value, more: Value| {
         let mut policy = json!({"tls": {"mode": "ISTIO_MUTUAL", "subjectAltNames": names}});
