@@ -59,7 +59,8 @@ impl ObjectRef {
 
     /// The group alone: `networking.istio.io`; empty for the core group.
     pub fn group(&self) -> &str {
-        self.api_version.split_once('/').map_or("", |(group, _)| group)
+        let slash = self.api_version.bytes().position(|byte| byte == b'/');
+        slash.and_then(|end| self.api_version.get(..end)).unwrap_or_default()
     }
 
     /// Whether both name the same object, whatever the version and the field.

@@ -139,15 +139,12 @@ fn sources(out: &mut Faults, rule: &Value, path: &str, at: usize) -> (bool, bool
                 block(out, path, one.as_str().unwrap_or_default());
             }
         }
-        for key in SOURCES {
-            match *key {
-                "serviceAccounts" | "notServiceAccounts" => {
-                    accounts(out, source.list(key), &format!("{path}.{key}"), key)
-                }
-                "trustDomains" | "notTrustDomains" => {
-                    domains(out, source.list(key), &format!("{path}.{key}"), key)
-                }
-                _ => filled(out, source.list(key), &format!("{path}.{key}"), key),
+        for (key, list) in given_of(source, SOURCES) {
+            let path = format!("{path}.{key}");
+            match key {
+                "serviceAccounts" | "notServiceAccounts" => accounts(out, list, &path, key),
+                "trustDomains" | "notTrustDomains" => domains(out, list, &path, key),
+                _ => filled(out, list, &path, key),
             };
         }
     }
@@ -171,18 +168,23 @@ fn operations(out: &mut Faults, rule: &Value, path: &str, at: usize) -> (bool, b
         if OPERATIONS.iter().all(|key| operation.list(key).is_empty()) {
             out.error(path.clone(), format!("rule {at} has an empty operation"), "at least one attribute");
         }
-        for key in ["ports", "notPorts"] {
-            by_port |= !operation.list(key).is_empty();
-            ports(out, operation.list(key), &format!("{path}.{key}"));
+        for (key, list) in given_of(operation, &["ports", "notPorts"]) {
+            by_port = true;
+            ports(out, list, &format!("{path}.{key}"));
         }
-        for key in OPERATIONS {
-            filled(out, operation.list(key), &format!("{path}.{key}"), key);
+        for (key, list) in given_of(operation, OPERATIONS) {
+            filled(out, list, &format!("{path}.{key}"), key);
         }
-        for key in ["paths", "notPaths"] {
-            templates(out, operation.list(key), &format!("{path}.{key}"), key);
+        for (key, list) in given_of(operation, &["paths", "notPaths"]) {
+            templates(out, list, &format!("{path}.{key}"), key);
         }
     }
     (there, by_port)
+}
+
+/// The lists of these names that have something in them.
+fn given_of<'a>(of: &'a Value, keys: &[&'static str]) -> impl Iterator<Item = (&'static str, &'a [Value])> {
+    keys.iter().map(|key| (*key, of.list(key))).filter(|(_, list)| !list.is_empty())
 }
 
 fn texts(list: &[Value]) -> impl Iterator<Item = (usize, &str)> {

@@ -50,20 +50,21 @@ pub(super) fn check(out: &mut Faults, route: &Value, delegate: bool, path: &str)
         out.warn(format!("{path}.mirrorPercent"), "mirrorPercent is on its way out", "mirrorPercentage");
     }
     percentage(out, route, "mirrorPercentage", path);
-    destination(out, route.at("mirror"), &format!("{path}.mirror"));
+    if let Some(mirror) = route.at("mirror") {
+        destination(out, mirror, &format!("{path}.mirror"));
+    }
     for (path, mirror) in items(route, "mirrors", path) {
-        if !set(mirror, "destination") {
+        let Some(to) = mirror.at("destination").filter(|to| to.is_object()) else {
             out.error(format!("{path}.destination"), "a mirror has no destination", "destination.host");
             continue;
-        }
-        destination(out, mirror.at("destination"), &format!("{path}.destination"));
+        };
+        destination(out, to, &format!("{path}.destination"));
         percentage(out, mirror, "percentage", &path);
     }
-    out.unless(
-        format!("{path}.redirect"),
-        redirect(route),
-        "a URI, an authority, a scheme or a port, with a code of 3xx",
-    );
+    if let Some(wrong) = redirect(route) {
+        let accepts = "a URI, an authority, a scheme or a port, with a code of 3xx";
+        out.error(format!("{path}.redirect"), wrong, accepts);
+    }
     direct_response(out, route, path);
     if let Some(retries) = route.at("retries").filter(|retries| retries.is_object()) {
         retry(out, retries, &format!("{path}.retries"));
@@ -136,22 +137,22 @@ fn matching(out: &mut Faults, one: &Value, path: &str) {
                 header_name(out, format!("{path}.{key}"), name);
             }
             if key == "headers" || word(value, "regex") != "*" {
-                text(out, Some(value), format!("{path}.{key}"), key, true);
+                text(out, value, format!("{path}.{key}"), key, true);
             }
         }
     }
-    text(out, one.at("uri"), format!("{path}.uri"), "uri", false);
-    for key in ["scheme", "method", "authority"] {
-        text(out, one.at(key), format!("{path}.{key}"), key, true);
+    for (key, strict) in [("uri", false), ("scheme", true), ("method", true), ("authority", true)] {
+        if let Some(value) = one.at(key) {
+            text(out, value, format!("{path}.{key}"), key, strict);
+        }
     }
     for (_, value) in one.map("queryParams").into_iter().flatten() {
-        text(out, Some(value), format!("{path}.queryParams"), "queryParams", true);
+        text(out, value, format!("{path}.queryParams"), "queryParams", true);
     }
 }
 
 /// What a text is compared with. `strict` is whether an empty prefix is none.
-fn text(out: &mut Faults, value: Option<&Value>, path: String, place: &str, strict: bool) {
-    let Some(value) = value else { return };
+fn text(out: &mut Faults, value: &Value, path: String, place: &str, strict: bool) {
     if let Some(regex) = value.text("regex") {
         if regex.is_empty() {
             out.error(path, format!("the expression for {place} is empty"), "a regular expression of RE2");
@@ -165,10 +166,13 @@ fn text(out: &mut Faults, value: Option<&Value>, path: String, place: &str, stri
 
 /// Changes of headers, of a route or of one destination.
 fn headers(out: &mut Faults, route: &Value, path: &str) {
+    let Some(headers) = route.at("headers") else { return };
     for (side, request) in [("request", true), ("response", false)] {
+        let Some(changes) = headers.at(side) else { continue };
+        let path = format!("{path}.headers.{side}");
         for key in ["add", "set"] {
-            for (name, value) in route.map(&format!("headers.{side}.{key}")).into_iter().flatten() {
-                let path = format!("{path}.headers.{side}.{key}");
+            for (name, value) in changes.map(key).into_iter().flatten() {
+                let path = format!("{path}.{key}");
                 changed(out, path.clone(), name, request);
                 if let Some(value) = value.as_str() {
                     let control = value.bytes().any(|byte| byte < 0x20 && byte != b'\t' || byte == 0x7f);
@@ -184,7 +188,7 @@ fn headers(out: &mut Faults, route: &Value, path: &str) {
                 }
             }
         }
-        for (path, name) in items(route, &format!("headers.{side}.remove"), path) {
+        for (path, name) in items(changes, "remove", &path) {
             changed(out, path, name.as_str().unwrap_or_default(), false);
         }
     }
@@ -319,7 +323,7 @@ fn share(out: &mut Faults, fault: &Value, path: &str) {
 }
 
 fn percentage(out: &mut Faults, value: &Value, key: &str, path: &str) {
-    let percent = value.number(&format!("{key}.value")).unwrap_or(0.0);
+    let percent = value.at(key).and_then(|share| share.number("value")).unwrap_or(0.0);
     if !(0.0..=100.0).contains(&percent) {
         out.error(format!("{path}.{key}.value"), format!("{key} is {percent}"), PERCENT)
             .fix(Fix::Write(json!(percent.clamp(0.0, 100.0))));
@@ -439,8 +443,9 @@ fn authority(out: &mut Faults, route: &Value, path: &str) {
     let is_authority =
         |name: &str| name.eq_ignore_ascii_case("host") || name.eq_ignore_ascii_case(":authority");
     let mut current = word(route, "rewrite.authority");
+    let Some(changes) = route.at("headers.request") else { return };
     for key in ["set", "add"] {
-        for (name, value) in route.map(&format!("headers.request.{key}")).into_iter().flatten() {
+        for (name, value) in changes.map(key).into_iter().flatten() {
             if is_authority(name) {
                 if !current.is_empty() {
                     out.error(

@@ -296,5 +296,5 @@ fn outbound(out: &mut Faults, policy: &Value) {
         out.error(format!("{path}.port"), "the proxy has no port", "the port of the proxy");
         return;
     }
-    virtual_service::destination(out, Some(proxy), path);
+    virtual_service::destination(out, proxy, path);
 }

@@ -6,8 +6,8 @@ use super::Faults;
 use super::destination_rule::subset_name;
 use super::http_route;
 use super::words::{
-    DOMAIN, LABEL, block, domain, export_to, full_name, is_address, is_label, items, labels, port, set,
-    shown, word,
+    DOMAIN, LABEL, block, domain, export_to, full_name, is_address, is_label, items, labels, port, shown,
+    word,
 };
 use crate::model::fields::Fields;
 
@@ -231,11 +231,14 @@ pub(super) fn weighted(
 ) {
     let mut sum = 0;
     for (path, one) in items(route, "route", path) {
-        if !set(one, "destination") {
+        let to = one.at("destination").filter(|to| to.is_object());
+        if to.is_none() {
             out.error(format!("{path}.destination"), "a route has no destination", "destination.host");
         }
         more(out, one, &path);
-        destination(out, one.at("destination"), &format!("{path}.destination"));
+        if let Some(to) = to {
+            destination(out, to, &format!("{path}.destination"));
+        }
         let weight = one.int("weight").unwrap_or(0);
         if weight < 0 {
             out.error(format!("{path}.weight"), format!("weight {weight} is negative"), "0 or more");
@@ -248,19 +251,25 @@ pub(super) fn weighted(
 }
 
 /// Where requests go.
-pub(super) fn destination(out: &mut Faults, destination: Option<&Value>, path: &str) {
-    let Some(destination) = destination.filter(|destination| destination.is_object()) else { return };
+pub(super) fn destination(out: &mut Faults, destination: &Value, path: &str) {
+    if !destination.is_object() {
+        return;
+    }
     match word(destination, "host") {
         "*" => {
             out.error(format!("{path}.host"), "a destination is *", "the name of a host");
         }
-        host => out.unless(format!("{path}.host"), domain(host), DOMAIN),
+        host => {
+            if let Some(wrong) = domain(host) {
+                out.error(format!("{path}.host"), wrong, DOMAIN);
+            }
+        }
     }
     let subset = word(destination, "subset");
     if !subset.is_empty() {
         subset_name(out, format!("{path}.subset"), subset);
     }
-    if set(destination, "port") {
-        port(out, format!("{path}.port.number"), destination.int("port.number").unwrap_or(0));
+    if let Some(own) = destination.at("port").filter(|port| port.is_object()) {
+        port(out, format!("{path}.port.number"), own.int("number").unwrap_or(0));
     }
 }

@@ -38,16 +38,17 @@ struct Graph {
 
 impl Derived for Graph {
     fn derive(snapshot: &Snapshot) -> Self {
-        let limits = hops::hops(snapshot).into_iter().map(|(service, hop)| {
+        let hops = snapshot.derived::<hops::Hops>();
+        let limits = hops.0.iter().map(|(service, hop)| {
             let again = hop.attempts().filter(|_| hop.tries_answers_again()).unwrap_or(0);
             let limit = Limit {
                 longest: hop.longest(),
                 tries: u64::try_from(again).unwrap_or(0).saturating_add(1),
-                source: hop.reference().field(hop.path),
+                source: hop.reference().field(hop.path.clone()),
             };
-            (service, limit)
+            (service.clone(), limit)
         });
-        Graph { limits: limits.collect(), calls: hops::calls(snapshot) }
+        Graph { limits: limits.collect(), calls: snapshot.derived::<hops::Calls>().0.clone() }
     }
 }
 

@@ -132,7 +132,17 @@ fn split(text: &str) -> Vec<(usize, &str)> {
     let mut out = vec![];
     let (mut start, mut start_line, mut blank, mut opened) = (0, 1, true, false);
     let (mut offset, mut line_number) = (0, 1);
-    for line in text.split_inclusive('\n') {
+    let mut rest = text;
+    while !rest.is_empty() {
+        let end = memchr::memchr(b'\n', rest.as_bytes()).map_or(rest.len(), |at| at + 1);
+        let (line, behind) = rest.split_at(end);
+        rest = behind;
+        // Hardly any line is a marker, and where the document has begun nothing else matters of it.
+        if !blank && !line.starts_with(['-', '.']) {
+            offset += end;
+            line_number += 1;
+            continue;
+        }
         let (ends, begins) = (marker(line, "..."), marker(line, "---"));
         if (ends || begins) && !blank {
             out.push((start_line, text.get(start..offset).unwrap_or_default()));

@@ -213,7 +213,7 @@ fn pair(text: &str) -> Option<(Text, &str)> {
     } else {
         let colon = colon(text)?;
         let key = text.get(..colon)?.trim_end_matches(' ');
-        if !key.starts_with(|c: char| c.is_ascii_alphabetic()) || key.contains(" #") || is_word(key) {
+        if !key.starts_with(|c: char| c.is_ascii_alphabetic()) || has_comment(key) || is_word(key) {
             return None;
         }
         (key.into(), text.get(colon + 1..)?)
@@ -225,6 +225,12 @@ fn pair(text: &str) -> Option<(Text, &str)> {
 fn colon(text: &str) -> Option<usize> {
     memchr::memchr_iter(b':', text.as_bytes())
         .find(|at| matches!(text.as_bytes().get(at + 1), None | Some(b' ')))
+}
+
+/// Whether a comment begins within a text.
+fn has_comment(text: &str) -> bool {
+    let before = |at: usize| at.checked_sub(1).and_then(|before| text.as_bytes().get(before));
+    memchr::memchr_iter(b'#', text.as_bytes()).any(|at| before(at) == Some(&b' '))
 }
 
 fn is_word(text: &str) -> bool {
@@ -261,7 +267,7 @@ fn scalar(text: &str) -> Option<Value> {
             return None;
         }
     }
-    let plain = colon(text).is_none() && memchr::memmem::find(text.as_bytes(), b" #").is_none();
+    let plain = colon(text).is_none() && !has_comment(text);
     plain.then(|| Value::from(text))
 }
 

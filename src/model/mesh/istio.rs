@@ -17,7 +17,8 @@ pub fn full_host(host: &str, namespace: &str) -> String {
     if host.contains('.') || host.contains('*') || namespace.is_empty() {
         host.to_owned()
     } else {
-        format!("{host}.{namespace}.svc.{CLUSTER_DOMAIN}")
+        // Asked for each host of each object: putting pieces together is several times as fast as formatting them.
+        [host, ".", namespace, ".svc.", CLUSTER_DOMAIN].concat()
     }
 }
 

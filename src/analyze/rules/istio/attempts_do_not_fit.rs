@@ -39,8 +39,8 @@ crate::rule! {
 
 /// A route with more attempts than time.
 #[derive(Debug)]
-pub struct Fact<'a> {
-    hop: Hop<'a>,
+pub struct Fact {
+    hop: Hop,
     whole: f64,
     each: f64,
     attempts: i64,
@@ -49,9 +49,9 @@ pub struct Fact<'a> {
 }
 
 impl Check for AttemptsDoNotFit {
-    type Fact<'a> = Fact<'a>;
+    type Fact<'a> = Fact;
 
-    fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
+    fn detect(&self, snapshot: &Snapshot) -> Vec<Fact> {
         let mut out = vec![];
         for virtual_service in &snapshot.istio.virtual_services {
             let namespace = virtual_service.object.namespace();
@@ -78,7 +78,7 @@ impl Check for AttemptsDoNotFit {
         out
     }
 
-    fn describe(&self, fact: &Fact<'_>, _: &Snapshot) -> Finding {
+    fn describe(&self, fact: &Fact, _: &Snapshot) -> Finding {
         let ms = |seconds: f64| text::milliseconds((seconds * 1000.0).round() as u64);
         let reference = fact.hop.reference();
         let path = &fact.hop.path;
@@ -92,7 +92,7 @@ impl Check for AttemptsDoNotFit {
         };
         // Each attempt gets its share, in whole milliseconds.
         let share = ((fact.whole * 1000.0) / all as f64).floor().max(1.0) as i64;
-        let object = fact.hop.object;
+        let object = &fact.hop.object;
         let shorter = Remedy::patch(
             object,
             &json!([{"op": "replace", "path": pointer(&format!("{path}.retries.perTryTimeout")), "value": format!("{share}ms")}]),

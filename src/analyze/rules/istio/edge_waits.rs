@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::hops::{Hop, calls, hops};
+use super::hops::{Calls, Hop, Hops};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role};
 use crate::analyze::remedy::{Prevention, Remedy};
 use crate::analyze::rule::{Check, Declared};
@@ -48,8 +48,8 @@ const MAX_STEPS: usize = 10_000;
 
 /// An edge and what is behind it.
 #[derive(Debug)]
-pub struct Fact<'a> {
-    edge: Hop<'a>,
+pub struct Fact {
+    edge: Hop,
     service: ServiceName,
     /// What the route allows, in seconds.
     own: Option<f64>,
@@ -57,27 +57,27 @@ pub struct Fact<'a> {
     behind: Vec<(ServiceName, f64)>,
 }
 
-impl Fact<'_> {
+impl Fact {
     fn sum(&self) -> f64 {
         self.behind.iter().map(|(_, seconds)| seconds).sum()
     }
 }
 
 impl Check for EdgeWaits {
-    type Fact<'a> = Fact<'a>;
+    type Fact<'a> = Fact;
 
-    fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
+    fn detect(&self, snapshot: &Snapshot) -> Vec<Fact> {
         let edges = edges(snapshot);
         if edges.is_empty() {
             return vec![];
         }
-        let (hops, calls) = (hops(snapshot), calls(snapshot));
+        let (hops, calls) = (snapshot.derived::<Hops>(), snapshot.derived::<Calls>());
         let mut out = vec![];
         for (edge, service) in edges {
             let own = edge.longest();
             let mut steps = MAX_STEPS;
             let mut way = vec![service.clone()];
-            let Some(behind) = waits(&service, &hops, &calls, &mut way, &mut steps) else { continue };
+            let Some(behind) = waits(&service, &hops.0, &calls.0, &mut way, &mut steps) else { continue };
             let fact = Fact { edge, service, own, behind };
             let wanted = match own {
                 None => fact.sum() >= PATIENCE,
@@ -95,7 +95,7 @@ impl Check for EdgeWaits {
         out
     }
 
-    fn describe(&self, fact: &Fact<'_>, _: &Snapshot) -> Finding {
+    fn describe(&self, fact: &Fact, _: &Snapshot) -> Finding {
         let ms = |seconds: f64| text::milliseconds((seconds * 1000.0).round() as u64);
         let subject = fact.edge.timeout_field();
         let sum = ms(fact.sum());
@@ -142,7 +142,7 @@ impl Check for EdgeWaits {
             .prevention(Prevention::of("Test", "In the pipeline: what the calls behind an edge are allowed together is less than what the edge allows"));
         if fact.own.is_none() {
             finding = finding.maybe_remedy(Remedy::patch(
-                fact.edge.object,
+                &fact.edge.object,
                 &fact.edge.with_timeout("60s"),
                 "Set the time-out of the route to 60s, after which load balancers are gone",
             ));
@@ -152,7 +152,7 @@ impl Check for EdgeWaits {
 }
 
 /// The rules at gateways, each with the Service that it leads to first.
-fn edges(snapshot: &Snapshot) -> Vec<(Hop<'_>, ServiceName)> {
+fn edges(snapshot: &Snapshot) -> Vec<(Hop, ServiceName)> {
     let mut out = vec![];
     for virtual_service in &snapshot.istio.virtual_services {
         let namespace = virtual_service.object.namespace();
@@ -187,7 +187,7 @@ fn edges(snapshot: &Snapshot) -> Vec<(Hop<'_>, ServiceName)> {
 /// turn. `None` where something on the way has no limit at all.
 fn waits(
     of: &ServiceName,
-    hops: &BTreeMap<ServiceName, Hop<'_>>,
+    hops: &BTreeMap<ServiceName, Hop>,
     calls: &BTreeMap<ServiceName, BTreeSet<ServiceName>>,
     way: &mut Vec<ServiceName>,
     steps: &mut usize,

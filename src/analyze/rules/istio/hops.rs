@@ -2,11 +2,14 @@
 
 use crate::model::json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::analyze::remedy::pointer;
 use crate::analyze::twin::gateway_api::mesh;
 use crate::model::fields::Fields;
+use crate::model::memo::Derived;
 use crate::model::mesh::istio::{Route, VirtualService, full_host};
+use crate::model::mesh::part::Part;
 use crate::model::network::{Service, ServiceName};
 use crate::model::object::{Object, ObjectRef};
 use crate::model::snapshot::Snapshot;
@@ -30,31 +33,37 @@ const GATEWAY_API: Words =
 
 /// One rule that requests to a Service take: of a VirtualService or of an HTTPRoute.
 #[derive(Debug, Clone)]
-pub struct Hop<'a> {
+pub struct Hop {
     /// The VirtualService or HTTPRoute.
-    pub object: &'a Object,
+    pub object: Arc<Object>,
     /// Where the rule stands: `spec.http[0]`, `spec.rules[0]`.
     pub path: String,
     /// The rule.
-    pub body: &'a Value,
+    pub body: Part,
     words: &'static Words,
 }
 
-impl<'a> Hop<'a> {
+impl Hop {
     /// A rule of a VirtualService.
-    pub fn of(virtual_service: &'a VirtualService, route: &'a Route) -> Self {
-        let (object, body) = (&virtual_service.object, &route.body);
-        Hop { object, path: route.path.clone(), body, words: &ISTIO }
+    pub fn of(virtual_service: &VirtualService, route: &Route) -> Self {
+        let object = Arc::clone(&virtual_service.object);
+        Hop { object, path: route.path.clone(), body: route.body.clone(), words: &ISTIO }
     }
 
     /// A rule of an HTTPRoute, by its place.
-    pub fn of_http_route(object: &'a Object, index: usize) -> Option<Self> {
-        let body = object.body.list("spec.rules").get(index)?;
-        Some(Hop { object, path: format!("spec.rules[{index}]"), body, words: &GATEWAY_API })
+    pub fn of_http_route(object: &Arc<Object>, index: usize) -> Option<Self> {
+        object.body.list("spec.rules").get(index)?;
+        let body = Part::of(&object.body, "spec.rules", index);
+        Some(Hop {
+            object: Arc::clone(object),
+            path: format!("spec.rules[{index}]"),
+            body,
+            words: &GATEWAY_API,
+        })
     }
 
     /// What names the object, without a field.
-    pub fn reference(&self) -> &'a ObjectRef {
+    pub fn reference(&self) -> &ObjectRef {
         &self.object.reference
     }
 
@@ -127,18 +136,19 @@ pub fn tries_answers_again(retry_on: Option<&str>) -> bool {
 
 /// The rule that requests to each Service inside the mesh take: of an HTTPRoute that is attached to it the last one in order, which
 /// takes what no other does; else the first one of its VirtualService that has no conditions, or the last one.
-pub fn hops(snapshot: &Snapshot) -> BTreeMap<ServiceName, Hop<'_>> {
-    let mut out = BTreeMap::new();
-    for service in &snapshot.services {
-        if let Some(hop) = attached(snapshot, service).unwrap_or_else(|| routed(snapshot, service)) {
-            out.insert(service.service_name(), hop);
-        }
+#[derive(Debug)]
+pub struct Hops(pub BTreeMap<ServiceName, Hop>);
+
+impl Derived for Hops {
+    fn derive(snapshot: &Snapshot) -> Self {
+        let taken = |service| attached(snapshot, service).unwrap_or_else(|| routed(snapshot, service));
+        let all = snapshot.services.iter();
+        Hops(all.filter_map(|service| Some((service.service_name(), taken(service)?))).collect())
     }
-    out
 }
 
 /// By an HTTPRoute; `None` where none is attached to the Service, for then VirtualServices count.
-fn attached<'a>(snapshot: &'a Snapshot, service: &Service) -> Option<Option<Hop<'a>>> {
+fn attached(snapshot: &Snapshot, service: &Service) -> Option<Option<Hop>> {
     if snapshot.gateway_api.routes.is_empty() {
         return None;
     }
@@ -154,7 +164,7 @@ fn attached<'a>(snapshot: &'a Snapshot, service: &Service) -> Option<Option<Hop<
     Some(hop)
 }
 
-fn routed<'a>(snapshot: &'a Snapshot, service: &Service) -> Option<Hop<'a>> {
+fn routed(snapshot: &Snapshot, service: &Service) -> Option<Hop> {
     let host = full_host(service.object.name(), service.object.namespace());
     let virtual_service = snapshot.istio.virtual_services_for(&host).next()?;
     let http = || virtual_service.routes.iter().filter(|route| route.protocol == "http");
@@ -163,20 +173,25 @@ fn routed<'a>(snapshot: &'a Snapshot, service: &Service) -> Option<Hop<'a>> {
 }
 
 /// Which Services the workloads behind each Service call.
-pub fn calls(snapshot: &Snapshot) -> BTreeMap<ServiceName, BTreeSet<ServiceName>> {
-    let mut services: BTreeMap<&ObjectRef, Vec<&ServiceName>> = BTreeMap::new();
-    for (service, workloads) in &snapshot.graph.backing {
-        for workload in workloads {
-            services.entry(workload).or_default().push(service);
+#[derive(Debug)]
+pub struct Calls(pub BTreeMap<ServiceName, BTreeSet<ServiceName>>);
+
+impl Derived for Calls {
+    fn derive(snapshot: &Snapshot) -> Self {
+        let mut services: BTreeMap<&ObjectRef, Vec<&ServiceName>> = BTreeMap::new();
+        for (service, workloads) in &snapshot.graph.backing {
+            for workload in workloads {
+                services.entry(workload).or_default().push(service);
+            }
         }
-    }
-    let mut out: BTreeMap<ServiceName, BTreeSet<ServiceName>> = BTreeMap::new();
-    for (caller, callee) in snapshot.graph.edges.keys() {
-        for service in services.get(caller).into_iter().flatten().filter(|service| **service != callee) {
-            out.entry((*service).clone()).or_default().insert(callee.clone());
+        let mut out: BTreeMap<ServiceName, BTreeSet<ServiceName>> = BTreeMap::new();
+        for (caller, callee) in snapshot.graph.edges.keys() {
+            for service in services.get(caller).into_iter().flatten().filter(|service| **service != callee) {
+                out.entry((*service).clone()).or_default().insert(callee.clone());
+            }
         }
+        Calls(out)
     }
-    out
 }
 
 #[cfg(test)]
@@ -195,13 +210,13 @@ mod tests {
         builder.object(json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "h", "namespace": "n"},
             "spec": {"parentRefs": [{"group": "", "kind": "Service", "name": "s"}], "rules": rules}}));
         let snapshot = builder.finish();
-        let hops = hops(&snapshot);
-        let hop = &hops[&ServiceName::new("n", "s")];
+        let hops = snapshot.derived::<Hops>();
+        let hop = &hops.0[&ServiceName::new("n", "s")];
         assert_eq!((hop.object.name(), hop.path.as_str()), ("h", "spec.rules[0]"));
         assert_eq!((hop.timeout(), hop.attempts(), hop.longest()), (Some(9.0), Some(1), Some(4.0)));
         assert!(hop.tries_answers_again());
         assert_eq!(hop.with_timeout("3s")[0]["path"], "/spec/rules/0/timeouts/request");
-        let bare = Hop::of_http_route(hop.object, 1).unwrap();
+        let bare = Hop::of_http_route(&hop.object, 1).unwrap();
         assert_eq!(
             bare.with_timeout("3s")[0],
             json!({"op": "add", "path": "/spec/rules/1/timeouts", "value": {"request": "3s"}})

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::hops::{Hop, calls, hops};
+use super::hops::{Calls, Hop, Hops};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy};
 use crate::analyze::rule::{Check, Declared};
@@ -45,35 +45,37 @@ const MAX_STEPS: usize = 20_000;
 
 /// A way on which retries multiply.
 #[derive(Debug)]
-pub struct Fact<'a> {
-    way: Vec<(ServiceName, Hop<'a>, i64)>,
+pub struct Fact {
+    way: Vec<(ServiceName, Hop, i64)>,
     product: i64,
     failing: Option<Failures>,
 }
 
 impl Check for RetriesMultiply {
-    type Fact<'a> = Fact<'a>;
+    type Fact<'a> = Fact;
 
-    fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
-        let retrying: BTreeMap<ServiceName, (Hop<'a>, i64)> = hops(snapshot)
-            .into_iter()
+    fn detect(&self, snapshot: &Snapshot) -> Vec<Fact> {
+        let hops = snapshot.derived::<Hops>();
+        let retrying: BTreeMap<ServiceName, (Hop, i64)> = hops
+            .0
+            .iter()
             .filter(|(service, _)| snapshot.in_scope(&service.namespace))
             .filter_map(|(service, hop)| {
                 let attempts = hop.attempts().filter(|n| *n > 0 && hop.tries_answers_again())?;
-                Some((service, (hop, attempts)))
+                Some((service.clone(), (hop.clone(), attempts)))
             })
             .collect();
         if retrying.len() < 2 {
             return vec![];
         }
-        let calls = calls(snapshot);
+        let calls = &snapshot.derived::<Calls>().0;
         let called: BTreeSet<&ServiceName> =
             retrying.keys().flat_map(|service| calls.get(service).into_iter().flatten()).collect();
         let mut out = vec![];
         // A way begins where nobody on it retries before.
         for start in retrying.keys().filter(|service| !called.contains(service)) {
             let mut steps = MAX_STEPS;
-            let way = longest(start, &retrying, &calls, &mut vec![], &mut steps);
+            let way = longest(start, &retrying, calls, &mut vec![], &mut steps);
             let product = way
                 .iter()
                 .filter_map(|service| retrying.get(service))
@@ -95,7 +97,7 @@ impl Check for RetriesMultiply {
         out
     }
 
-    fn describe(&self, fact: &Fact<'_>, _: &Snapshot) -> Finding {
+    fn describe(&self, fact: &Fact, _: &Snapshot) -> Finding {
         let names: Vec<&str> = fact.way.iter().map(|(service, _, _)| service.name.as_str()).collect();
         let factors: Vec<String> =
             fact.way.iter().map(|(_, _, attempts)| (attempts + 1).to_string()).collect();
@@ -134,7 +136,7 @@ impl Check for RetriesMultiply {
             .prevention(Prevention::of("Policy", "Retries at one hop of each way alone"));
         for (service, hop, _) in fact.way.iter().skip(1).rev() {
             finding = finding.related(hop.reference().clone()).maybe_remedy(Remedy::patch(
-                hop.object,
+                &hop.object,
                 &hop.without_retries(),
                 format!(
                     "Set attempts of retries to 0 for {}: the hop before it retries already",
@@ -149,7 +151,7 @@ impl Check for RetriesMultiply {
 /// The way with the largest product from a service on, over services that retry.
 fn longest(
     from: &ServiceName,
-    retrying: &BTreeMap<ServiceName, (Hop<'_>, i64)>,
+    retrying: &BTreeMap<ServiceName, (Hop, i64)>,
     calls: &BTreeMap<ServiceName, BTreeSet<ServiceName>>,
     before: &mut Vec<ServiceName>,
     steps: &mut usize,

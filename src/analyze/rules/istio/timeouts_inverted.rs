@@ -1,6 +1,6 @@
 //! ISTIO153.
 
-use super::hops::{Hop, calls, hops};
+use super::hops::{Calls, Hop, Hops};
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy};
 use crate::analyze::rule::{Check, Declared};
@@ -40,24 +40,23 @@ const SHARE: f64 = 0.8;
 
 /// Two time-outs that do not nest.
 #[derive(Debug)]
-pub struct Fact<'a> {
-    outer: (ServiceName, Hop<'a>, f64),
-    inner: (ServiceName, Hop<'a>, f64),
+pub struct Fact {
+    outer: (ServiceName, Hop, f64),
+    inner: (ServiceName, Hop, f64),
     seen: Option<Failures>,
 }
 
 impl Check for TimeoutsInverted {
-    type Fact<'a> = Fact<'a>;
+    type Fact<'a> = Fact;
 
-    fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
-        let hops = hops(snapshot);
-        let calls = calls(snapshot);
+    fn detect(&self, snapshot: &Snapshot) -> Vec<Fact> {
+        let (hops, calls) = (snapshot.derived::<Hops>(), snapshot.derived::<Calls>());
         let timed_out = failures(snapshot, Way::Timeout);
         let mut out = vec![];
-        for (outer, hop) in hops.iter().filter(|(service, _)| snapshot.in_scope(&service.namespace)) {
+        for (outer, hop) in hops.0.iter().filter(|(service, _)| snapshot.in_scope(&service.namespace)) {
             let Some(allowed) = hop.timeout() else { continue };
-            for inner in calls.get(outer).into_iter().flatten() {
-                let Some(below) = hops.get(inner) else { continue };
+            for inner in calls.0.get(outer).into_iter().flatten() {
+                let Some(below) = hops.0.get(inner) else { continue };
                 let Some(longest) = below.longest().filter(|longest| *longest > allowed) else { continue };
                 let seen = timed_out.iter().find(|group| group.callee.service.as_ref() == Some(outer));
                 out.push(Fact {
@@ -70,7 +69,7 @@ impl Check for TimeoutsInverted {
         out
     }
 
-    fn describe(&self, fact: &Fact<'_>, _: &Snapshot) -> Finding {
+    fn describe(&self, fact: &Fact, _: &Snapshot) -> Finding {
         let (outer, above, allowed) = &fact.outer;
         let (inner, below, longest) = &fact.inner;
         let ms = |seconds: f64| text::milliseconds((seconds * 1000.0).round() as u64);
@@ -113,10 +112,10 @@ impl Check for TimeoutsInverted {
 }
 
 /// Less than the outer one, all attempts included.
-fn shorten(inner: &Hop<'_>, allowed: f64) -> Option<Remedy> {
+fn shorten(inner: &Hop, allowed: f64) -> Option<Remedy> {
     let value = format!("{}ms", (allowed * SHARE * 1000.0).round() as i64);
     Remedy::patch(
-        inner.object,
+        &inner.object,
         &inner.with_timeout(&value),
         format!("Set the time-out of the inner route to {value}, four fifths of what the outer one has"),
     )
