@@ -2,7 +2,7 @@
 # A static program in an image that holds nothing else but certificates of public authorities.
 
 FROM docker.io/library/rust:1.95-alpine AS build
-# Some crates bring C: cryptography and compression.
+# Some crates bring C: cryptography, compression, the allocator.
 RUN apk add --no-cache gcc musl-dev
 WORKDIR /src
 COPY . .

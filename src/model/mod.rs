@@ -19,6 +19,7 @@ pub mod memo;
 pub mod mesh;
 pub mod network;
 pub mod object;
+pub mod objects;
 pub mod path;
 pub mod proxy;
 pub mod selector;

@@ -29,6 +29,7 @@ use super::span::Spans;
 use super::time::Window;
 use super::traffic::{EdgeTraffic, Reporter};
 use super::workload::{Pod, Workload};
+use crate::model::objects::Objects;
 
 pub use builder::Builder;
 
@@ -53,8 +54,8 @@ pub struct Snapshot {
     pub onset: Option<Timestamp>,
     /// What was asked about; `None` means every Service of every namespace.
     pub target: Option<Target>,
-    /// Every object, by kind, namespace and name.
-    pub objects: BTreeMap<(String, String, String), Arc<Object>>,
+    /// Every object.
+    pub objects: Objects,
     /// Pods.
     pub pods: Vec<Pod>,
     /// Whatever makes pods.
@@ -129,7 +130,7 @@ impl Snapshot {
         if kind == "Namespace" && namespace.is_empty() {
             return self.index.namespace(name);
         }
-        self.objects.get(&(kind.to_owned(), namespace.to_owned(), name.to_owned())).map(|object| &**object)
+        self.objects.get(kind, namespace, name)
     }
 
     /// Where each object's field stands in the YAML file that the object was read from.
@@ -148,8 +149,7 @@ impl Snapshot {
 
     /// All objects of a kind, in order of namespace and name.
     pub fn objects_of<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Object> {
-        let from = (kind.to_owned(), String::new(), String::new());
-        self.objects.range(from..).take_while(move |((k, _, _), _)| k == kind).map(|(_, object)| &**object)
+        self.objects.of_kind(kind)
     }
 
     /// Whether this kind was seen at all: only then does the absence of one object mean anything.

@@ -59,7 +59,7 @@ pub fn history<'a>(snapshot: &'a Snapshot, finding: &Finding, onset: Timestamp) 
 
 /// Whether an object was made well after its namespace's other objects: being made is a change only then.
 fn is_late(snapshot: &Snapshot, change: &Change) -> bool {
-    let beside = snapshot.objects.values().filter(|object| {
+    let beside = snapshot.objects.iter().filter(|object| {
         object.namespace() == change.subject.namespace
             && matches!(object.reference.kind.as_str(), "Service" | "Deployment" | "StatefulSet")
     });

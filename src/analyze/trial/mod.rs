@@ -66,7 +66,9 @@ impl<'s> Ground<'s> {
         // Objects stand in order of kind and namespace.
         let mut all: BTreeSet<&str> = BTreeSet::new();
         let mut last = "";
-        for (_, namespace, _) in snapshot.objects.keys().filter(|(_, namespace, _)| !namespace.is_empty()) {
+        for namespace in
+            snapshot.objects.iter().map(|object| object.namespace()).filter(|own| !own.is_empty())
+        {
             if namespace != last {
                 all.insert(namespace);
                 last = namespace;

@@ -37,7 +37,7 @@ pub(super) fn namespaces(snapshot: &Snapshot, stakes: &[Stake<'_>]) -> Vec<BTree
     let (namespaces, hosts) =
         (Words::new(&all, |near| &near.namespaces), Words::new(&all, |near| &near.hosts));
     let mut named: Vec<BTreeSet<String>> = vec![BTreeSet::new(); all.len()];
-    for object in snapshot.objects.values().filter(|object| is_of_a_mesh(object)) {
+    for object in snapshot.objects.iter().filter(|object| is_of_a_mesh(object)) {
         let own = object.namespace();
         let Some(spec) = object.body.get("spec") else { continue };
         let known =

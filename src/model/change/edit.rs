@@ -3,16 +3,14 @@
 use crate::model::json::Value;
 use jiff::Timestamp;
 use regex::Regex;
-use std::collections::BTreeMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 use super::{Change, ChangeKind, Difference, diff, path};
 use crate::model::event::Event;
 use crate::model::fields::Fields;
 use crate::model::object::{Edit, Object, ObjectRef};
+use crate::model::objects::Objects;
 use crate::model::workload::Workload;
-
-type Objects = BTreeMap<(String, String, String), Arc<Object>>;
 
 /// Managers that write on behalf of a control loop: their edits follow from other changes.
 fn is_control_loop(manager: &str) -> bool {
@@ -58,7 +56,7 @@ fn matters(object: &Object, edit: &Edit) -> bool {
 /// Creations, edits and deletions, with the previous values where `kubectl apply` left them.
 pub(super) fn edits(objects: &Objects, events: &[Event]) -> Vec<Change> {
     let mut out = vec![];
-    for object in objects.values() {
+    for object in objects {
         let kind = object.reference.kind.as_str();
         if NOISE.contains(&kind) || !object.owners.is_empty() {
             continue;
@@ -182,8 +180,7 @@ pub(super) fn scalings(
         });
         let rolling = others.any(|e| scaling(&e.message).is_none_or(|(other, _, _)| other != set));
         // A ReplicaSet that was just made is scaled up from nothing by its own rollout.
-        let key = ("ReplicaSet".to_owned(), event.about.namespace.clone(), set.to_owned());
-        let made = objects.get(&key).and_then(|object| object.created);
+        let made = objects.get("ReplicaSet", &event.about.namespace, set).and_then(|object| object.created);
         let fresh = made.is_none_or(|at| time.as_second() - at.as_second() <= ROLLOUT);
         let exists = workloads.iter().any(|w| w.reference().same_object(&event.about));
         if exists && !rolling && !fresh && !known.iter().any(told) {
@@ -197,10 +194,10 @@ pub(super) fn scalings(
 mod tests {
     use super::*;
     use crate::model::json::json;
+    use std::sync::Arc;
 
     fn objects(all: Vec<Value>) -> Objects {
-        let read = all.into_iter().filter_map(Object::read).map(Arc::new);
-        read.map(|o| ((o.reference.kind.clone(), o.namespace().to_owned(), o.name().to_owned()), o)).collect()
+        all.into_iter().filter_map(Object::read).map(Arc::new).collect()
     }
 
     fn event(message: &str, at: &str) -> Event {

@@ -8,12 +8,11 @@ mod release;
 mod rollout;
 
 use jiff::Timestamp;
-use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use super::event::Event;
-use super::object::{Object, ObjectRef};
+use super::object::ObjectRef;
 use super::workload::Workload;
+use crate::model::objects::Objects;
 
 pub use diff::diff;
 pub use edit::applied;
@@ -93,11 +92,7 @@ pub struct Difference {
 }
 
 /// The changes that objects carry in themselves, in order of time.
-pub fn changes(
-    objects: &BTreeMap<(String, String, String), Arc<Object>>,
-    workloads: &[Workload],
-    events: &[Event],
-) -> Vec<Change> {
+pub fn changes(objects: &Objects, workloads: &[Workload], events: &[Event]) -> Vec<Change> {
     let mut out = edit::edits(objects, events);
     out.extend(rollout::rollouts(objects, workloads, events));
     out.extend(edit::scalings(objects, workloads, events, &out));
@@ -105,9 +100,9 @@ pub fn changes(
     out.extend(node::events(events));
     for change in &mut out {
         let r = &change.subject;
-        let object = objects.get(&(r.kind.clone(), r.namespace.clone(), r.name.clone()));
+        let object = objects.get(&r.kind, &r.namespace, &r.name);
         let object = object.filter(|_| change.kind != ChangeKind::Released);
-        change.release = object.and_then(|object| Release::of(object));
+        change.release = object.and_then(Release::of);
     }
     out.sort_by(|a, b| (a.time, &a.subject, a.kind).cmp(&(b.time, &b.subject, b.kind)));
     out.dedup_by(|a, b| a == b);

@@ -2,13 +2,12 @@
 //! history in Secrets, which nobody here reads: what it tells stands in labels, annotations and managed fields.
 
 use crate::model::json::Value;
-use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 
 use super::{Change, ChangeKind, Difference};
 use crate::model::fields::Fields;
 use crate::model::object::Object;
+use crate::model::objects::Objects;
 
 /// A tool that deploys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -98,9 +97,9 @@ impl fmt::Display for Release {
 }
 
 /// The versions that Argo CD's Applications and Flux' releases brought in, as far as their status remembers.
-pub(super) fn releases(objects: &BTreeMap<(String, String, String), Arc<Object>>) -> Vec<Change> {
+pub(super) fn releases(objects: &Objects) -> Vec<Change> {
     let mut out = vec![];
-    for object in objects.values() {
+    for object in objects {
         match (object.reference.kind.as_str(), object.reference.group()) {
             ("Application", "argoproj.io") => out.extend(applications(object)),
             ("HelmRelease", "helm.toolkit.fluxcd.io") => out.extend(helm_releases(object)),

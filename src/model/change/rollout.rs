@@ -4,12 +4,12 @@
 use crate::model::json::Value;
 use jiff::Timestamp;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use super::{Change, ChangeKind, Difference, diff};
 use crate::model::event::Event;
 use crate::model::fields::Fields;
 use crate::model::object::{Object, ObjectRef};
+use crate::model::objects::Objects;
 use crate::model::workload::Workload;
 
 /// One revision of a workload.
@@ -21,18 +21,14 @@ struct Revision<'a> {
 }
 
 /// Each revision against the one before.
-pub(super) fn rollouts(
-    objects: &BTreeMap<(String, String, String), Arc<Object>>,
-    workloads: &[Workload],
-    events: &[Event],
-) -> Vec<Change> {
+pub(super) fn rollouts(objects: &Objects, workloads: &[Workload], events: &[Event]) -> Vec<Change> {
     let mut revisions: BTreeMap<ObjectRef, Vec<Revision<'_>>> = BTreeMap::new();
     for set in workloads.iter().filter(|w| w.reference().kind == "ReplicaSet") {
         let number =
             set.object.annotations.get("deployment.kubernetes.io/revision").and_then(|r| r.parse().ok());
         note(&mut revisions, &set.object, number, "spec.template");
     }
-    for object in objects.values().filter(|o| o.reference.kind == "ControllerRevision") {
+    for object in objects.iter().filter(|o| o.reference.kind == "ControllerRevision") {
         note(&mut revisions, object, object.body.int("revision"), "data.spec.template");
     }
     let mut out = vec![];
@@ -94,13 +90,11 @@ fn rolled_out(
 const NEAR: i64 = 5;
 
 /// Who wrote the template at that time.
-fn author(
-    objects: &BTreeMap<(String, String, String), Arc<Object>>,
-    owner: &ObjectRef,
-    at: Timestamp,
-) -> String {
-    let key = (owner.kind.clone(), owner.namespace.clone(), owner.name.clone());
-    let edits = objects.get(&key).map(|object| object.edits.as_slice()).unwrap_or_default();
+fn author(objects: &Objects, owner: &ObjectRef, at: Timestamp) -> String {
+    let edits = objects
+        .get(&owner.kind, &owner.namespace, &owner.name)
+        .map(|object| object.edits.as_slice())
+        .unwrap_or_default();
     let wrote = edits.iter().filter(|edit| {
         let near = edit.time.is_some_and(|t| (t.as_second() - at.as_second()).abs() <= NEAR);
         near && edit.subresource.is_empty() && edit.fields.iter().any(|f| f.starts_with("spec.template"))
@@ -113,6 +107,7 @@ fn author(
 mod tests {
     use super::*;
     use crate::model::json::json;
+    use std::sync::Arc;
 
     #[test]
     fn a_stateful_set_keeps_its_history_in_revisions() {
@@ -131,10 +126,7 @@ mod tests {
             revision("db-2", 2, "db:2", "2026-11-21T10:00:01Z"),
             set,
         ];
-        let objects = all
-            .into_iter()
-            .map(|o| ((o.reference.kind.clone(), "n".to_owned(), o.name().to_owned()), Arc::new(o)))
-            .collect();
+        let objects = all.into_iter().map(Arc::new).collect();
         let found = rollouts(&objects, &[], &[]);
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].by.as_str(), found[0].differences[0].after.as_str()), ("kubectl-set", "db:2"));
@@ -153,8 +145,8 @@ mod tests {
             "message": "Scaled up replica set a-1 to 1 from 0", "involvedObject": {"kind": "Deployment", "namespace": "n", "name": "a"},
             "firstTimestamp": "2026-11-21T11:00:00Z", "lastTimestamp": "2026-11-21T11:00:00Z"});
         let event = Event::read(&Object::read(event).unwrap());
-        assert!(rollouts(&BTreeMap::new(), &sets, &[]).is_empty());
-        let found = rollouts(&BTreeMap::new(), &sets, &[event]);
+        assert!(rollouts(&Objects::default(), &sets, &[]).is_empty());
+        let found = rollouts(&Objects::default(), &sets, &[event]);
         assert_eq!(found[0].time.to_string(), "2026-11-21T11:00:00Z");
     }
 }

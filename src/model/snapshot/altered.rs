@@ -17,7 +17,7 @@ impl Snapshot {
     pub fn altered(&self, put: &[Object], gone: &[ObjectRef]) -> Snapshot {
         let stays = |object: &&Arc<Object>| !gone.iter().any(|r| r.same_object(&object.reference));
         let put = put.iter().cloned().map(Arc::new);
-        let mut altered = self.rebuilt(self.objects.values().filter(stays).cloned().chain(put));
+        let mut altered = self.rebuilt(self.objects.iter().filter(stays).cloned().chain(put));
         altered.changes.clone_from(&self.changes);
         Arc::make_mut(&mut altered.graph).edges.clone_from(&self.graph.edges);
         altered
@@ -32,7 +32,7 @@ impl Snapshot {
             && self.traffic.is_empty()
             && self.proxies.is_empty()
             && self.proxy_syncs.is_empty();
-        !empty || self.objects.values().any(|object| is_judged(object))
+        !empty || self.objects.iter().any(|object| is_judged(object))
     }
 
     /// What configuration and objects of these namespaces, and those that stand in none, alone say: the past is left out as in
@@ -40,8 +40,8 @@ impl Snapshot {
     #[must_use]
     pub fn within(&self, namespaces: &BTreeSet<String>) -> Snapshot {
         let inside = |namespace: &str| namespace.is_empty() || namespaces.contains(namespace);
-        let own = self.objects.iter().filter(|((_, namespace, _), _)| inside(namespace));
-        let mut part = self.rebuilt(own.map(|(_, object)| Arc::clone(object)));
+        let own = self.objects.iter().filter(|object| inside(object.namespace()));
+        let mut part = self.rebuilt(own.cloned());
         let known = |(caller, callee): &(ObjectRef, ServiceName)| {
             inside(&caller.namespace) && inside(&callee.namespace)
         };

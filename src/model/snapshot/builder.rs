@@ -15,6 +15,7 @@ use crate::model::mesh::gateway_api;
 use crate::model::mesh::istio::{self, Policy};
 use crate::model::network::{EndpointSlice, NetworkPolicy, Service};
 use crate::model::object::{Object, ObjectRef};
+use crate::model::objects;
 use crate::model::proxy::Proxy;
 use crate::model::proxy::sync;
 use crate::model::series::Series;
@@ -30,6 +31,7 @@ const NAMESPACE: &str = "Namespace";
 #[derive(Debug, Default)]
 pub struct Builder {
     snapshot: Snapshot,
+    objects: Vec<Arc<Object>>,
     manifest_edges: Vec<(String, String)>,
     proxies: BTreeMap<(String, String), Proxy>,
     captured_at: Option<Timestamp>,
@@ -85,17 +87,7 @@ impl Builder {
             self.snapshot.events.push(Event::read(&object));
             return;
         }
-        let mut kind = object.reference.kind.clone();
-        // Several APIs share these names; the core's, Istio's and the Gateway API's keep them.
-        let group = object.reference.group();
-        let shared = (kind == "Gateway" && group != "networking.istio.io")
-            || (kind == "Service" && !group.is_empty())
-            || (matches!(kind.as_str(), "AuthorizationPolicy" | "HTTPRoute") && group == "policy.linkerd.io");
-        if shared {
-            kind = format!("{group}/{kind}");
-        }
-        let key = (kind, object.reference.namespace.clone(), object.reference.name.clone());
-        self.snapshot.objects.insert(key, object);
+        self.objects.push(object);
     }
 
     /// A container's log.
@@ -163,10 +155,12 @@ impl Builder {
         snapshot.gaps.sort();
         snapshot.gaps.dedup();
         index_pods(&mut snapshot);
-        let spaces = snapshot.objects.range((NAMESPACE.to_owned(), String::new(), String::new())..);
-        let spaces = spaces.take_while(|((kind, namespace, _), _)| kind == NAMESPACE && namespace.is_empty());
+        let spaces = snapshot.objects.iter().filter(|object| {
+            let ObjectRef { kind, namespace, .. } = &object.reference;
+            kind == NAMESPACE && namespace.is_empty()
+        });
         snapshot.index = Index::new(
-            spaces.map(|(_, object)| object),
+            spaces,
             (&snapshot.pods, &snapshot.services),
             &snapshot.workloads,
             &snapshot.slices,
@@ -186,15 +180,17 @@ impl Builder {
 
     fn sort_objects(&mut self) {
         let snapshot = &mut self.snapshot;
+        snapshot.objects = std::mem::take(&mut self.objects).into_iter().collect();
         let istio = &mut snapshot.istio;
         if istio.root_namespace.is_empty() {
             istio.root_namespace = "istio-system".to_owned();
         }
-        for ((kind, _, _), object) in &snapshot.objects {
-            let (object, group) = (Arc::clone(object), object.reference.group());
+        for object in &snapshot.objects {
+            let (kind, group) = (objects::kind(&object.reference), object.reference.group());
+            let object = Arc::clone(object);
             let istio_kind = group.ends_with("istio.io");
             istio.present |= istio_kind;
-            match kind.as_str() {
+            match &*kind {
                 "Pod" => snapshot.pods.push(Pod::read(object)),
                 "Service" if group.is_empty() => snapshot.services.push(Service::read(object)),
                 "EndpointSlice" => snapshot.slices.push(EndpointSlice::read(object)),

@@ -57,7 +57,7 @@ impl Check for ConfigEntryNotSynced {
             object.created.is_some_and(|at| snapshot.now.as_second() - at.as_second() < YOUNG_S)
         };
         let own =
-            snapshot.objects.values().filter(|object| object.reference.group() == GROUP && !young(object));
+            snapshot.objects.iter().filter(|object| object.reference.group() == GROUP && !young(object));
         own.filter_map(|object| {
             let all = conditions(object.body.list("status.conditions"));
             let condition = all.into_iter().find(|c| c.kind == "Synced" && c.status == "False")?;

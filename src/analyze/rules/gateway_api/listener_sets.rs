@@ -59,7 +59,7 @@ pub fn of<'a>(snapshot: &'a Snapshot, gateway: &Gateway) -> Vec<&'a Object> {
     let all = snapshot.derived::<ByGateway>();
     let parent = (gateway.object.namespace().to_owned(), gateway.object.name().to_owned());
     let keys = all.0.get(&parent).into_iter().flatten();
-    keys.filter_map(|key| snapshot.objects.get(key).map(|set| &**set)).collect()
+    keys.filter_map(|(kind, namespace, name)| snapshot.objects.get(kind, namespace, name)).collect()
 }
 
 /// Why a Gateway does not take a ListenerSet; `None` where it does, or where it depends on labels of a namespace that was

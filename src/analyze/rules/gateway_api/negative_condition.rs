@@ -3,6 +3,7 @@
 use super::deciding::{self, Deciding, Place};
 use super::prelude::*;
 use super::status;
+use crate::model::objects;
 
 crate::rule! {
     /// The controller says in an object's status that it does not accept, resolve or program it.
@@ -71,8 +72,8 @@ impl Check for NegativeCondition {
 
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
         let mut out = vec![];
-        for ((kind, _, _), object) in &snapshot.objects {
-            let listed = KINDS.contains(&kind.as_str());
+        for object in &snapshot.objects {
+            let listed = KINDS.contains(&&*objects::kind(&object.reference));
             let policy = || !object.body.list("status.ancestors").is_empty();
             if !(listed || policy()) || !seen::configured(object.namespace()) {
                 continue;

@@ -44,7 +44,7 @@ impl Check for PolicyNotAccepted {
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fault<'a>> {
         let mut out = vec![];
         let mut held: BTreeMap<(String, Target), Vec<(&'a Object, String)>> = BTreeMap::new();
-        for policy in snapshot.objects.values().filter(|o| seen::configured(o.namespace())) {
+        for policy in snapshot.objects.iter().filter(|o| seen::configured(o.namespace())) {
             for target in targets::of(policy) {
                 let kind = policy.reference.kind.as_str();
                 if kind == "BackendTLSPolicy" && !is_backend(&target) {

@@ -60,7 +60,7 @@ impl Check for GatewayNotFound {
         }
         let places: BTreeSet<&str> = snapshot
             .objects
-            .values()
+            .iter()
             .filter(|o| o.reference.group().ends_with("istio.io"))
             .map(|o| o.namespace())
             .collect();

@@ -264,7 +264,7 @@ fn applied_in_old_versions(snapshot: &Snapshot) -> Vec<Fact> {
     let Some(newest) = minors.max() else { return vec![] };
     let mut out = vec![];
     for object in
-        snapshot.objects.values().filter(|o| snapshot.in_scope(o.namespace()) || o.namespace().is_empty())
+        snapshot.objects.iter().filter(|o| snapshot.in_scope(o.namespace()) || o.namespace().is_empty())
     {
         if !REMOVED.iter().any(|(kinds, ..)| kinds.contains(&object.reference.kind.as_str())) {
             continue;

@@ -78,7 +78,7 @@ impl Check for HeldByFinalizers {
                     .is_some_and(|at| common::seconds_between(at, snapshot.now) > PATIENCE_SECONDS)
         };
         let mut out = vec![];
-        for object in snapshot.objects.values().map(|object| &**object).filter(stuck) {
+        for object in snapshot.objects.iter().map(|object| &**object).filter(stuck) {
             let finalizers: Vec<String> =
                 object.body.texts("metadata.finalizers").into_iter().take(3).collect();
             if finalizers.is_empty() {
