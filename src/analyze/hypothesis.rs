@@ -42,13 +42,20 @@ const OWN: f64 = 0.95;
 const ACCOUNTED: f64 = 0.75;
 /// What only shows that something fails, and names nothing to change, is no more than this likely "the" answer.
 const MERE_SYMPTOM: f64 = 0.45;
+/// The same where nothing else was found that could be the answer: it is likelier than not that what is wrong stands here, and it is not called the root
+/// cause all the same.
+const LONE_SYMPTOM: f64 = 0.6;
 /// What it says for a symptom that no cause that was found would bring it about: something is wrong, and this is all that shows it.
 /// Not enough to be called the root cause by itself.
 const UNEXPLAINED: f64 = 0.75;
+/// What it says for such a symptom besides that it is the only hypothesis: a cause elsewhere shows there too, or in others that it hurts, more often than
+/// not.
+const ALONE: f64 = 1.0;
 /// No probability is certainty: rules can be wrong together.
 const MOST_CERTAIN: f64 = 0.98;
 
 /// One hypothesis in the making.
+#[derive(Default)]
 struct Candidate {
     finding: usize,
     /// Symptoms that it explains, with how closely.
@@ -57,6 +64,8 @@ struct Candidate {
     change: Option<Change>,
     /// When what it explains began.
     onset: Option<Timestamp>,
+    /// Whether nothing else was found that could be the answer.
+    alone: bool,
     log_odds: f64,
 }
 
@@ -210,8 +219,7 @@ fn candidates(snapshot: &Snapshot, findings: &[Finding], onset: Option<Timestamp
             .filter_map(|at| Some((*at, explainer.explains(finding, findings.get(*at)?))))
             .filter(|(_, closeness)| *closeness > 0.0)
             .collect();
-        let mut candidate =
-            Candidate { finding: index, explains, tests: vec![], change: None, onset: None, log_odds: 0.0 };
+        let mut candidate = Candidate { finding: index, explains, ..Candidate::default() };
         if let Some(suspect) =
             suspects.all.iter().find(|s| by_signals(finding) && finding.service.as_ref() == Some(&s.service))
         {
@@ -265,11 +273,19 @@ fn stand_alone(candidates: &mut [Candidate], findings: &[Finding]) {
         role(symptom) == Some(Role::Symptom)
             && causes.all(|cause| cause.closeness(symptom.finding) < EXPLAINED)
     };
-    let alone: Vec<usize> =
+    let standing: Vec<usize> =
         candidates.iter().enumerate().filter(|(_, one)| unexplained(one)).map(|(at, _)| at).collect();
-    for at in alone {
+    for at in standing {
         let text = "no cause that was found would bring it about";
         push(candidates, at, test(TestVerdict::Supported, UNEXPLAINED, text));
+        if let [only] = candidates {
+            only.alone = true;
+            push(
+                candidates,
+                at,
+                test(TestVerdict::Supported, ALONE, "nothing else that was found could be the answer"),
+            );
+        }
     }
 }
 
@@ -352,7 +368,11 @@ fn ranked(candidates: &[Candidate], findings: &[Finding]) -> Vec<(usize, f64)> {
         });
         let others: f64 = rivals.map(|(_, rival)| rival.log_odds.exp()).sum();
         let own = candidate.log_odds.exp();
-        let most = if is_mere(finding) { MERE_SYMPTOM } else { MOST_CERTAIN };
+        let most = match (is_mere(finding), candidate.alone) {
+            (true, true) => LONE_SYMPTOM,
+            (true, false) => MERE_SYMPTOM,
+            (false, _) => MOST_CERTAIN,
+        };
         let probability = (own / (own + others + SOMETHING_ELSE.exp())).min(most);
         if probability >= if by_signals(finding) { WORTH_RANKING } else { WORTH_NAMING } {
             out.push((at, probability));
@@ -400,7 +420,9 @@ fn verdict(findings: &[Finding], root_causes: &[RootCause]) -> Verdict {
         || findings.iter().any(|f| {
             f.role == Role::Cause && f.confidence == Confidence::Observed && f.severity >= Severity::Error
         });
-    let found = root_causes.first().is_some_and(|cause| cause.probability >= ROOT_CAUSE);
+    // Where it fails is no answer to why, however sure it is.
+    let named = |cause: &RootCause| findings.get(cause.finding).is_some_and(|finding| !is_mere(finding));
+    let found = root_causes.first().is_some_and(|cause| cause.probability >= ROOT_CAUSE && named(cause));
     match (felt, found, gravest) {
         (_, true, _) => Verdict::RootCauseFound,
         (true, false, _) => Verdict::Inconclusive,
@@ -453,6 +475,31 @@ mod tests {
 
     fn conclude_all(snapshot: &Snapshot, findings: Vec<Finding>) -> Diagnosis {
         conclude(snapshot, findings, vec![], 1, vec![])
+    }
+
+    #[test]
+    fn a_lone_symptom_says_where_and_no_more() {
+        let snapshot = snapshot(None, &[]);
+        let felt = |name: &str| finding(Role::Symptom, Severity::Error, Confidence::Observed, name);
+        let lone = conclude_all(&snapshot, vec![felt("back")]);
+        assert_eq!((lone.verdict, lone.root_causes[0].probability), (Verdict::Inconclusive, LONE_SYMPTOM));
+        let two = conclude_all(&snapshot, vec![felt("back"), felt("front")]);
+        assert_eq!(two.verdict, Verdict::Inconclusive);
+        assert!(
+            two.root_causes.iter().all(|cause| cause.probability <= MERE_SYMPTOM),
+            "{:#?}",
+            two.root_causes
+        );
+    }
+
+    #[test]
+    fn a_cause_that_was_seen_to_hurt_needs_no_others_that_feel_it() {
+        let snapshot = snapshot(None, &[]);
+        let cause = |confidence| finding(Role::Cause, Severity::Error, confidence, "back");
+        let first = |findings| conclude_all(&snapshot, findings).root_causes[0].probability;
+        assert!(first(vec![cause(Confidence::Observed)]) > 0.9);
+        // One that only configuration tells of hurts nobody yet.
+        assert!(first(vec![cause(Confidence::Configured)]) < 0.6);
     }
 
     #[test]

@@ -15,6 +15,9 @@ pub const EXPLAINED: f64 = 0.3;
 /// What it says against a hypothesis that it explains nothing of all that is felt.
 const NOTHING_EXPLAINED: f64 = -2.5;
 
+/// What it says for a cause that was seen to hurt that nothing else is felt: as much as that it explains half of what is felt elsewhere.
+const ALL_THAT_IS_FELT: f64 = 1.5;
+
 fn weight(severity: Severity) -> f64 {
     match severity {
         Severity::Critical => 3.0,
@@ -62,7 +65,14 @@ pub fn coverage(
     let others = |at: &usize| findings.get(*at).filter(|f| f.id != finding.id);
     let total: f64 = symptoms.iter().filter_map(others).map(|f| weight(f.severity)).sum();
     if total == 0.0 {
-        return test(TestVerdict::NotEvaluated, 0.0, "nothing else is felt that it could explain");
+        let felt = finding.role == Role::Cause
+            && finding.confidence == Confidence::Observed
+            && finding.severity >= Severity::Error;
+        return if felt {
+            test(TestVerdict::Supported, ALL_THAT_IS_FELT, "it was seen to hurt, and nothing else is felt")
+        } else {
+            test(TestVerdict::NotEvaluated, 0.0, "nothing else is felt that it could explain")
+        };
     }
     let explained: f64 = explains.iter().filter_map(|(at, c)| Some(weight(others(at)?.severity) * c)).sum();
     let count = explains.iter().filter(|(at, c)| *c >= EXPLAINED && others(at).is_some()).count();
