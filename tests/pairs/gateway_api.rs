@@ -72,9 +72,15 @@ fn as_grpc(dice: &mut Dice, rule: &mut Value) {
     }
     let rule = rule.as_object_mut().unwrap();
     rule.remove("timeouts");
+    for backend in rule.get_mut("backendRefs").and_then(Value::as_array_mut).into_iter().flatten() {
+        if backend["filters"][0]["type"] == "URLRewrite" {
+            backend.as_object_mut().unwrap().remove("filters");
+        }
+    }
     if let Some(filters) = rule.get_mut("filters").and_then(Value::as_array_mut) {
         filters.retain(|filter| {
-            filter["type"].as_str().unwrap().ends_with("Modifier") || filter["type"] == "RequestMirror"
+            let kind = filter["type"].as_str().unwrap();
+            kind.ends_with("Modifier") || matches!(kind, "RequestMirror" | "ExtensionRef")
         });
     }
 }
@@ -121,6 +127,12 @@ fn api_rule(dice: &mut Dice, names: &Names, namespace: &str) -> Value {
     }
     if dice.chance(10) {
         filters.push(json!({"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "api-v2", "namespace": names.a, "port": 80}}}));
+    }
+    if dice.chance(5) {
+        filters.push(json!({"type": "ExtensionRef", "extensionRef": {"group": "example.com", "kind": "Limit", "name": "x"}}));
+    }
+    if dice.chance(10) {
+        out["name"] = json!(format!("rule-{}", dice.below(1000)));
     }
     if dice.chance(12) {
         let origins = dice.one(&[
@@ -179,7 +191,10 @@ fn api_rule(dice: &mut Dice, names: &Names, namespace: &str) -> Value {
             one["namespace"] = json!(home);
         }
         if dice.chance(10) {
-            one["filters"] = json!([{"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "x-set", "value": "backend"}]}}]);
+            let changed = json!({"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "x-set", "value": "backend"}]}});
+            let rewritten =
+                json!({"type": "URLRewrite", "urlRewrite": {"hostname": "rewritten.example.com"}});
+            one["filters"] = json!([if dice.chance(80) { changed } else { rewritten }]);
         }
         one
     };

@@ -34,8 +34,16 @@ impl Hosts {
         }
     }
 
+    /// Whether nothing speaks for any host.
+    pub(super) fn is_empty(&self) -> bool {
+        self.exact.is_empty() && self.wild.is_empty()
+    }
+
     /// Those that can cover the host, in order.
     pub(super) fn candidates(&self, namespace: &str, full: &str) -> Vec<usize> {
+        if self.is_empty() {
+            return vec![];
+        }
         let exact = self.exact.get(namespace).and_then(|own| own.get(&*lower(full)));
         let wild = self.wild.get(namespace);
         let mut out: Vec<usize> = exact.into_iter().chain(wild).flatten().copied().collect();

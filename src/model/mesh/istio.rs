@@ -407,7 +407,7 @@ impl Istio {
     pub fn service_entries_for(&self, full: &str, written: &str) -> impl Iterator<Item = &ServiceEntry> {
         let entries = &self.by_host().service_entries;
         let mut found = entries.candidates("", full);
-        if written != full {
+        if written != full && !entries.is_empty() {
             found.extend(entries.candidates("", written));
             found.sort_unstable();
             found.dedup();

@@ -24,6 +24,14 @@ pub fn namespace_is_ambient(snapshot: &Snapshot, namespace: &str) -> bool {
     object.is_some_and(|object| object.labels.get(MODE).is_some_and(|mode| mode == "ambient"))
 }
 
+/// Whether anything at all asks for ambient mode.
+pub fn is_used(snapshot: &Snapshot) -> bool {
+    let asks = |labels: &Labels| labels.get(MODE).is_some_and(|mode| mode == "ambient");
+    snapshot.objects_of("Namespace").any(|namespace| asks(&namespace.labels))
+        || snapshot.workloads.iter().any(|workload| asks(&workload.template.labels))
+        || snapshot.pods.iter().any(|pod| asks(&pod.template.labels))
+}
+
 /// Whether ztunnel carries the traffic of pods of a template: their own label decides, else their namespace's; pods with a
 /// sidecar or in their node's network are left alone.
 pub fn is_ambient(snapshot: &Snapshot, namespace: &str, template: &PodTemplate) -> bool {

@@ -59,6 +59,9 @@ impl Check for PolicyWithoutWaypoint {
 
     fn detect<'a>(&self, snapshot: &'a Snapshot) -> Vec<Fact<'a>> {
         let mut out = vec![];
+        if !enrolment::is_used(snapshot) {
+            return out;
+        }
         let mut look = |object: &'a Object, path: String, name: ServiceName| {
             if !configured(object.namespace()) {
                 return;

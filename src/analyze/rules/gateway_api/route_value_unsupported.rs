@@ -56,8 +56,8 @@ impl Check for RouteValueUnsupported {
     }
 }
 
-/// A filter that Istio does not have, or does not have for one backend alone.
-fn not_of_istio(filter: &references::Filter<'_>) -> Option<route_checks::Problem> {
+/// What is wrong with a filter that Istio does not have, or does not have for one backend alone.
+pub fn not_of_istio(filter: &references::Filter<'_>) -> Option<route_checks::Problem> {
     let kind = filter.body.text("type")?;
     let why = match (kind, filter.backend) {
         ("ExtensionRef", _) => "Istio has no filters of extensions (ExtensionRef)".to_owned(),

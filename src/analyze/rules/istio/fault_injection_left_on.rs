@@ -59,8 +59,13 @@ impl Check for FaultInjectionLeftOn {
         let groups = all(snapshot, |way| matches!(way, Way::AbortInjected | Way::DelayInjected));
         let mut out = vec![];
         for virtual_service in &snapshot.istio.virtual_services {
+            let injecting = |route: &&Route| route.body.at("fault").is_some();
+            let mut routes = virtual_service.routes.iter().filter(injecting).peekable();
+            if routes.peek().is_none() {
+                continue;
+            }
             let services = services(snapshot, virtual_service);
-            for route in &virtual_service.routes {
+            for route in routes {
                 for (kind, way) in [("abort", Way::AbortInjected), ("delay", Way::DelayInjected)] {
                     let Some(fault) = route.body.at("fault").and_then(|fault| fault.child(kind)) else {
                         continue;

@@ -17,13 +17,14 @@ use crate::model::snapshot::Snapshot;
 use crate::model::traffic::Reporter;
 
 crate::rule! {
-    /// A DestinationRule expects an identity of whoever answers that no pod of the Service has.
+    /// A DestinationRule expects an identity of whoever answers that no pod of the Service has, or that some of them do not have.
     ///
     /// ## What it detects
     /// `tls.mode: ISTIO_MUTUAL` with `subjectAltNames` among which the SPIFFE identity of no pod behind the Service stands: service accounts that
-    /// were renamed, another namespace or trust domain, DNS names, which certificates of the mesh do not carry.
+    /// were renamed, another namespace or trust domain, DNS names, which certificates of the mesh do not carry. Or that of some pods is missing: a
+    /// second version with a service account of its own.
     /// ## Why it matters
-    /// Callers' proxies refuse the certificate of every pod: all requests end with `503 UF` and CERTIFICATE_VERIFY_FAILED.
+    /// Callers' proxies refuse the certificates of these pods: requests that go to them end with `503 UF` and CERTIFICATE_VERIFY_FAILED.
     /// ## Evidence
     /// The names in the DestinationRule against namespace and service account of the pods; failed handshakes in access logs of callers.
     /// ## How to confirm
@@ -51,6 +52,8 @@ pub struct Fact<'a> {
     service: &'a Service,
     /// The identities that the pods have, in order.
     shown: Vec<String>,
+    /// Those of them that are refused.
+    strangers: Vec<String>,
     /// What callers' proxies saw of it.
     seen: Option<Failures>,
 }
@@ -85,13 +88,14 @@ impl Check for IdentityNotExpected {
                     let names = tls.texts("subjectAltNames");
                     let mutual = tls.text("mode") == Some("ISTIO_MUTUAL");
                     let fits = |own: &String| is_among(&snapshot.istio, &names, own);
+                    let strangers: Vec<String> = shown.iter().filter(|own| !fits(own)).cloned().collect();
                     let path = format!("{path}.subjectAltNames");
                     let known = out.iter().any(|f| {
                         f.rule.reference() == rule.reference()
                             && f.path == path
                             && f.service.service_name() == name
                     });
-                    if !mutual || names.is_empty() || shown.iter().any(fits) || known {
+                    if !mutual || names.is_empty() || strangers.is_empty() || known {
                         continue;
                     }
                     let of_callers = |group: &&Failures| {
@@ -100,7 +104,7 @@ impl Check for IdentityNotExpected {
                             && group.severity().is_some()
                     };
                     let seen = groups.iter().find(of_callers).cloned();
-                    out.push(Fact { rule, path, names, service, shown: shown.clone(), seen });
+                    out.push(Fact { rule, path, names, service, shown: shown.clone(), strangers, seen });
                 }
             }
         }
@@ -110,19 +114,27 @@ impl Check for IdentityNotExpected {
     fn describe(&self, fact: &Fact<'_>, _: &Snapshot) -> Finding {
         let name = fact.service.service_name();
         let subject = fact.rule.reference().field(fact.path.clone());
-        let (names, shown) = (list(&fact.names), list(&fact.shown));
+        let (names, shown, strangers) = (list(&fact.names), list(&fact.shown), list(&fact.strangers));
+        let all = fact.strangers.len() == fact.shown.len();
+        let whose =
+            if all { format!("the pods of {}", name.name) } else { format!("some pods of {}", name.name) };
         let figures = fact.seen.as_ref().map_or(String::new(), |seen| {
             format!(" {} failed in the handshake.", text::share(seen.count, seen.requests, "requests"))
         });
         let confidence = if fact.seen.is_some() { Confidence::Observed } else { Confidence::Configured };
         let finding = Finding::new(Self::META, subject.clone(), &[&name.namespace, &name.name])
-            .title(format!("{} accepts no certificate that the pods of {} have", fact.rule.reference(), name.name))
+            .title(format!("{} refuses the certificates of {whose}", fact.rule.reference()))
             .message(format!(
-                "Callers' proxies accept a certificate that carries one of the names in {}, and nothing else. The certificates of the pods behind {name} carry {shown}: the handshake fails (CERTIFICATE_VERIFY_FAILED).{figures}",
-                fact.path
+                "Callers' proxies accept a certificate that carries one of the names in {}, and nothing else. The certificates of {whose} in {} carry {strangers}: the handshake with them fails (CERTIFICATE_VERIFY_FAILED).{figures}",
+                fact.path,
+                name.namespace,
             ))
-            .mechanism("subjectAltNames fit no pod: certificate verify failed in mutual TLS (503 UF)")
-            .severity(fact.seen.as_ref().and_then(Failures::severity).unwrap_or(Severity::Error))
+            .mechanism(if all {
+                "subjectAltNames fit no pod: certificate verify failed in mutual TLS (503 UF)"
+            } else {
+                "subjectAltNames fit only some pods: certificate verify failed in mutual TLS with the others (503 UF)"
+            })
+            .severity(fact.seen.as_ref().and_then(Failures::severity).unwrap_or(if all { Severity::Error } else { Severity::Warning }))
             .role(Role::Cause, confidence)
             .service(Some(name.clone()))
             .onset(fact.seen.as_ref().and_then(|seen| seen.onset))

@@ -3,7 +3,8 @@
 use super::backends::{self, INVALID};
 use super::filters::{self, Filters};
 use super::matches::{self, Rank};
-use crate::analyze::rules::gateway_api::route_checks;
+use crate::analyze::rules::gateway_api::route_value_unsupported::not_of_istio;
+use crate::analyze::rules::gateway_api::{classes, references, route_checks};
 use crate::analyze::twin::http::table::{Action, Destination, Forward, Route as TableRoute, Weighted};
 use crate::model::fields::Fields;
 use crate::model::json::Value;
@@ -28,9 +29,13 @@ pub struct Made {
     pub route: TableRoute,
 }
 
-/// Whether Istio takes a route at all: a GRPCRoute with one mirror that leads nowhere, or where no ReferenceGrant lets it, is left out whole. Of an
-/// HTTPRoute such a mirror alone is left out.
+/// Whether Istio takes a route at all. One filter that it does not have costs a route all its rules. So does of a GRPCRoute one mirror that leads
+/// nowhere, or where no ReferenceGrant lets it; of an HTTPRoute such a mirror alone is left out.
 pub fn is_taken(snapshot: &Snapshot, route: &Route, place: Place) -> bool {
+    let foreign = || references::filters(route).iter().any(|filter| not_of_istio(filter).is_some());
+    if foreign() && classes::route_is_istios(snapshot, route) {
+        return false;
+    }
     let broken = |(index, rule): (usize, &Value)| {
         let filters = filters::read(rule.list("filters"), place.port);
         mirrors(snapshot, route, index, &filters, place)
@@ -69,9 +74,9 @@ pub fn of_route(snapshot: &Snapshot, route: &Route, place: Place) -> Vec<Made> {
             Some(problem) => respond(format!("{}: {}", problem.path, problem.why)),
             None => action(snapshot, route, index, rule, &filters, place),
         };
-        // The name that Istio gives it, and that access logs show.
-        let named = rule.text("name").map_or_else(|| index.to_string(), str::to_owned);
-        let name = format!("{}.{}.{named}", route.object.namespace(), route.object.name());
+        // The name that Istio gives it, and that access logs show: the rule's own, else its place.
+        let placed = || format!("{}.{}.{index}", route.object.namespace(), route.object.name());
+        let name = rule.text("name").map_or_else(placed, str::to_owned);
         for condition in matches::of_rule(route, index, rule) {
             let made = TableRoute {
                 name: name.clone(),
@@ -211,6 +216,27 @@ mod tests {
             destinations(json!({"backendRefs": [{"name": "a", "port": 81}]})),
             [("500".to_owned(), 1)]
         );
+    }
+
+    #[test]
+    fn one_filter_that_istio_does_not_have_costs_it_the_whole_route() {
+        let taken = |class: &str, filters: Value, of_backend: Value| {
+            let mut builder = Builder::new();
+            let gateway = |kind: &str, name: &str, spec: Value| json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": kind, "metadata": {"name": name, "namespace": "n"}, "spec": spec});
+            builder.object(json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": {"name": "c"}, "spec": {"controllerName": class}}));
+            builder.object(gateway("Gateway", "g", json!({"gatewayClassName": "c", "listeners": [{"name": "http", "port": 80, "protocol": "HTTP"}]})));
+            let rules = json!([{"backendRefs": [{"name": "a", "port": 80}]}, {"filters": filters, "backendRefs": [{"name": "a", "port": 80, "filters": of_backend}]}]);
+            builder.object(gateway("HTTPRoute", "r", json!({"parentRefs": [{"name": "g"}], "rules": rules})));
+            let snapshot = builder.finish();
+            is_taken(&snapshot, &snapshot.gateway_api.routes[0], Place { port: 80, mesh: false })
+        };
+        let istio = "istio.io/gateway-controller";
+        let rewrite = || json!([{"type": "URLRewrite", "urlRewrite": {"hostname": "x"}}]);
+        let extension = || json!([{"type": "ExtensionRef", "extensionRef": {}}]);
+        assert!(taken(istio, rewrite(), json!([])));
+        assert!(!taken(istio, extension(), json!([])));
+        assert!(!taken(istio, json!([]), rewrite()));
+        assert!(taken("example.com/other", extension(), json!([])), "others have such filters");
     }
 
     #[test]
