@@ -93,7 +93,30 @@ fn told(line: &str) -> Option<(f64, bool)> {
         ))
         .ok()
     });
-    if line.len() > MAX_LINE {
+    // Words that are told apart by their bytes alone are found many at a time; nobody writes them in mixed case.
+    static WORDS: LazyLock<Option<Regex>> = LazyLock::new(|| {
+        let words = [
+            "took",
+            "takes",
+            "completed ",
+            "finished ",
+            "returned ",
+            "answered ",
+            "done in",
+            "executed in",
+            "elapsed",
+            "duration",
+            "latency",
+        ];
+        let capital = words.map(|word| {
+            let (first, rest) = word.split_at(1);
+            format!("{}{rest}", first.to_ascii_uppercase())
+        });
+        let upper = words.map(str::to_ascii_uppercase);
+        let all: Vec<String> = words.map(str::to_owned).into_iter().chain(capital).chain(upper).collect();
+        Regex::new(&all.join("|")).ok()
+    });
+    if line.len() > MAX_LINE || !WORDS.as_ref()?.is_match(line) {
         return None;
     }
     let found = TOOK.as_ref()?.captures(line)?;

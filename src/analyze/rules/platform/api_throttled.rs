@@ -1,7 +1,9 @@
 //! PLAT120.
 
 use jiff::Timestamp;
+use regex::Regex;
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use crate::analyze::finding::{Confidence, Effect, Evidence, Finding, Role, Severity};
 use crate::analyze::remedy::{Prevention, Remedy};
@@ -45,24 +47,23 @@ enum By {
 
 impl By {
     fn of(text: &str) -> Option<Self> {
-        let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
-        match () {
-            () if has(&["due to client-side throttling", "client rate limiter Wait returned an error"]) => {
-                Some(By::Client)
-            }
-            () if has(&["the server has received too many requests and has asked us to try again later"]) => {
-                Some(By::Fairness)
-            }
-            () if has(&[
-                "etcdserver: request timed out",
-                "etcdserver: leader changed",
-                "the server was unable to return a response in the time allotted",
-            ]) =>
-            {
-                Some(By::Store)
-            }
-            () => None,
-        }
+        // Asked of every line of every log: one pass for all of these texts.
+        static TEXTS: LazyLock<Option<Regex>> = LazyLock::new(|| {
+            Regex::new(concat!(
+                "(due to client-side throttling|client rate limiter Wait returned an error)",
+                "|(the server has received too many requests and has asked us to try again later)",
+                "|etcdserver: request timed out|etcdserver: leader changed",
+                "|the server was unable to return a response in the time allotted",
+            ))
+            .ok()
+        });
+        let texts = TEXTS.as_ref().filter(|texts| texts.is_match(text))?;
+        let found = texts.captures(text)?;
+        Some(match (found.get(1), found.get(2)) {
+            (Some(_), _) => By::Client,
+            (None, Some(_)) => By::Fairness,
+            (None, None) => By::Store,
+        })
     }
 
     fn meaning(self) -> &'static str {
