@@ -64,8 +64,6 @@ struct Candidate {
     change: Option<Change>,
     /// When what it explains began.
     onset: Option<Timestamp>,
-    /// Whether nothing else was found that could be the answer.
-    alone: bool,
     log_odds: f64,
 }
 
@@ -278,8 +276,7 @@ fn stand_alone(candidates: &mut [Candidate], findings: &[Finding]) {
     for at in standing {
         let text = "no cause that was found would bring it about";
         push(candidates, at, test(TestVerdict::Supported, UNEXPLAINED, text));
-        if let [only] = candidates {
-            only.alone = true;
+        if candidates.len() == 1 {
             push(
                 candidates,
                 at,
@@ -368,9 +365,9 @@ fn ranked(candidates: &[Candidate], findings: &[Finding]) -> Vec<(usize, f64)> {
         });
         let others: f64 = rivals.map(|(_, rival)| rival.log_odds.exp()).sum();
         let own = candidate.log_odds.exp();
-        let most = match (is_mere(finding), candidate.alone) {
-            (true, true) => LONE_SYMPTOM,
-            (true, false) => MERE_SYMPTOM,
+        let most = match (is_mere(finding), candidates.len()) {
+            (true, 1) => LONE_SYMPTOM,
+            (true, _) => MERE_SYMPTOM,
             (false, _) => MOST_CERTAIN,
         };
         let probability = (own / (own + others + SOMETHING_ELSE.exp())).min(most);

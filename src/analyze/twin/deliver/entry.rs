@@ -25,8 +25,8 @@ struct Listed<'a> {
     selecting: Option<(&'a ObjectRef, bool)>,
     /// How many endpoints are written, and how many of them the subset leaves.
     written: (usize, usize),
-    /// An entry with an endpoint in the cluster where nobody takes a connection.
-    silent: Option<&'a ObjectRef>,
+    /// An entry, and the address of an endpoint of its in the cluster where nobody takes a connection.
+    silent: Option<(&'a ObjectRef, &'a str)>,
 }
 
 impl<'a> Leg<'_, 'a, '_> {
@@ -84,7 +84,9 @@ impl<'a> Leg<'_, 'a, '_> {
                 }
                 out.written.1 += 1;
                 match self.pods_at((entry, host.namespace), (&at.name, target)) {
-                    Some(found) if found.is_empty() => out.silent = Some(other.reference()),
+                    Some(found) if found.is_empty() => {
+                        out.silent = Some((other.reference(), entry.text("address").unwrap_or_default()));
+                    }
                     Some(found) => out.pods.extend(found),
                     None => {}
                 }
@@ -159,8 +161,8 @@ impl<'a> Leg<'_, 'a, '_> {
                 let own = self.identities_of_host(host);
                 self.expecting(&own).found(listed.pods, (tls, backend), answer)
             }
-            _ if let Some(entry) = listed.silent => {
-                let why = format!("nobody takes a connection at the endpoint of {entry}");
+            _ if let Some((entry, address)) = listed.silent => {
+                let why = format!("nobody takes a connection at {address}, an endpoint of {entry}");
                 answer.steps.push(Step::by(entry, why.clone()));
                 Share::Failed { status: self.routing.is_some().then_some(503), flag: "UF", why }
             }
