@@ -30,8 +30,8 @@ impl HeaderOps {
         let before = headers.clone();
         let read = |list: &[(String, String)]| -> Vec<(String, Value)> {
             let read = list.iter().map(|(name, text)| (name.clone(), value(text, &before)));
-            // An empty value is no header, and leaves one that is there as it is.
-            read.filter(|(_, value)| *value != Value::Is(String::new())).collect()
+            // No value is no header, and leaves one that is there as it is.
+            read.filter(|(_, value)| *value != Value::Nothing).collect()
         };
         let (set, add) = (read(&self.set), read(&self.add));
         for (name, value) in set {
@@ -76,6 +76,7 @@ impl Carried {
                 self.take(&name);
                 self.undecided.insert(lower, operator);
             }
+            Value::Nothing => {}
             Value::Is(_) if self.undecided.contains_key(&lower) => {}
             Value::Is(value) => {
                 match self.known.iter_mut().find(|(known, _)| known.eq_ignore_ascii_case(&name)) {
@@ -121,9 +122,14 @@ mod tests {
     /// What a value comes to where `?` is not decided and `=name` is another header's value.
     fn value(text: &str, headers: &Carried) -> Value {
         match text.strip_prefix('=') {
-            Some(name) => headers.tell(name, |_| false).map_or(Value::Undecided(text.to_owned()), Value::Is),
+            Some(name) => match headers.tell(name, |_| false) {
+                Some(missing) if missing.is_empty() => Value::Nothing,
+                Some(known) => Value::Is(known),
+                None => Value::Undecided(text.to_owned()),
+            },
             None if text == "?" => Value::Undecided("?".to_owned()),
-            None => Value::Is(text.to_owned()),
+            None if text.is_empty() => Value::Nothing,
+            None => Value::Is(text.trim().to_owned()),
         }
     }
 
@@ -152,7 +158,9 @@ mod tests {
         let set = vec![pair("a", "2"), pair("x", "=a"), pair("y", "=c"), pair("b", "")];
         let headers = after(&HeaderOps { set, add: vec![], remove: vec!["c".into()] }).known;
         assert_eq!((get(&headers, "x"), get(&headers, "y")), (Some("1"), None));
-        assert_eq!(get(&headers, "b"), Some("1"), "an empty value leaves what is there");
+        assert_eq!(get(&headers, "b"), Some("1"), "no value leaves what is there");
+        let blank = after(&HeaderOps { set: vec![pair("a", " ")], ..HeaderOps::default() }).known;
+        assert_eq!(get(&blank, "a"), Some(""), "blanks are a value");
     }
 
     #[test]

@@ -5,10 +5,19 @@ use super::headers::{self, Carried};
 /// What a value comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
-    /// This text; an empty one adds no header.
+    /// No text at all, which adds no header.
+    Nothing,
+    /// This text; an empty one is what blanks alone come to, whose header is there.
     Is(String),
     /// Nobody can tell from configuration; the operator that says so, as it is written.
     Undecided(String),
+}
+
+impl Value {
+    /// What was put together, as whoever receives it reads it.
+    fn of(whole: &str, read: &str) -> Self {
+        if whole.is_empty() { Value::Nothing } else { Value::Is(read.to_owned()) }
+    }
 }
 
 /// A request as the operators see it.
@@ -210,7 +219,7 @@ fn known(name: &str) -> bool {
 /// What a value comes to: in a request, or in an answer whose headers are `reply`'s second part.
 pub fn put_in(value: &str, asked: &Asked, reply: Option<(Reply, &Carried)>) -> Value {
     if !value.contains('%') {
-        return Value::Is(value.to_owned());
+        return Value::of(value, value);
     }
     let Ok(pieces) = pieces(value) else { return Value::Undecided(value.to_owned()) };
     let mut out = String::new();
@@ -231,7 +240,7 @@ pub fn put_in(value: &str, asked: &Asked, reply: Option<(Reply, &Carried)>) -> V
         }
     }
     // Blanks around a value are none of it to whoever receives it.
-    Value::Is(out.trim_matches([' ', '\t']).to_owned())
+    Value::of(&out, out.trim_matches([' ', '\t']))
 }
 
 /// What one operator comes to; none where that is not known.
@@ -326,6 +335,7 @@ mod tests {
         let empty = Carried::default();
         let reply = reply.map(|reply| (reply, if reply.upstream { &own } else { &empty }));
         match put_in(value, &asked(), reply) {
+            Value::Nothing => String::new(),
             Value::Is(text) => text,
             Value::Undecided(operator) => format!("? {operator}"),
         }
@@ -352,6 +362,14 @@ mod tests {
             ("%DOWNSTREAM_REMOTE_ADDRESS%", "? %DOWNSTREAM_REMOTE_ADDRESS%"),
         ] {
             assert_eq!(is(value, None), said, "{value}");
+        }
+    }
+
+    #[test]
+    fn blanks_alone_are_a_value_and_nothing_is_none() {
+        assert_eq!(put_in("%REQ(x-none)% %REQ(x-none)%", &asked(), None), Value::Is(String::new()));
+        for nothing in ["", "%REQ(x-none)%", "%REQ(x-none)%%REQ(x-none)%"] {
+            assert_eq!(put_in(nothing, &asked(), None), Value::Nothing, "{nothing}");
         }
     }
 
@@ -392,7 +410,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_without_harm_and_plain_text_stays(text in "[%A-Z(x):?3é ]{0,40}", plain in "[a-z ()]{0,20}") {
+        fn any_text_is_read_without_harm_and_plain_text_stays(text in "[%A-Z(x):?3é ]{0,40}", plain in "[a-z ()]{1,20}") {
             let _ = (refused(&text), put_in(&text, &asked(), None));
             prop_assert_eq!(put_in(&plain, &asked(), None), Value::Is(plain.clone()));
             let doubled = plain.replace(' ', "%%");
