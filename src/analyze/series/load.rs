@@ -1,5 +1,5 @@
-//! How the figures of a service grow with its load: the curve that fits best over the time before the trouble, and whether what
-//! was measured since still lies on it.
+//! How the figures of a service grow with its load: the curve that fits best over the time before the trouble, whether what
+//! was measured since still lies on it, and what is left of a figure when its load is taken out.
 
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -22,6 +22,8 @@ const VERY_STRONG: f64 = 10.0;
 /// A load whose rank follows the clock this closely (Spearman's ρ) only rises or only falls in the window: whatever else grows
 /// with time would seem to follow it.
 const ONLY_A_TREND: f64 = 0.9;
+/// The share of a figure's variance that its load must explain to be taken out of it: less than half of it is mostly something else.
+const DRIVES: f64 = 0.5;
 /// Curves kept, the best fitting first.
 const MAX_KEPT: usize = 32;
 /// A residue smaller than this share of the mean is none: it keeps the logarithm finite where a curve fits exactly.
@@ -94,12 +96,7 @@ pub fn growths(snapshot: &Snapshot) -> Vec<Growth> {
     }
     let mut out = vec![];
     for (service, own) in by_service {
-        // Of several series of requests the most detailed one; of equals the first by name.
-        let loads = own.iter().filter(|r| r.meaning.kind == Kind::Traffic && r.meaning.side == Side::Own);
-        let Some(load) = loads.max_by(|a, b| a.times.len().cmp(&b.times.len()).then(b.name.cmp(&a.name)))
-        else {
-            continue;
-        };
+        let Some(load) = most_detailed(own.iter().copied()) else { continue };
         for measure in own.iter().filter(|reading| measures(reading.meaning.kind)) {
             out.extend(growth(service, load, measure, onset));
         }
@@ -112,9 +109,77 @@ pub fn growths(snapshot: &Snapshot) -> Vec<Growth> {
     out
 }
 
+/// Of several series of requests at a service the most detailed one; of equals the first by name.
+fn most_detailed<'a>(own: impl Iterator<Item = &'a Reading>) -> Option<&'a Reading> {
+    own.filter(|r| r.meaning.kind == Kind::Traffic && r.meaning.side == Side::Own)
+        .max_by(|a, b| a.times.len().cmp(&b.times.len()).then(b.name.cmp(&a.name)))
+}
+
 /// What load can drive.
 fn measures(kind: Kind) -> bool {
     matches!(kind, Kind::Latency | Kind::Cpu | Kind::Saturation)
+}
+
+/// The load of each service that spreads enough before an onset for a curve to be more than a guess.
+pub(super) fn loads(readings: &[Reading], onset: f64) -> BTreeMap<&ServiceName, &Reading> {
+    let mut by_service: BTreeMap<&ServiceName, Vec<&Reading>> = BTreeMap::new();
+    for reading in readings.iter().filter(|reading| reading.meaning.kind == Kind::Traffic) {
+        if let Some(service) = reading.service() {
+            by_service.entry(service).or_default().push(reading);
+        }
+    }
+    let spreads = |load: &&Reading| {
+        let before = load.times.partition_point(|at| *at < onset);
+        spread(load.values.get(..before).unwrap_or_default()).is_some()
+    };
+    by_service
+        .into_iter()
+        .filter_map(|(service, own)| Some((service, most_detailed(own.into_iter()).filter(spreads)?)))
+        .collect()
+}
+
+/// A figure as it would be at its service's usual load: what the curve of the time before `onset` says for the load of each point is taken
+/// out of it, and what it says for the usual load is put in. Loads that were not seen before count as the nearest that was, for nothing tells how the curve goes
+/// on. `None` where load does not drive the figure.
+pub(super) fn at_usual_load(load: &Reading, measure: &Reading, onset: f64) -> Option<Reading> {
+    if !measures(measure.meaning.kind) {
+        return None;
+    }
+    let pairs = paired(load, measure);
+    let before: Vec<(f64, f64)> =
+        pairs.iter().filter(|(at, _, _)| *at < onset).map(|(_, x, y)| (*x, *y)).collect();
+    if before.len() < FEWEST {
+        return None;
+    }
+    let curve = best(&before).filter(|curve| curve.class != Class::Constant && curve.fit >= DRIVES)?;
+    let seen: Vec<f64> = before.iter().map(|(x, _)| *x).collect();
+    let (low, high) = seen.iter().fold((f64::MAX, f64::MIN), |(l, h), x| (l.min(*x), h.max(*x)));
+    let usual = curve.at(median(&seen)?)?;
+    let mut out = measure.clone();
+    let mut pairs = pairs.into_iter().peekable();
+    for (time, value) in out.times.iter().zip(&mut out.values) {
+        while pairs.next_if(|(at, _, _)| at < time).is_some() {}
+        if let Some(at_load) =
+            pairs.next_if(|(at, _, _)| at == time).and_then(|(_, x, _)| curve.at(x.clamp(low, high)))
+        {
+            *value += usual - at_load;
+        }
+    }
+    out.put_in_order();
+    Some(out)
+}
+
+/// How often the 10th percentile of loads goes into their 90th; `None` where they are too few, spread too little, or only rise or fall.
+fn spread(loads: &[f64]) -> Option<f64> {
+    if loads.len() < FEWEST {
+        return None;
+    }
+    let (low, high) = (quantile(loads, 0.1)?, quantile(loads, 0.9)?);
+    if low <= 0.0 || high / low < SPREAD {
+        return None;
+    }
+    let clock: Vec<f64> = (0..loads.len()).map(|at| at as f64).collect();
+    (correlation(&ranks(loads), &clock).abs() <= ONLY_A_TREND).then_some(high / low)
 }
 
 fn growth(service: &ServiceName, load: &Reading, measure: &Reading, onset: Option<f64>) -> Option<Growth> {
@@ -125,12 +190,7 @@ fn growth(service: &ServiceName, load: &Reading, measure: &Reading, onset: Optio
         .map(|(_, x, y)| (*x, *y))
         .collect();
     let loads: Vec<f64> = before.iter().map(|(x, _)| *x).collect();
-    let (low, high) = (quantile(&loads, 0.1)?, quantile(&loads, 0.9)?);
-    let clock: Vec<f64> = (0..loads.len()).map(|at| at as f64).collect();
-    let trend = correlation(&ranks(&loads), &clock).abs() > ONLY_A_TREND;
-    if before.len() < FEWEST || low <= 0.0 || high / low < SPREAD || trend {
-        return None;
-    }
+    let spread = spread(&loads)?;
     let curve = best(&before)?;
     let since: Vec<f64> = pairs
         .iter()
@@ -144,7 +204,7 @@ fn growth(service: &ServiceName, load: &Reading, measure: &Reading, onset: Optio
         class: curve.class,
         fit: curve.fit,
         points: before.len(),
-        spread: high / low,
+        spread,
         capacity: curve.capacity(),
         since: median(&since).filter(|_| since.len() >= 3),
     })

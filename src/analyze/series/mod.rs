@@ -68,14 +68,19 @@ pub fn anomalies(snapshot: &Snapshot, onset: Option<Onset>) -> Vec<Anomaly> {
     let readings = snapshot.derived::<Readings>();
     let end = readings.0.iter().filter_map(|reading| reading.times.last().copied()).fold(f64::MIN, f64::max);
     // Of each kind at each place the worst counts: percentiles and pods say the same thing several times.
-    let mut worst: BTreeMap<(&Place, Kind, Side), (f64, Shift, &Reading)> = BTreeMap::new();
+    let mut worst: BTreeMap<(&Place, Kind, Side), Moved<'_>> = BTreeMap::new();
     let mut room = vec![];
+    let loads = load::loads(&readings.0, onset - slack);
     for reading in &readings.0 {
         let meaning = &reading.meaning;
         let own = own_share(meaning.kind, meaning.side);
         // Everything else that is known of a shift makes it say less.
         let worth = |z: f64| log_lr(z, reading.beside) * own >= WORTH_TELLING;
-        let Some(shift) = measure(reading, onset, slack, &mut room, worth) else { continue };
+        // What follows from its load is no deviation, and hides none.
+        let load = reading.service().and_then(|service| loads.get(service));
+        let steady = load.and_then(|load| load::at_usual_load(load, reading, onset - slack));
+        let looked_at = steady.as_ref().unwrap_or(reading);
+        let Some(shift) = measure(looked_at, onset, slack, &mut room, worth) else { continue };
         let good = match bad_direction(reading) {
             Some(Direction::Up) => shift.z < 0.0,
             Some(Direction::Down) => shift.z > 0.0,
@@ -86,15 +91,14 @@ pub fn anomalies(snapshot: &Snapshot, onset: Option<Onset>) -> Vec<Anomaly> {
         let quiet = reading.times.get(shift.until).map_or(0.0, |until| end - until);
         let lasting = if snapshot.onset.is_none() { lasting(quiet, reading.step) } else { 1.0 };
         let odds = log_lr(shift.z, reading.beside).min(shift.at_most) * own * towards * lasting;
-        let best =
-            worst.entry((&reading.place, meaning.kind, meaning.side)).or_insert((odds, shift, reading));
-        if odds > best.0 {
-            *best = (odds, shift, reading);
+        let this = Moved { odds, shift, reading, steady: steady.is_some() };
+        let best = worst.entry((&reading.place, meaning.kind, meaning.side)).or_insert(this);
+        if odds > best.odds {
+            *best = this;
         }
     }
-    let moved = worst.into_values().filter(|(odds, ..)| *odds >= WORTH_TELLING);
-    let mut out: Vec<Anomaly> =
-        moved.map(|(odds, shift, reading)| moved_away(odds, &shift, reading)).collect();
+    let moved = worst.into_values().filter(|moved| moved.odds >= WORTH_TELLING);
+    let mut out: Vec<Anomaly> = moved.map(moved_away).collect();
     out.extend(ceased(&readings.0, onset));
     bounded(out)
 }
@@ -110,7 +114,18 @@ fn bad_direction(reading: &Reading) -> Option<Direction> {
     if reading.ceiling.is_some() { Some(Direction::Up) } else { reading.meaning.bad }
 }
 
-fn moved_away(odds: f64, shift: &Shift, reading: &Reading) -> Anomaly {
+/// A reading that moved, and what that says (natural logarithm of a likelihood ratio).
+#[derive(Clone, Copy)]
+struct Moved<'a> {
+    odds: f64,
+    shift: Shift,
+    reading: &'a Reading,
+    /// Its load was taken out.
+    steady: bool,
+}
+
+fn moved_away(moved: Moved<'_>) -> Anomaly {
+    let Moved { odds, shift, reading, steady } = moved;
     let (before, after) = (reading.original(shift.before), reading.original(shift.after));
     let direction = if after >= before { Direction::Up } else { Direction::Down };
     let name = if reading.variant.is_empty() {
@@ -120,11 +135,12 @@ fn moved_away(odds: f64, shift: &Shift, reading: &Reading) -> Anomaly {
     };
     let onset = reading.times.get(shift.at).copied().and_then(from_unix);
     let value = format!(
-        "{} {} from {} to {}, {:.0} times its usual spread",
+        "{} {} from {} to {}{}, {:.0} times its usual spread",
         reading.meaning.kind.as_str(),
         direction.as_str(),
         short(before),
         short(after),
+        if steady { " beyond what its load accounts for" } else { "" },
         shift.z.abs()
     );
     // What a client measures speaks of what it calls; whom exactly, the graph decides.

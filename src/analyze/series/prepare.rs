@@ -83,7 +83,7 @@ impl Reading {
     }
 
     /// Puts the values in order, once they are what they stay.
-    fn put_in_order(&mut self) {
+    pub(super) fn put_in_order(&mut self) {
         let mut order: Vec<(f64, u32)> = self.values.iter().copied().zip(0..).collect();
         order.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
         self.order = order.into_iter().map(|(_, at)| at).collect();

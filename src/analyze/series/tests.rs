@@ -198,3 +198,45 @@ fn a_running_cluster_without_an_onset_is_not_judged_by_its_series() {
     };
     assert_eq!((judged(false), judged(true)), (1, 0));
 }
+
+/// What deviates of a service's latency at a load that peaks for the first ten minutes of 100 and for the last 20, and falls and rises in between; the
+/// latency is `extra` ms more in the last 20 minutes, in each of which `load` is a factor of the usual load.
+fn by_load(load: f64, extra: f64) -> Vec<(Kind, f64)> {
+    let loads: Vec<f64> = (0..100)
+        .map(|n: u32| match n {
+            0..8 => 300.0,
+            8..80 => 100.0 + 10.0 * f64::from(n % 7) + if n.is_multiple_of(9) { 60.0 } else { 0.0 },
+            _ => 100.0 * load,
+        })
+        .collect();
+    let latency = |(n, load): (usize, &f64)| {
+        20.0 + 0.3 * load + [0.0, 1.0, 2.0, 0.5][n % 4] + if n >= 80 { extra } else { 0.0 }
+    };
+    let latencies = loads.iter().enumerate().map(latency).collect();
+    let series = |name: &str, values: Vec<f64>| Series {
+        name: name.to_owned(),
+        labels: [("namespace".to_owned(), "n".to_owned()), ("service".to_owned(), "a".to_owned())].into(),
+        points: values.into_iter().enumerate().map(|(n, value)| (n as f64 * 60.0, value)).collect(),
+    };
+    let mut builder = Builder::new();
+    builder.series(vec![series("requests_per_second", loads.clone()), series("latency_ms", latencies)]);
+    builder.onset(from_unix(4800.0));
+    let snapshot = builder.finish();
+    anomalies(&snapshot, said(&snapshot))
+        .into_iter()
+        .map(|a| (a.kind, a.log_lr))
+        .filter(|(kind, _)| *kind == Kind::Latency)
+        .collect()
+}
+
+#[test]
+fn what_follows_from_the_load_is_no_deviation_and_hides_none() {
+    assert_eq!(by_load(2.9, 0.0), [], "as slow as at this load before");
+    assert!(
+        by_load(2.9, 60.0).first().is_some_and(|(_, log_lr)| *log_lr > 2.0),
+        "slower than this load explains"
+    );
+    assert!(by_load(1.0, 30.0).first().is_some_and(|(_, log_lr)| *log_lr > 2.0), "slower, and not busier");
+    // Nobody knows how it goes on at a load that was never seen: what exceeds the curve's end is told.
+    assert!(by_load(9.0, 0.0).first().is_some_and(|(_, log_lr)| *log_lr > 2.0));
+}
