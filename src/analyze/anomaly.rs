@@ -265,6 +265,9 @@ pub struct Anomaly {
     /// When it began, where that shows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub onset: Option<Timestamp>,
+    /// When it was last seen, where it was over before the end of the window.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Timestamp>,
     /// Seconds between observations: no order is claimed that is finer than this.
     #[serde(serialize_with = "rounded")]
     pub resolution: f64,
@@ -303,6 +306,7 @@ impl Anomaly {
             after: 0.0,
             unit: "",
             onset: None,
+            ended: None,
             resolution: 0.0,
             evidence: vec![],
         }
@@ -327,6 +331,13 @@ impl Anomaly {
     #[must_use]
     pub fn since(mut self, onset: Option<Timestamp>, resolution: f64) -> Self {
         (self.onset, self.resolution) = (onset, resolution);
+        self
+    }
+
+    /// Sets when it was last seen, where it is over.
+    #[must_use]
+    pub fn until(mut self, ended: Option<Timestamp>) -> Self {
+        self.ended = ended;
         self
     }
 

@@ -5,6 +5,7 @@ pub mod asked;
 pub mod aspect;
 pub mod explain;
 pub mod odds;
+mod recovery;
 mod scan;
 pub mod suspects;
 pub mod timing;

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::aspect::{Aspect, aspect_of};
+use super::recovery::Recovery;
 use super::topology::Topology;
 use crate::analyze::anomaly::{Anomaly, Direction, Kind, Place, Signal};
 use crate::analyze::diagnosis::{Test, TestVerdict};
@@ -156,6 +157,8 @@ pub(super) fn rank(
         .map(|(service, own)| (*service, explained((service, own), anomalies, &shown, &accused, &topology)))
         .collect();
     let accounts = accounts(&parts);
+    let felt = felt(snapshot, anomalies, &topology);
+    let recovery = Recovery::of(anomalies, &felt.keys().copied().collect());
     let mut suspects: Vec<Suspect> = shown
         .iter()
         .zip(parts)
@@ -168,12 +171,13 @@ pub(super) fn rank(
             suspect.tests.extend(changed(snapshot, service, suspect.onset.or(onset)));
             suspect.tests.extend(reach(snapshot, service, &topology));
             suspect.tests.extend(only_resources(&suspect, anomalies));
+            let own_anomalies = suspect.anomalies.iter().filter_map(|at| anomalies.get(*at));
+            suspect.tests.extend(recovery.test(service, own_anomalies));
             suspect.score = suspect.tests.iter().map(|test| test.log_odds).sum();
             suspect
         })
         .collect();
     suspects.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.service.cmp(&b.service)));
-    let felt = felt(snapshot, anomalies, &topology);
     // What a suspect feels itself is in its score already.
     let felt_by_others = |suspect: &Suspect| {
         let others = felt.iter().filter(|(service, _)| ***service != suspect.service);

@@ -90,8 +90,9 @@ pub fn anomalies(snapshot: &Snapshot, onset: Option<Onset>) -> Vec<Anomaly> {
         // Who names no onset asks about what is wrong now.
         let quiet = reading.times.get(shift.until).map_or(0.0, |until| end - until);
         let lasting = if snapshot.onset.is_none() { lasting(quiet, reading.step) } else { 1.0 };
+        let over = quiet > STILL.0.max(STILL.1 * reading.step);
         let odds = log_lr(shift.z, reading.beside).min(shift.at_most) * own * towards * lasting;
-        let this = Moved { odds, shift, reading, steady: steady.is_some() };
+        let this = Moved { odds, shift, reading, steady: steady.is_some(), over };
         let best = worst.entry((&reading.place, meaning.kind, meaning.side)).or_insert(this);
         if odds > best.odds {
             *best = this;
@@ -122,10 +123,12 @@ struct Moved<'a> {
     reading: &'a Reading,
     /// Its load was taken out.
     steady: bool,
+    /// It was seen no more at the end of the window.
+    over: bool,
 }
 
 fn moved_away(moved: Moved<'_>) -> Anomaly {
-    let Moved { odds, shift, reading, steady } = moved;
+    let Moved { odds, shift, reading, steady, over } = moved;
     let (before, after) = (reading.original(shift.before), reading.original(shift.after));
     let direction = if after >= before { Direction::Up } else { Direction::Down };
     let name = if reading.variant.is_empty() {
@@ -154,6 +157,7 @@ fn moved_away(moved: Moved<'_>) -> Anomaly {
         .weighing(odds, shift.z)
         .values(before, after, unit(reading))
         .since(onset, reading.step)
+        .until(reading.times.get(shift.until).copied().filter(|_| over).and_then(from_unix))
         .evidence(evidence)
 }
 
