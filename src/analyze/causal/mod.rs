@@ -10,3 +10,4 @@ mod scan;
 pub mod suspects;
 pub mod timing;
 pub mod topology;
+mod unseen;

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::aspect::{Aspect, aspect_of};
 use super::recovery::Recovery;
 use super::topology::Topology;
+use super::unseen;
 use crate::analyze::anomaly::{Anomaly, Direction, Kind, Place, Signal};
 use crate::analyze::diagnosis::{Test, TestVerdict};
 use crate::analyze::onset::Onset;
@@ -100,8 +101,10 @@ pub struct Suspect {
     pub anomalies: Vec<usize>,
     /// The first of them.
     pub onset: Option<Timestamp>,
+    /// Nothing is measured there: its anomalies are those of who calls it.
+    pub unseen: bool,
     /// The sum of the tests.
-    score: f64,
+    pub(super) score: f64,
 }
 
 /// All anomalies of a snapshot, and the services at fault, the likeliest first.
@@ -116,12 +119,12 @@ pub struct Suspects {
 }
 
 /// One contribution to a suspect's odds.
-struct Part {
-    aspect: Aspect,
-    anomaly: usize,
+pub(super) struct Part {
+    pub(super) aspect: Aspect,
+    pub(super) anomaly: usize,
     /// Before and after explaining away.
     raw: f64,
-    left: f64,
+    pub(super) left: f64,
     by: Option<ServiceName>,
 }
 
@@ -159,6 +162,7 @@ pub(super) fn rank(
     let accounts = accounts(&parts);
     let felt = felt(snapshot, anomalies, &topology);
     let recovery = Recovery::of(anomalies, &felt.keys().copied().collect());
+    let unseen = unseen::suspects(&parts, &accounts, anomalies, &topology);
     let mut suspects: Vec<Suspect> = shown
         .iter()
         .zip(parts)
@@ -166,17 +170,25 @@ pub(super) fn rank(
             let mut suspect = weigh(service, parts, anomalies);
             suspect.tests.extend(accounts_for(accounts.get(*service)));
             surge.apply(&mut suspect, anomalies);
-            suspect.tests.extend(crowd(service, &suspect, anomalies, &topology));
+            suspect.tests.extend(crowd(service, &suspect, anomalies, &topology, &unseen));
             suspect.tests.extend(lateness(own, anomalies, first));
             suspect.tests.extend(changed(snapshot, service, suspect.onset.or(onset)));
             suspect.tests.extend(reach(snapshot, service, &topology));
             suspect.tests.extend(only_resources(&suspect, anomalies));
             let own_anomalies = suspect.anomalies.iter().filter_map(|at| anomalies.get(*at));
             suspect.tests.extend(recovery.test(service, own_anomalies));
-            suspect.score = suspect.tests.iter().map(|test| test.log_odds).sum();
             suspect
         })
         .collect();
+    suspects.extend(unseen.into_iter().map(|mut suspect| {
+        surge.apply(&mut suspect, anomalies);
+        suspect.tests.extend(changed(snapshot, &suspect.service, suspect.onset.or(onset)));
+        suspect.tests.extend(reach(snapshot, &suspect.service, &topology));
+        suspect
+    }));
+    for suspect in &mut suspects {
+        suspect.score = suspect.tests.iter().map(|test| test.log_odds).sum();
+    }
     suspects.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.service.cmp(&b.service)));
     // What a suspect feels itself is in its score already.
     let felt_by_others = |suspect: &Suspect| {
@@ -362,7 +374,7 @@ fn accounts(parts: &[(&ServiceName, Vec<Part>)]) -> BTreeMap<ServiceName, Vec<f6
 }
 
 /// A fault here brings about what its callers show; were it elsewhere, that would need an explanation of its own.
-fn accounts_for(explained: Option<&Vec<f64>>) -> Option<Test> {
+pub(super) fn accounts_for(explained: Option<&Vec<f64>>) -> Option<Test> {
     let explained = explained?;
     let mut factor = COVERED;
     let mut sum = 0.0;
@@ -402,11 +414,12 @@ fn weigh(service: &ServiceName, parts: Vec<Part>, anomalies: &[Anomaly]) -> Susp
         parts.first().map_or(Nature::Failing, |part| part.aspect.nature(anomalies.get(part.anomaly)));
     let onset = parts.iter().filter_map(|part| anomalies.get(part.anomaly)?.onset).min();
     let order = parts.iter().map(|part| part.anomaly).collect();
-    Suspect { service: service.clone(), probability: 0.0, nature, tests, anomalies: order, onset, score: 0.0 }
+    let service = service.clone();
+    Suspect { service, probability: 0.0, nature, tests, anomalies: order, onset, unseen: false, score: 0.0 }
 }
 
 /// Likelihood ratios are known to a few per cent at best.
-fn quarter(log_odds: f64) -> f64 {
+pub(super) fn quarter(log_odds: f64) -> f64 {
     (log_odds * 100.0).round() / 100.0
 }
 
@@ -420,12 +433,14 @@ fn began<'a>(own: &'a Aspects, anomalies: &'a [Anomaly]) -> impl Iterator<Item =
 }
 
 /// What shows in requests at a service shows as well when one of its dependencies is at fault that no signal was seen of: of k + 1
-/// equally likely places it is one. Half of that logarithm, since most dependencies that fail are seen to.
+/// equally likely places it is one. Half of that logarithm, since most dependencies that fail are seen to. Those that are suspects themselves stand
+/// beside it already.
 fn crowd(
     service: &ServiceName,
     suspect: &Suspect,
     anomalies: &[Anomaly],
     topology: &Topology,
+    suspected: &[Suspect],
 ) -> Option<Test> {
     let leading = anomalies.get(*suspect.anomalies.first()?)?;
     let kind = match aspect_of(leading) {
@@ -433,7 +448,9 @@ fn crowd(
         Aspect::Latency | Aspect::Waiting => Kind::Latency,
         _ => return None,
     };
-    let unseen = topology.dependencies(service).keys().filter(|one| !topology.watches(one, kind)).count();
+    let apart = |one: &ServiceName| suspected.iter().any(|unseen| unseen.service == *one);
+    let unseen = topology.dependencies(service);
+    let unseen = unseen.keys().filter(|one| !topology.watches(one, kind) && !apart(one)).count();
     (unseen > 0).then(|| Test {
         test: format!("a fault of {unseen} unwatched services that it depends on would show here too"),
         verdict: TestVerdict::Refuted,

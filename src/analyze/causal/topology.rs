@@ -18,6 +18,8 @@ pub struct Topology {
     callees: BTreeMap<ServiceName, BTreeSet<ServiceName>>,
     /// Whose failures, and whose slowness, a series would show.
     watched: BTreeSet<(ServiceName, Kind)>,
+    /// Whose own requests spans would show.
+    traced: BTreeSet<ServiceName>,
     /// Every service that a source knows of.
     services: BTreeSet<ServiceName>,
 }
@@ -50,7 +52,8 @@ impl Derived for Topology {
             out.watched.extend(reading.service().filter(|_| counts).map(|service| (service.clone(), kind)));
         }
         out.services.extend(snapshot.graph.backing.keys().cloned());
-        out.services.extend(snapshot.spans.services().iter().cloned());
+        out.traced.extend(snapshot.spans.services().iter().cloned());
+        out.services.extend(out.traced.iter().cloned());
         out.services.extend(snapshot.derived::<Digest>().events.services.keys().cloned());
         let calls = out.callees.iter().flat_map(|(caller, callees)| callees.iter().chain([caller]));
         out.services.extend(calls.cloned());
@@ -74,6 +77,16 @@ impl Topology {
     /// Whether a series would show trouble of this kind ([`Kind::Latency`], [`Kind::Errors`]) at a service.
     pub fn watches(&self, service: &ServiceName, kind: Kind) -> bool {
         self.watched.contains(&(service.clone(), kind))
+    }
+
+    /// Whether a series or a span would show trouble of this kind at a service.
+    pub fn sees(&self, service: &ServiceName, kind: Kind) -> bool {
+        self.watches(service, kind) || self.traced.contains(service)
+    }
+
+    /// All services that others call.
+    pub fn called(&self) -> BTreeSet<&ServiceName> {
+        self.callees.values().flatten().collect()
     }
 
     /// Whether a series would show it anywhere if requests became slow or failed.

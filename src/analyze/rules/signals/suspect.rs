@@ -34,8 +34,16 @@ pub(super) fn of_nature(snapshot: &Snapshot, nature: Nature) -> Vec<Fact> {
         .collect()
 }
 
-/// The strongest anomaly in words: `CPU rose from 5 to 98 %`.
+/// The strongest anomaly in words: `CPU rose from 5 to 98 %`; of what is not measured itself, where it shows.
 pub(super) fn leading(fact: &Fact) -> String {
+    if fact.suspect.unseen {
+        let callers: std::collections::BTreeSet<String> =
+            fact.anomalies.iter().filter_map(|one| Some(one.about()?.to_string())).collect();
+        return format!(
+            "what {} show together has no other explanation",
+            callers.into_iter().collect::<Vec<_>>().join(" and ")
+        );
+    }
     fact.anomalies.first().map_or_else(|| "it deviates".to_owned(), Anomaly::told)
 }
 
@@ -50,16 +58,23 @@ pub(super) fn finding(meta: &'static Meta, snapshot: &Snapshot, fact: &Fact, tit
         .collect();
     let told: Vec<String> = fact.anomalies.iter().take(TOLD).map(Anomaly::told).collect();
     let severity = if fact.suspect.probability >= LIKELY { Severity::Error } else { Severity::Warning };
+    let told = if fact.suspect.unseen {
+        let felt: Vec<String> =
+            fact.anomalies.iter().take(TOLD).map(|one| format!("at {}: {}", one.place, one.told())).collect();
+        let reason = "they call it, and nothing that was seen accounts for what they show together";
+        format!("Nothing is measured at {service}; {reason}: {}. Among", felt.join("; "))
+    } else {
+        format!("At {service}: {}. Among", told.join("; "))
+    };
     let message = format!(
-        "At {service}: {}. Among all services that deviate it is the one at fault with a probability of {:.0} %, \
+        "{told} all services that deviate it is the one at fault with a probability of {:.0} %, \
          what its dependencies account for left out.",
-        told.join("; "),
         100.0 * fact.suspect.probability
     );
     Finding::new(meta, object_of(snapshot, service), &[&service.to_string()])
         .title(title)
         .message(message)
-        .role(Role::Cause, Confidence::Observed)
+        .role(Role::Cause, if fact.suspect.unseen { Confidence::Possible } else { Confidence::Observed })
         .severity(severity)
         .service(Some(service.clone()))
         .effect(Effect::requests(service, &[]))
