@@ -5,7 +5,7 @@
 //! - `application_log/*`: logs of applications in several styles, in bytes per second: read into lines, then summed up (joined, parsed,
 //!   failed calls and errors grouped).
 //! - `templates/*`: lines of eighteen kinds of logs (`tests/logs`): masked, against one regular expression that masks the same sorts of values;
-//!   then all of it, joined, parsed, grouped into statements and searched for anomalies, over three decades of lines.
+//!   then all of it, joined, parsed, grouped into statements and searched for anomalies, over three decades of lines; and the whole analysis with all rules.
 //! - `mesh_objects/*`: 10,000 objects of a mesh: parsing their JSON (the limit), normalising them, running all rules, and trying the
 //!   fixes of one fault.
 //!
@@ -205,6 +205,15 @@ fn templates(criterion: &mut Criterion) {
                     builder.log(LogStream::read("shop", pod, "app", false, black_box(log), false));
                 }
                 anomalies(&builder.finish(), None).len()
+            })
+        });
+        group.bench_function(format!("read {count} lines and run the whole analysis"), |b| {
+            b.iter(|| {
+                let mut builder = Builder::new();
+                for (pod, log) in &logs {
+                    builder.log(LogStream::read("shop", pod, "app", false, black_box(log), false));
+                }
+                analyze(&builder.finish(), &Options::default()).findings.len()
             })
         });
     }

@@ -1,6 +1,7 @@
 //! How fast are series, and how often are simple answers right beside those of the whole analysis?
 //!
-//! - `series/*`: 500 series of 300 points, from numbers to ranked services; then three decades of points.
+//! - `series/*`: 500 series of 300 points, from numbers to ranked services; then three decades of points, and the whole analysis with all rules. The load
+//!   of every other service rises and falls, and its processor time follows.
 //! - A table for each set of incidents: how often the service named first is the right one, for a blind draw, for the largest robust shift
 //!   of any series, for the deepest span that fails, and for the analysis with the onset given, left out, and a minute late. And how far its
 //!   probabilities can be believed. The incidents are made up at random (`tests/it/made_up/incident`), or with
@@ -69,7 +70,9 @@ fn snapshot(services: usize, points: usize) -> Snapshot {
         .into();
         let value = |n: usize| {
             let noise = ((n * 7919 + at * 104_729) % 1000) as f64 / 100.0;
-            100.0 + noise + if service == 3 && n > points * 2 / 3 { 300.0 } else { 0.0 }
+            let follows = service % 2 == 0 && matches!(metric % 5, 0 | 4);
+            let load = if follows { 80.0 * (n as f64 / 7.0).sin() } else { 0.0 };
+            100.0 + noise + load + if service == 3 && n > points * 2 / 3 { 300.0 } else { 0.0 }
         };
         let points = (0..points).map(|n| (n as f64 * 15.0, value(n))).collect();
         all.push(Series { name: metrics[metric % 5].to_owned(), labels, points });
@@ -93,6 +96,13 @@ fn series(criterion: &mut Criterion) {
                 BatchSize::LargeInput,
             )
         });
+        group.bench_function(
+            format!("{} series of {points} points, the whole analysis", services * 10),
+            |b| {
+                let all = |snapshot: Snapshot| analyze(&snapshot, &Options::default()).findings.len();
+                b.iter_batched(|| snapshot.clone(), all, BatchSize::LargeInput)
+            },
+        );
     }
     group.finish();
 }

@@ -1,7 +1,7 @@
 //! How fast are traces, against a limit that the same run measures.
 //!
 //! - `traces/N`: N spans of OTLP/JSON, a request of ten spans in five services each: walking the JSON without keeping anything (the
-//!   limit), reading it, and finding what deviates after an onset. Over three decades, so that growth shows.
+//!   limit), reading it, finding what deviates after an onset, and the whole analysis with all rules. Over three decades, so that growth shows.
 //!
 //! `cargo bench --bench traces`
 
@@ -16,6 +16,7 @@
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use jiff::Timestamp;
+use meshscope::analyze::diagnosis::{Options, analyze};
 use meshscope::analyze::traces::anomalies;
 use meshscope::model::snapshot::{Builder, Snapshot};
 use meshscope::model::span::{SpansBuilder, read};
@@ -81,6 +82,12 @@ fn traces(criterion: &mut Criterion) {
             // A clone keeps nothing that was computed.
             let known = snapshot(&text);
             b.iter_batched(|| known.clone(), |known| anomalies(&known, onset).len(), BatchSize::LargeInput);
+        });
+        group.bench_function(format!("{spans}: the whole analysis"), |b| {
+            let mut known = snapshot(&text);
+            known.onset = onset;
+            let all = |known: Snapshot| analyze(&known, &Options::default()).findings.len();
+            b.iter_batched(|| known.clone(), all, BatchSize::LargeInput);
         });
     }
     group.finish();

@@ -24,6 +24,10 @@ const VERY_STRONG: f64 = 10.0;
 const ONLY_A_TREND: f64 = 0.9;
 /// The share of a figure's variance that its load must explain to be taken out of it: less than half of it is mostly something else.
 const DRIVES: f64 = 0.5;
+/// A figure's correlation with its load (Pearson's r) below which no curve through both explains half of anything.
+const FOLLOWS: f64 = 0.4;
+/// Points that such a curve is fitted to, evenly chosen: it has two parameters, and there is one for each figure and each onset looked at.
+const FITTED: usize = 64;
 /// Curves kept, the best fitting first.
 const MAX_KEPT: usize = 32;
 /// A residue smaller than this share of the mean is none: it keeps the logarithm finite where a curve fits exactly.
@@ -146,14 +150,20 @@ pub(super) fn at_usual_load(load: &Reading, measure: &Reading, onset: f64) -> Op
         return None;
     }
     let pairs = paired(load, measure);
-    let before: Vec<(f64, f64)> =
-        pairs.iter().filter(|(at, _, _)| *at < onset).map(|(_, x, y)| (*x, *y)).collect();
+    let until = pairs.partition_point(|(at, _, _)| *at < onset);
+    let before = pairs.iter().take(until).step_by(until.div_ceil(FITTED).max(1));
+    let before: Vec<(f64, f64)> = before.map(|(_, x, y)| (*x, *y)).collect();
     if before.len() < FEWEST {
         return None;
     }
+    let (seen, figures): (Vec<f64>, Vec<f64>) = before.iter().copied().unzip();
+    // Whatever grows along any of the curves grows along a straight line to some degree, which takes a tenth of the time to tell.
+    if correlation(&seen, &figures) < FOLLOWS {
+        return None;
+    }
     let curve = best(&before).filter(|curve| curve.class != Class::Constant && curve.fit >= DRIVES)?;
-    let seen: Vec<f64> = before.iter().map(|(x, _)| *x).collect();
-    let (low, high) = seen.iter().fold((f64::MAX, f64::MIN), |(l, h), x| (l.min(*x), h.max(*x)));
+    let loads = pairs.iter().take(until).map(|(_, x, _)| *x);
+    let (low, high) = loads.fold((f64::MAX, f64::MIN), |(low, high), x| (low.min(x), high.max(x)));
     let usual = curve.at(median(&seen)?)?;
     let mut out = measure.clone();
     let mut pairs = pairs.into_iter().peekable();
