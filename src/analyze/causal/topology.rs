@@ -84,11 +84,6 @@ impl Topology {
         self.watches(service, kind) || self.traced.contains(service)
     }
 
-    /// All services that others call.
-    pub fn called(&self) -> BTreeSet<&ServiceName> {
-        self.callees.values().flatten().collect()
-    }
-
     /// Whether a series would show it anywhere if requests became slow or failed.
     pub fn watches_requests(&self) -> bool {
         self.watched.iter().any(|(_, kind)| matches!(kind, Kind::Latency | Kind::Errors))

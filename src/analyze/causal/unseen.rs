@@ -24,8 +24,17 @@ pub(super) fn suspects(
     anomalies: &[Anomaly],
     topology: &Topology,
 ) -> Vec<Suspect> {
+    // Two callers at least that show something: whoever nobody suffers from is not looked at.
+    let telling = |own: &[Part]| own.iter().any(|part| part.left >= TELLING);
+    let mut called: BTreeMap<&ServiceName, usize> = BTreeMap::new();
+    for (caller, _) in parts.iter().filter(|(_, own)| telling(own)) {
+        for callee in topology.callees(caller) {
+            *called.entry(callee).or_default() += 1;
+        }
+    }
     let shown = |service: &ServiceName| parts.iter().any(|(other, _)| *other == service);
-    let unknown = topology.called().into_iter().filter(|one| !shown(one) && topology.behind(one).is_empty());
+    let shared = called.into_iter().filter(|(_, callers)| *callers > 1).map(|(callee, _)| callee);
+    let unknown = shared.filter(|one| !shown(one) && topology.behind(one).is_empty());
     unknown
         .filter_map(|service| {
             [Kind::Errors, Kind::Latency]
